@@ -1,0 +1,82 @@
+"""Named integer codes shared by the policy engine, the kernel and the emulator.
+
+Absent is a named code, not a bare -1.
+"""
+
+from __future__ import annotations
+
+#: No such row (host, endpoint, exchange, ...).
+NO_INDEX = -1
+NO_HOST = -1
+#: A deadline that never comes [ns].
+NEVER_NS = (1 << 63) - 1
+
+# Load-balancing policies (field `balancing` of CLUSTER_CONFIG_DTYPE).
+ROUND_ROBIN = 0
+LEAST_REQUEST = 1
+RANDOM = 2
+RING_HASH = 3
+MAGLEV = 4
+PEAK_EWMA = 5
+#: LEAST_REQUEST with selection_method FULL_SCAN.
+LEAST_REQUEST_FULL_SCAN = 6
+
+# Response flags of Envoy, in the order of the columns of every table of flags.
+FLAG_NONE = 0
+FLAG_UH = 1  # no healthy upstream
+FLAG_UF = 2  # upstream connection failure
+FLAG_UO = 3  # upstream overflow (circuit breaker)
+FLAG_NR = 4  # no route
+FLAG_URX = 5  # upstream retry limit exceeded
+FLAG_UT = 6  # upstream request timeout
+FLAG_LR = 7  # connection local reset
+FLAG_UR = 8  # upstream remote reset
+FLAG_UC = 9  # upstream connection termination
+FLAG_DC = 10  # downstream connection termination
+FLAG_NC = 11  # no cluster
+FLAG_RL = 12  # rate limited
+FLAG_DI = 13  # fault: delay injected
+FLAG_FI = 14  # fault: abort injected
+FLAG_COUNT = 15
+FLAG_NAMES = (
+    "-",
+    "UH",
+    "UF",
+    "UO",
+    "NR",
+    "URX",
+    "UT",
+    "LR",
+    "UR",
+    "UC",
+    "DC",
+    "NC",
+    "RL",
+    "DI",
+    "FI",
+)
+
+# What ended an attempt, beside an HTTP status (stimuli of the request machine).
+RESET_NONE = 0
+RESET_CONNECT_FAILURE = 1
+RESET_REMOTE = 2  # the upstream closed the connection after the request was sent
+RESET_REFUSED_STREAM = 3
+RESET_PER_TRY_TIMEOUT = 4
+RESET_OVERFLOW = 5  # a circuit breaker refused the attempt
+RESET_NO_HOST = 6
+
+# Retry conditions (bits of `retry_on`).
+RETRY_5XX = 1 << 0
+RETRY_GATEWAY_ERROR = 1 << 1
+RETRY_RESET = 1 << 2
+RETRY_RESET_BEFORE_REQUEST = 1 << 3
+RETRY_CONNECT_FAILURE = 1 << 4
+RETRY_REFUSED_STREAM = 1 << 5
+RETRY_RETRIABLE_4XX = 1 << 6
+RETRY_RETRIABLE_STATUS_CODES = 1 << 7
+RETRY_GRPC_UNAVAILABLE = 1 << 8
+RETRY_GRPC_CANCELLED = 1 << 9
+RETRY_GRPC_DEADLINE_EXCEEDED = 1 << 10
+RETRY_GRPC_INTERNAL = 1 << 11
+RETRY_GRPC_RESOURCE_EXHAUSTED = 1 << 12
+RETRY_ENVOY_RATELIMITED = 1 << 13

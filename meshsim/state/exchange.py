@@ -1,0 +1,105 @@
+"""Exchanges and attempts: what the request machine owns.
+
+An EXCHANGE is one request as one routing proxy handles it; it owns ATTEMPT rows, each one try
+at one host.  An exchange without a parent task is a root (or, later, a mirror); several
+attempts at once are a hedge.  Rows are pooled: `next` chains the free ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# States of an exchange.
+EXCHANGE_FREE = 0
+EXCHANGE_ROUTING = 1  # accepted, no attempt yet
+EXCHANGE_ATTEMPTING = 2  # at least one attempt is under way
+EXCHANGE_BACKING_OFF = 3  # waiting to retry
+EXCHANGE_RESPONDING = 4  # decided; the response is on its way down
+EXCHANGE_STATE_COUNT = 5
+
+EXCHANGE_DTYPE = np.dtype(
+    [
+        ("generation", "i4"),
+        ("state", "i4"),
+        ("next", "i4"),  # free list
+        ("proxy", "i4"),  # routing proxy (or client library) that owns this exchange
+        ("parent", "i4"),  # TASK that called, or NO_INDEX for a root
+        ("parent_generation", "i4"),
+        ("user", "i4"),  # closed loop: whose request; NO_INDEX otherwise
+        ("traffic", "i4"),  # traffic class
+        ("call", "i4"),  # CALL row: destination, bytes, routes
+        ("route", "i4"),
+        ("cluster", "i4"),  # CLUSTER row chosen by the split
+        ("edge", "i4"),  # result series of this (caller, service) pair
+        ("attempt", "i4"),  # newest ATTEMPT, chained by `previous`
+        ("attempts_active", "i4"),
+        ("retries_remaining", "i4"),
+        ("retry_count", "i4"),
+        ("retry_held", "i4"),  # 1: counted in the cluster's retries_active
+        ("status", "i4"),
+        ("response_flag", "i4"),
+        ("flags", "i4"),  # MEASURED, SAMPLED bits
+        ("timer_previous", "i4"),  # route-timeout list
+        ("timer_next", "i4"),
+        ("timer", "i4"),  # TIMER list, or NO_INDEX
+        ("started_ns", "i8"),
+        ("deadline_ns", "i8"),
+        ("number", "i8"),  # of the root request: trace identity
+        ("span", "i8"),
+        ("parent_span", "i8"),
+        ("key", "u8"),  # draw key of this exchange (seed, request, call path)
+        ("hash", "u8"),  # hash key for RING_HASH and MAGLEV
+    ],
+    align=True,
+)
+
+MEASURED = 1
+SAMPLED = 2
+
+# States of an attempt.
+ATTEMPT_FREE = 0
+ATTEMPT_PENDING = 1  # waits for a connection
+ATTEMPT_SENT = 2  # on the wire, at the server, or on the way back
+ATTEMPT_ABANDONED = 3  # its exchange no longer waits; the server may still work
+ATTEMPT_ENDED = 4  # over; kept while its exchange lives, as the list of previous hosts
+
+ATTEMPT_DTYPE = np.dtype(
+    [
+        ("generation", "i4"),
+        ("state", "i4"),
+        ("next", "i4"),  # free list, or the host's pending list
+        ("previous", "i4"),  # the exchange's earlier attempt
+        ("pending_previous", "i4"),
+        ("exchange", "i4"),
+        ("host", "i4"),
+        ("endpoint", "i4"),
+        ("connection", "i4"),
+        ("task", "i4"),  # root TASK at the endpoint, or NO_INDEX
+        ("try_number", "i4"),  # 0 is the first
+        ("status", "i4"),
+        ("timer_previous", "i4"),  # per-try-timeout list
+        ("timer_next", "i4"),
+        ("timer", "i4"),
+        ("sent_ns", "i8"),
+        ("deadline_ns", "i8"),
+        ("entered_ns", "i8"),  # start of the current stage
+        ("queue_ns", "i8"),
+        ("service_ns", "i8"),
+        ("proxy_ns", "i8"),
+        ("wire_ns", "i8"),
+    ],
+    align=True,
+)
+
+CONNECTION_DTYPE = np.dtype(
+    [
+        ("generation", "i4"),
+        ("host", "i4"),
+        ("next", "i4"),  # free list, or the next older idle connection
+        ("newer", "i4"),  # the next newer idle connection
+        ("connecting", "i4"),
+        ("requests", "i4"),  # served so far
+        ("idle_since_ns", "i8"),
+    ],
+    align=True,
+)

@@ -1,0 +1,113 @@
+"""What one client proxy knows of its upstreams: hosts, clusters and their configuration.
+
+A *host* is one proxy's belief about one endpoint; a *cluster* row is one proxy's state of one
+upstream cluster; a *cluster config* is immutable, shared by all proxies that hold the same
+version, and reached only through `CLUSTER_DTYPE["config"]`, so that a push is one index.
+Membership is an index list: ``members[member_start : member_start + member_count]`` are the
+HOST rows that a pick may return, in the order in which Envoy holds them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+HOST_DTYPE = np.dtype(
+    [
+        ("endpoint", "i4"),  # the server this row is a belief about
+        ("cluster", "i4"),  # CLUSTER row that owns this host
+        ("requests_active", "i4"),  # sent by this proxy and unanswered
+        ("connections_open", "i4"),  # established, connecting or idle
+        ("connections_connecting", "i4"),
+        ("idle_newest", "i4"),  # CONNECTION last used (top of the stack), or NO_INDEX
+        ("idle_oldest", "i4"),  # CONNECTION idle for longest, or NO_INDEX
+        ("pending_head", "i4"),  # first ATTEMPT that waits for a connection to this host
+        ("pending_tail", "i4"),
+        ("weight", "i4"),  # load-balancing weight, 1 to 128
+        ("table_index", "i4"),  # identity of this host in ring and maglev tables
+        ("healthy", "i4"),  # 1: selectable; 0: excluded (health check, ejection)
+        ("rtt_ewma_ns", "f8"),  # peak EWMA of the round-trip time, as of rtt_updated_ns
+        ("rtt_updated_ns", "i8"),
+        ("edf_deadline", "f8"),  # virtual deadline in the cluster's EDF schedule
+        ("edf_order", "i8"),  # insertion order: FIFO among equal deadlines
+        ("requests_total", "i8"),
+        ("errors_total", "i8"),  # status >= 500, resets and timeouts
+        ("latency_sum_ns", "i8"),  # of completed attempts, send to response
+    ],
+    align=True,
+)
+
+CLUSTER_DTYPE = np.dtype(
+    [
+        ("config", "i4"),  # CLUSTER_CONFIG row in force at this proxy
+        ("proxy", "i4"),
+        ("member_start", "i4"),
+        ("member_count", "i4"),
+        ("cursor", "i8"),  # next index of an unweighted round robin
+        ("edf_time", "f8"),  # virtual time of the EDF schedule
+        ("edf_next_order", "i8"),
+        ("connections_active", "i4"),  # counted against max_connections
+        ("pending_active", "i4"),  # counted against max_pending_requests
+        ("requests_active", "i4"),  # counted against max_requests
+        ("retries_active", "i4"),  # counted against max_retries or the retry budget
+        ("requests_total", "i8"),
+        ("retries_total", "i8"),
+        ("connections_total", "i8"),  # opened
+        ("connection_overflow", "i8"),  # upstream_cx_overflow
+        ("pending_overflow", "i8"),  # upstream_rq_pending_overflow
+        ("request_overflow", "i8"),  # upstream_rq_active_overflow
+        ("retry_overflow", "i8"),  # upstream_rq_retry_overflow
+    ],
+    align=True,
+)
+
+CLUSTER_CONFIG_DTYPE = np.dtype(
+    [
+        ("balancing", "i4"),  # ROUND_ROBIN, ... (meshsim.state.codes)
+        ("choice_count", "i4"),
+        ("weights_equal", "i4"),  # 1 if all host weights are equal
+        ("hash_balance_factor", "i4"),  # percent; 0: off
+        ("table_start", "i4"),  # first entry in the shared hash tables
+        ("table_count", "i4"),  # entries; 0: no table
+        ("hash_on", "i4"),  # 1: requests carry a hash key
+        ("previous_hosts", "i4"),
+        ("active_request_bias", "f8"),
+        ("decay_ns", "f8"),  # of the peak EWMA
+        ("default_rtt_ns", "f8"),
+        ("max_connections", "i8"),
+        ("max_pending_requests", "i8"),
+        ("max_requests", "i8"),
+        ("max_retries", "i8"),
+        ("budget_percent", "f8"),  # retry budget; < 0: none, max_retries holds
+        ("min_retry_concurrency", "i8"),
+        ("connect_timeout_ns", "i8"),
+        ("idle_timeout_ns", "i8"),  # NEVER_NS: off
+        ("max_requests_per_connection", "i8"),  # 0: no limit
+    ],
+    align=True,
+)
+
+#: One entry of a ring (sorted by hash) or of a maglev table (hash unused).
+TABLE_DTYPE = np.dtype([("hash", "u8"), ("table_index", "i4")], align=True)
+
+ROUTE_DTYPE = np.dtype(
+    [
+        ("split_start", "i4"),  # first SPLIT row
+        ("split_count", "i4"),
+        ("weight_total", "i8"),
+        ("direct_response", "i4"),  # status, or 0
+        ("num_retries", "i4"),
+        ("retry_on", "i4"),  # RETRY_* bits
+        ("code_start", "i4"),  # retriable status codes: codes[code_start:][:code_count]
+        ("code_count", "i4"),
+        ("previous_hosts", "i4"),  # 1: avoid hosts already tried
+        ("host_selection_attempts", "i4"),  # picks tried before a previous host is accepted
+        ("timeout_ns", "i8"),  # NEVER_NS: none
+        ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
+        ("base_interval_ns", "i8"),
+        ("max_interval_ns", "i8"),
+    ],
+    align=True,
+)
+
+#: One destination of a weighted split; `cluster` counts from the caller's first CLUSTER row.
+SPLIT_DTYPE = np.dtype([("cluster", "i4"), ("weight", "i8")], align=True)

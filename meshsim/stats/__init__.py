@@ -1,0 +1,1 @@
+"""Compiled accumulators and the statistics of simulation output."""
