@@ -1,0 +1,78 @@
+# The verbs of the project.  Every target may be repeated: the environment is built once, and
+# again only when pyproject.toml changes.
+#
+#   make demo          install, simulate topologies/bookinfo.yaml, print its report
+#   make test          install, run the fast tests
+#   make check         format, lint, types, layers
+#   make notebooks     build notebooks/*.ipynb from their sources and execute them
+#   make bench         benchmarks against peers (tests/bench)
+#   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
+#   make test-nojit    the engine as plain Python; make test-bounds: with bounds checks
+#   make clean         remove what the other targets built
+
+SHELL := /bin/bash
+
+# The first interpreter of a supported version; `make PYTHON=... demo` chooses another.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+    2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+SOURCES := meshsim emulator tests notebooks
+NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
+
+# pytest's own options, e.g. `make test PYTEST_ARGS="-x -k cli"`.
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-slow test-nojit test-bounds coverage check notebooks bench clean
+
+demo: $(VENV)/.installed-plots
+	$(BIN)/meshsim run topologies/bookinfo.yaml
+
+test: $(VENV)/.installed-test
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+# About 300 times slower than compiled: only tests that are small enough carry the weight.
+test-nojit: $(VENV)/.installed-test
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not slow and not compiled" \
+	  $(wildcard tests/unit/policy tests/unit/state tests/unit/stats tests/parity) $(PYTEST_ARGS)
+
+# numba's cache does not know this flag, hence a cache of its own.
+test-bounds: $(VENV)/.installed-test
+	NUMBA_BOUNDSCHECK=1 MESHSIM_CACHE=$(CURDIR)/out/cache-bounds $(PYTEST) -m "not slow" \
+	  $(wildcard tests/unit/policy tests/unit/kernel tests/parity) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-test
+	$(PYTEST) -m slow -k coverage -s $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
+
+notebooks: $(VENV)/.installed-test $(NOTEBOOKS)
+	MPLBACKEND=module://matplotlib_inline.backend_inline \
+	  $(PYTEST) --nbmake --overwrite --nbmake-timeout=600 $(NOTEBOOKS)
+
+notebooks/%.ipynb: notebooks/%.py $(VENV)/.installed-test
+	$(BIN)/jupytext --quiet --to ipynb --output $@ $<
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) out build dist notebooks/*.ipynb .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11, 3.12 or 3.13 is needed; name it: make PYTHON=/path/to/python demo" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing meshsim[$*] into $(VENV) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
