@@ -1,0 +1,136 @@
+"""What a mesh says where the user says nothing: one named value per policy field.
+
+Rule: a default is a value and the place it is documented, never a bare number, so that
+``explain`` can answer "why 2 retries?".  This module holds the shape of a mesh's defaults and
+the values that Envoy (and Linkerd, for peak EWMA) give to load-balancing fields in every mesh.
+
+References
+----------
+envoyproxy/data-plane-api: envoy/config/cluster/v3/cluster.proto,
+envoy/config/cluster/v3/circuit_breaker.proto,
+envoy/extensions/load_balancing_policies/{least_request,maglev}/v3;
+linkerd/linkerd2-proxy: linkerd/app/outbound/src/http/concrete.rs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from meshsim.topology.model import Provenance
+from meshsim.units import NS_PER_S
+
+__all__ = [
+    "ENVOY_BALANCERS",
+    "ENVOY_RETRY_BUDGET",
+    "HASHING_POLICIES",
+    "UNLIMITED",
+    "Block",
+    "Default",
+    "PolicyDefaults",
+    "from_source",
+]
+
+#: Envoy's uint32 limit that is never reached; Istio writes it for "no limit".
+UNLIMITED = 2**32 - 1
+#: Policies that send equal keys to equal hosts: a retry must not be steered elsewhere.
+HASHING_POLICIES = frozenset({"RING_HASH", "MAGLEV"})
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value nobody stated, and who says so.
+
+    Parameters
+    ----------
+    value : object
+        As the topology model keeps it (durations in ns).
+    source : str
+        A sentence for people, e.g. ``Istio default (pilot/pkg/.../retry.go)``.
+    """
+
+    value: Any
+    source: str
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """The one `Provenance` shared by all fields that take this default."""
+        return Provenance(default=self.source)
+
+
+#: Field name -> default, for one block of a policy.
+Block = Mapping[str, Default]
+
+
+def from_source(source: str, **values: Any) -> dict[str, Default]:
+    """Return a block whose fields all come from one `source`.
+
+    Examples
+    --------
+    >>> from_source("Istio default (mesh.go)", connect_timeout=1)["connect_timeout"].value
+    1
+    """
+    return {name: Default(value, source) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class PolicyDefaults:
+    """The defaults of one mesh, block by block as in `meshsim.topology.model`.
+
+    Parameters
+    ----------
+    load_balancing, circuit_breakers, retry_budget, connection_pool, route, retry : Block
+        Of `LoadBalancing`, `CircuitBreakers`, `RetryBudget` (only where a budget is stated),
+        `ConnectionPool`, `Route` (the timeout) and `RetryPolicy`.
+    retry_stated : Block
+        Replaces fields of `retry` in a route that states a retry policy.
+    retry_hashed : Block
+        Replaces fields of `retry` in a route to a cluster with a hashing policy.
+    max_interval_factor : int
+        The longest back-off is this many base intervals.
+    max_interval_source : str
+        Where that factor is documented.
+    """
+
+    load_balancing: Block
+    circuit_breakers: Block
+    retry_budget: Block
+    connection_pool: Block
+    route: Block
+    retry: Block
+    retry_stated: Block = field(default_factory=dict)
+    retry_hashed: Block = field(default_factory=dict)
+    max_interval_factor: int = 10
+    max_interval_source: str = "Envoy default (route_components.proto: 10 base intervals)"
+
+
+#: Fields of every load balancer; all but the chosen policy's are unused.
+ENVOY_BALANCERS: Block = {
+    **from_source(
+        "Envoy default (least_request.proto)",
+        choice_count=2,
+        active_request_bias=1.0,
+        selection_method="N_CHOICES",
+    ),
+    **from_source(
+        "Envoy default (cluster.proto RingHashLbConfig)",
+        minimum_ring_size=1024,
+        maximum_ring_size=8_388_608,
+    ),
+    **from_source("Envoy default (maglev.proto)", table_size=65_537),
+    **from_source("Envoy default (no bounded load)", hash_balance_factor=0),
+    **from_source("Envoy default (no hash policy: a random key)", hash_source_ip=False),
+    **from_source(
+        "Linkerd default (linkerd2-proxy outbound http/concrete.rs)",
+        decay=10 * NS_PER_S,
+        default_rtt=30_000_000,
+    ),
+    **from_source("Envoy default (endpoint weight 1)", weights={}),
+}
+
+#: A stated budget without numbers.
+ENVOY_RETRY_BUDGET: Block = from_source(
+    "Envoy default (circuit_breaker.proto)", budget_percent=20.0, min_retry_concurrency=3
+)

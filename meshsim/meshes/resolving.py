@@ -1,0 +1,228 @@
+"""Fill what a scenario left unsaid with the defaults of its mesh.
+
+Rule: a stated value wins; an unset field of a stated block takes the mesh's default; a subset
+takes each *block* (load_balancing, circuit_breakers, connection_pool) from itself, else from
+its service, else from the defaults, as Istio merges subset policies.  A service that states no
+route gets one that sends everything to itself.  A service that states routes gets none added:
+a request that matches none of them is answered 404 (flag NR), as Envoy does.
+
+After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
+``retry_budget`` (no budget), ``direct_response`` (forward) and a split's ``subset`` (all).
+
+References
+----------
+istio/istio pilot/pkg/networking/core/cluster_traffic_policy.go (MergeTrafficPolicy);
+envoyproxy/envoy source/common/router/config_impl.cc (no route: 404).
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from meshsim.meshes.defaults import HASHING_POLICIES, Block, Default, PolicyDefaults
+from meshsim.topology.model import (
+    CircuitBreakers,
+    ClusterPolicy,
+    ConnectionPool,
+    LoadBalancing,
+    Model,
+    Provenance,
+    RetryBudget,
+    RetryPolicy,
+    Route,
+    ServicePolicy,
+    Topology,
+    WeightedCluster,
+)
+from meshsim.topology.profile import MeshProfile
+
+__all__ = ["fill"]
+
+_Element = TypeVar("_Element", bound=Model)
+_ITSELF = Default(None, "default: the service itself")
+_BLOCKS = ("load_balancing", "circuit_breakers", "connection_pool")
+
+
+def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> Topology:
+    """Return `topology` with every policy field of every service filled.
+
+    Parameters
+    ----------
+    topology : Topology
+        As declared; unchanged.
+    profile : MeshProfile
+        The mesh; without proxies, policies read from a mesh's configuration are dropped.
+    defaults : PolicyDefaults
+        Of the same mesh.
+
+    Returns
+    -------
+    Topology
+        With `policies` for exactly its services and the provenance of each filled field.
+        Filling again changes nothing.
+    """
+    notices = list(topology.notices)
+    stated = topology.policies
+    origin = topology.policy_origin
+    provenance = dict(topology.provenance)
+    if topology.policy_origin and not profile.sidecars and stated:
+        notices.append(
+            f"mesh {profile.name}: the policies read from {topology.policy_origin} configuration "
+            "are not applied; a client without a proxy ignores them"
+        )
+        provenance = {
+            path: place for path, place in provenance.items() if not path.startswith("policies.")
+        }
+        stated = {}
+        origin = ""
+    filler = _Filler(defaults, provenance, notices)
+    policies = {
+        name: filler.service(name, stated.get(name, ServicePolicy())) for name in topology.services
+    }
+    update = {
+        "policies": policies,
+        "policy_origin": origin,
+        "provenance": provenance,
+        "notices": tuple(dict.fromkeys(notices)),
+    }
+    return topology.model_copy(update=update)
+
+
+class _Filler:
+    """Fills one policy after another; writes into `provenance` and `notices`."""
+
+    def __init__(
+        self, defaults: PolicyDefaults, provenance: dict[str, Provenance], notices: list[str]
+    ) -> None:
+        self.defaults = defaults
+        self.provenance = provenance
+        self.notices = notices
+
+    def service(self, name: str, policy: ServicePolicy) -> ServicePolicy:
+        """Return the full policy of service `name`."""
+        path = f"policies.{name}"
+        blocks = self._cluster(policy, path)
+        filled = policy.model_copy(update=blocks)
+        subsets = {}
+        for subset_name, subset in policy.subsets.items():
+            subset_path = f"{path}.subsets.{subset_name}"
+            subsets[subset_name] = subset.model_copy(
+                update=self._subset(subset, subset_path, filled, path)
+            )
+        filled = filled.model_copy(update={"subsets": subsets})
+        return filled.model_copy(update={"routes": self._routes(name, filled, path)})
+
+    def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model]:
+        return {
+            "load_balancing": self._block(
+                policy.load_balancing or LoadBalancing(),
+                self.defaults.load_balancing,
+                f"{path}.load_balancing",
+            ),
+            "circuit_breakers": self._breakers(policy.circuit_breakers, f"{path}.circuit_breakers"),
+            "connection_pool": self._block(
+                policy.connection_pool or ConnectionPool(),
+                self.defaults.connection_pool,
+                f"{path}.connection_pool",
+            ),
+        }
+
+    def _subset(
+        self, subset: ClusterPolicy, path: str, service: ServicePolicy, service_path: str
+    ) -> dict[str, Model]:
+        own = subset.model_copy()
+        inherited: dict[str, Model] = {}
+        for block in _BLOCKS:
+            if getattr(subset, block) is None:
+                inherited[block] = getattr(service, block)
+                self._copy_provenance(
+                    inherited[block], f"{service_path}.{block}", f"{path}.{block}"
+                )
+        return self._cluster(own.model_copy(update=inherited), path)
+
+    def _copy_provenance(self, block: Model, source: str, target: str) -> None:
+        for name in type(block).model_fields:
+            place = self.provenance.get(f"{source}.{name}")
+            if place is not None:
+                self.provenance[f"{target}.{name}"] = place
+            nested = getattr(block, name)
+            if isinstance(nested, Model):
+                self._copy_provenance(nested, f"{source}.{name}", f"{target}.{name}")
+
+    def _block(self, stated: _Element, defaults: Block, path: str) -> _Element:
+        update = {}
+        for name, default in defaults.items():
+            if getattr(stated, name) is None:
+                update[name] = default.value
+                self.provenance[f"{path}.{name}"] = default.provenance
+        return stated.model_copy(update=update)
+
+    def _breakers(self, stated: CircuitBreakers | None, path: str) -> CircuitBreakers:
+        filled = self._block(stated or CircuitBreakers(), self.defaults.circuit_breakers, path)
+        budget: RetryBudget | None = filled.retry_budget
+        if budget is None:
+            return filled
+        budget = self._block(budget, self.defaults.retry_budget, f"{path}.retry_budget")
+        return filled.model_copy(update={"retry_budget": budget})
+
+    def _routes(self, service: str, policy: ServicePolicy, path: str) -> tuple[Route, ...]:
+        routes = policy.routes
+        if not routes:
+            routes = (Route(),)
+            self.provenance[f"{path}.routes[0]"] = Provenance(
+                default="default: a service without routes takes every request itself"
+            )
+        elif all(route.match for route in routes):
+            self.notices.append(
+                f"{path}.routes: the last rule has a match; a request that matches no rule is "
+                "answered 404 (NR)"
+            )
+        return tuple(
+            self._route(service, route, policy, f"{path}.routes[{index}]")
+            for index, route in enumerate(routes)
+        )
+
+    def _route(self, service: str, route: Route, policy: ServicePolicy, path: str) -> Route:
+        split = self._split(service, route, path)
+        filled = self._block(route, self.defaults.route, path)
+        retry = self._retry(route.retry, self._is_hashed(service, split, policy), f"{path}.retry")
+        return filled.model_copy(update={"split": split, "retry": retry})
+
+    def _split(self, service: str, route: Route, path: str) -> tuple[WeightedCluster, ...]:
+        if route.direct_response is not None:
+            return route.split
+        split = []
+        for index, destination in enumerate(route.split or (WeightedCluster(),)):
+            if destination.service is None:
+                destination = destination.model_copy(update={"service": service})
+                self.provenance[f"{path}.split[{index}].service"] = _ITSELF.provenance
+            split.append(destination)
+        return tuple(split)
+
+    def _is_hashed(
+        self, service: str, split: tuple[WeightedCluster, ...], policy: ServicePolicy
+    ) -> bool:
+        """Say if a destination of `split` within this service hashes its requests."""
+        clusters: list[ClusterPolicy] = [
+            policy.subsets.get(destination.subset, policy) if destination.subset else policy
+            for destination in split
+            if destination.service == service
+        ]
+        return any(
+            cluster.load_balancing is not None and cluster.load_balancing.policy in HASHING_POLICIES
+            for cluster in clusters
+        )
+
+    def _retry(self, stated: RetryPolicy | None, hashed: bool, path: str) -> RetryPolicy:
+        block = dict(self.defaults.retry)
+        if stated is not None:
+            block |= self.defaults.retry_stated
+        if hashed:
+            block |= self.defaults.retry_hashed
+        filled = self._block(stated or RetryPolicy(), block, path)
+        if filled.max_interval is None:
+            interval = (filled.base_interval or 0) * self.defaults.max_interval_factor
+            place = Provenance(default=self.defaults.max_interval_source)
+            self.provenance[f"{path}.max_interval"] = place
+            filled = filled.model_copy(update={"max_interval": interval})
+        return filled
