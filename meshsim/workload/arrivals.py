@@ -37,13 +37,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from meshsim.errors import ConfigError, Problem
+from meshsim.errors import ConfigError
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.rng import key_uniform, mix_in, next_uint64, next_uniform
 from meshsim.state.codes import NEVER_NS, NO_INDEX
@@ -65,7 +64,6 @@ __all__ = [
     "batch_size",
     "build_arrivals",
     "next_arrival_ns",
-    "read_times_ns",
     "set_multiplier",
 ]
 
@@ -368,42 +366,6 @@ def set_multiplier(
 
 
 # --- From the declared form -----------------------------------------------------------------
-
-
-def read_times_ns(path: Path) -> tuple[int, ...]:
-    """Return the arrival times of a file with one time [s] a line [ns].
-
-    Empty lines and lines that begin with ``#`` are skipped.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or a line is no time >= 0, or times descend; every such
-        line is listed.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(f"cannot read: {error}", file=str(path))]) from error
-    times: list[int] = []
-    problems: list[Problem] = []
-    for number, text in enumerate(lines, start=1):
-        stripped = text.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        try:
-            time_s = float(stripped)
-        except ValueError:
-            time_s = math.nan
-        if not 0 <= time_s < DURATION_NS_MAX / NS_PER_S:
-            problems.append(Problem("not a time [s]", str(path), number, 1, found=stripped))
-        elif times and round(time_s * NS_PER_S) < times[-1]:
-            problems.append(Problem("times descend", str(path), number, 1, found=stripped))
-        else:
-            times.append(round(time_s * NS_PER_S))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(times)
 
 
 def _modulated_values(parameters: Any) -> list[float]:

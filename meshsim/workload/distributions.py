@@ -241,7 +241,7 @@ def second_moment_ns2(distribution: DistributionLike) -> float:
             sigma = lognormal_sigma(parameters.mean, parameters.p99)
             return float(parameters.mean) ** 2 * math.exp(sigma * sigma)
         case "gamma":
-            return float(parameters.mean) ** 2 * (1.0 + 1.0 / parameters.shape)
+            return float(parameters.mean) ** 2 * float(1.0 + 1.0 / parameters.shape)
         case "pareto_bounded":
             return _pareto_moment(parameters.low, parameters.high, parameters.shape, 2)
         case "hyperexponential":
