@@ -1,8 +1,10 @@
 """Log-linear latency histogram: bounded memory, bounded relative error, mergeable.
 
-Rule: values below 2**FINE_BITS ns fall in unit bins; above, each octave has 2**FINE_BITS equal
+Rule: values below 2**COARSE_BITS ns share bin 0; above, each octave has 2**FINE_BITS equal
 bins, so a bin is at most 2**-FINE_BITS (0.8 %) of its value wide and a quantile interpolated
-within a bin is off by at most half of that.  Merging is addition.
+within a bin is off by at most half of that.  Merging is addition.  A second grid, four times
+coarser (3.1 %), serves the many edges of a large mesh; which grid an array of counts is on
+follows from its length.
 
 References
 ----------
@@ -11,9 +13,23 @@ G. Tene, HdrHistogram (the same bucket scheme).
 
 from __future__ import annotations
 
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
 from meshsim.jit import kernel_jit_inline
 
-__all__ = ["BIN_COUNT", "FINE_BITS", "SERIES_BIN_COUNT", "bin_index", "series_bin_index"]
+__all__ = [
+    "BIN_COUNT",
+    "FINE_BITS",
+    "SERIES_BIN_COUNT",
+    "bin_bounds_ns",
+    "bin_index",
+    "count_below",
+    "quantile_ns",
+    "series_bin_index",
+]
 
 FINE_BITS = 7
 #: Values are clamped to below 2**42 ns (73 minutes) and resolved from 2**10 ns (1.02 us).
@@ -49,3 +65,94 @@ def series_bin_index(value_ns: int) -> int:
     """Return the bin of `value_ns` in the coarser grid of edges."""
     fine = bin_index(value_ns)
     return 0 if fine == 0 else 1 + ((fine - 1) >> _SERIES_MERGE_BITS)
+
+
+@cache
+def bin_bounds_ns(bin_count: int) -> npt.NDArray[np.float64]:
+    """Return the edges of the bins of a grid [ns].
+
+    Parameters
+    ----------
+    bin_count : int
+        `BIN_COUNT` or `SERIES_BIN_COUNT`.
+
+    Returns
+    -------
+    ndarray[float64], shape (bin_count + 1,)
+        Bin i holds values v with ``bounds[i] <= v < bounds[i + 1]``.  Read only.
+
+    Raises
+    ------
+    ValueError
+        If there is no grid of `bin_count` bins.
+
+    Examples
+    --------
+    >>> bin_bounds_ns(BIN_COUNT)[:3]
+    array([   0., 1024., 1032.])
+    """
+    if bin_count not in (BIN_COUNT, SERIES_BIN_COUNT):
+        raise ValueError(f"no grid of {bin_count} bins ({BIN_COUNT} or {SERIES_BIN_COUNT})")
+    octave = np.repeat(np.arange(_OCTAVE_COUNT), _FINE_COUNT)
+    fine = np.tile(np.arange(_FINE_COUNT), _OCTAVE_COUNT)
+    lower = (_FINE_COUNT + fine) << (COARSE_BITS - FINE_BITS + octave)
+    step = 1 if bin_count == BIN_COUNT else 1 << _SERIES_MERGE_BITS
+    bounds = np.concatenate(([0], lower[::step], [_VALUE_MAX + 1])).astype(np.float64)
+    bounds.setflags(write=False)
+    return bounds
+
+
+def quantile_ns(counts: npt.NDArray[np.integer], q: float) -> npt.NDArray[np.float64]:
+    """Return the `q` quantile of each histogram, interpolated within its bin [ns].
+
+    Parameters
+    ----------
+    counts : ndarray[int], shape (..., bin_count)
+        Histograms on either grid.  Read only.
+    q : float
+        Share of the values below the quantile, 0 to 1.
+
+    Returns
+    -------
+    ndarray[float64], shape (...)
+        NaN where a histogram is empty.
+
+    Notes
+    -----
+    The inverse of the piecewise linear distribution function whose knots are the bounds of
+    the bins.  Cost O(bins) a histogram.
+    """
+    bounds = bin_bounds_ns(counts.shape[-1])
+    cumulated = np.cumsum(counts, axis=-1, dtype=np.int64)
+    total = cumulated[..., -1:]
+    rank = np.clip(q, 0.0, 1.0) * total
+    # The first bin at which the cumulated count reaches the rank and that holds a value.
+    bin_ = np.argmax((cumulated >= rank) & (cumulated > 0), axis=-1)[..., None]
+    upper_count = np.take_along_axis(cumulated, bin_, -1)
+    inside = np.take_along_axis(counts, bin_, -1).astype(np.int64)
+    share = (rank - (upper_count - inside)) / np.maximum(inside, 1)
+    value = bounds[bin_] + (bounds[bin_ + 1] - bounds[bin_]) * share
+    result: npt.NDArray[np.float64] = np.where(total > 0, value, np.nan)[..., 0]
+    return result
+
+
+def count_below(counts: npt.NDArray[np.integer], value_ns: float) -> npt.NDArray[np.float64]:
+    """Return how many values of each histogram are below `value_ns`, the inverse of a quantile.
+
+    Parameters
+    ----------
+    counts : ndarray[int], shape (..., bin_count)
+        Histograms on either grid.  Read only.
+    value_ns : float
+        Threshold [ns], >= 0.
+
+    Returns
+    -------
+    ndarray[float64], shape (...)
+        Counts, with the values of the bin that holds `value_ns` spread evenly over it.
+    """
+    bounds = bin_bounds_ns(counts.shape[-1])
+    bin_ = int(np.clip(np.searchsorted(bounds, value_ns, side="right") - 1, 0, len(bounds) - 2))
+    share = min((value_ns - bounds[bin_]) / (bounds[bin_ + 1] - bounds[bin_]), 1.0)
+    below = counts[..., :bin_].sum(axis=-1, dtype=np.int64) + share * counts[..., bin_]
+    return np.asarray(below, dtype=np.float64)

@@ -1,0 +1,48 @@
+"""Growth of the backlog: level and power of the test."""
+
+import numpy as np
+import pytest
+
+from meshsim.stats.backlog import backlog_growth
+
+
+def steady(replications, mean=20.0, noise=2.0, seed=4):
+    return mean + noise * np.random.default_rng(seed).standard_normal((replications, 60))
+
+
+@pytest.mark.parametrize("replications", [1, 3, 5, 10])
+def test_a_line_grows(replications):
+    growth = backlog_growth(steady(replications) + np.arange(60) * 2.0)
+    assert growth.grows
+    # slope 2 a window over 30 windows; the error of one replication's slope is 0.04
+    assert growth.total == pytest.approx(60.0, abs=6.0)
+
+
+@pytest.mark.parametrize("replications", [1, 3, 5, 10])
+def test_a_steady_or_shrinking_backlog_does_not_grow(replications):
+    assert not backlog_growth(steady(replications)).grows
+    assert not backlog_growth(200 + steady(replications) - np.arange(60) * 2.0).grows
+
+
+def test_growth_before_the_last_half_does_not_count():
+    series = np.full((5, 60), 100.0) + steady(5, mean=0.0)
+    series[:, :30] = np.arange(30) * 3.0
+    assert not backlog_growth(series).grows
+
+
+def test_a_drift_too_small_to_matter_is_no_verdict_even_if_it_is_certain():
+    exact = np.full((5, 60), 100.0) + np.arange(60) * 0.01
+    growth = backlog_growth(exact)
+    assert growth.p_value < 0.01
+    assert not growth.grows
+
+
+def test_too_few_windows_cannot_be_tested():
+    assert backlog_growth(np.ones((5, 4))).p_value == 1.0
+
+
+@pytest.mark.parametrize("replications", [1, 5])
+def test_false_alarms_stay_near_the_level(replications):
+    # 1,000 tests at 1 %: 10 expected, sd 3.1; 20 is exceeded with probability 0.1 %.
+    alarms = sum(backlog_growth(steady(replications, seed=k)).p_value < 0.01 for k in range(1_000))
+    assert alarms <= 20
