@@ -20,9 +20,9 @@ SECONDS_MAX = 2.0
 def run_once() -> float:
     """Return the wall time of one short run in a process of its own [s]."""
     start = time.perf_counter()
+    arguments = ["run", str(SCENARIO), "--duration", "20ms", "--replications", "1"]
     subprocess.run(
-        [sys.executable, "-m", "meshsim", "run", str(SCENARIO)]
-        + ["--duration", "20ms", "--replications", "1"],
+        [sys.executable, "-m", "meshsim", *arguments],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         check=True,
