@@ -329,11 +329,26 @@ def _step_rarely(
     configs: Any,
     handler: int,
     stimulus: int,
+    status: int,
     reset: int,
     now_ns: int,
     rng: Any,
 ) -> tuple[int, int]:
     """Handle everything that is not on the path of a request without trouble."""
+    if handler == _ANSWERED:
+        retriable = retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
+        return _retry_or_respond(
+            exchanges,
+            exchange,
+            routes,
+            clusters,
+            configs,
+            retriable,
+            status,
+            FLAG_NONE,
+            now_ns,
+            rng,
+        )
     if handler == _FAILED:
         cause = _reset_of(stimulus, reset)
         retriable = retry_allowed(routes, exchanges["route"][exchange], codes, 0, cause)
@@ -415,33 +430,25 @@ def step(
     """
     handler = _HANDLERS[exchanges["state"][exchange] * STIMULUS_COUNT + stimulus]
     if handler == _ROUTED:
-        return _on_routed(exchanges, exchange, routes, now_ns)
-    if handler == _ANSWERED:
-        retriable = retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
-        if retriable or exchanges["retry_held"][exchange] != 0:
-            return _retry_or_respond(
-                exchanges,
-                exchange,
-                routes,
-                clusters,
-                configs,
-                retriable,
-                status,
-                FLAG_NONE,
-                now_ns,
-                rng,
-            )
-        return _respond(exchanges, exchange, status, FLAG_NONE)
-    return _step_rarely(
-        exchanges,
-        exchange,
-        routes,
-        codes,
-        clusters,
-        configs,
-        handler,
-        stimulus,
-        reset,
-        now_ns,
-        rng,
-    )
+        action, deadline_ns = _on_routed(exchanges, exchange, routes, now_ns)
+    elif handler == _ANSWERED and not (
+        exchanges["retry_held"][exchange] != 0
+        or retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
+    ):
+        action, deadline_ns = _respond(exchanges, exchange, status, FLAG_NONE)
+    else:
+        action, deadline_ns = _step_rarely(
+            exchanges,
+            exchange,
+            routes,
+            codes,
+            clusters,
+            configs,
+            handler,
+            stimulus,
+            status,
+            reset,
+            now_ns,
+            rng,
+        )
+    return action, deadline_ns
