@@ -115,15 +115,15 @@ CASES: dict[str, tuple[Topology, float]] = {
 }
 
 
-def measure(report: Report = silent, requests: int = REQUESTS) -> list[Measurement]:
+def measure(report: Report = silent, requests: int | None = None) -> list[Measurement]:
     """Run every case once.
 
     Parameters
     ----------
     report : callable
         Told which case is at work.
-    requests : int
-        About how many requests each case simulates, > 0.
+    requests : int, optional
+        About how many requests each case simulates, > 0; by default `REQUESTS`.
 
     Returns
     -------
@@ -132,7 +132,9 @@ def measure(report: Report = silent, requests: int = REQUESTS) -> list[Measureme
     measurements = []
     for index, (case, (topology, rate)) in enumerate(CASES.items()):
         report(index, len(CASES), case)
-        result = simulate(topology, duration=requests / rate, replications=1, progress=False)
+        result = simulate(
+            topology, duration=(requests or REQUESTS) / rate, replications=1, progress=False
+        )
         engine = result.to_dict()["engine"]
         traffic = result.to_dict()["traffic"][0]
         measurements.append(

@@ -14,10 +14,10 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import click
 
@@ -336,6 +336,18 @@ def _bench(as_json: bool) -> None:
     click.echo(benchmark.to_json(measurements) if as_json else benchmark.table(measurements))
 
 
-def main() -> None:
-    """Run the command line; the exit status is as this module states."""
-    _commands(prog_name="meshsim")
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; the status is as this module states.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the name of the program; by default those of the process.
+
+    Raises
+    ------
+    SystemExit
+        Always, with the exit status.
+    """
+    _commands.main(arguments, prog_name="meshsim")
+    raise SystemExit(0)  # not reached: click exits itself
