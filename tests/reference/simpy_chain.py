@@ -1,0 +1,100 @@
+"""A chain of services as a person would write it in SimPy: slow, readable, a second oracle.
+
+Question: what does a request see that goes from a gateway to A to B, each a few single-queue
+replicas behind a load balancer, when a caller gives its worker back during a call (tandem), and
+when it keeps it (nested possession)?
+
+    client -> gateway -> A[i] -> B[j]
+
+Each replica has `workers` workers and one first-come-first-served queue.  Service times are
+exponential, and all of a replica's compute comes before its call.  There is no network, no
+proxy and no failure.  It shares no code with the simulator, not even its random numbers.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import cycle, repeat
+
+import numpy as np
+import simpy
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One service of the chain; `mean` is the mean service time."""
+
+    mean: float
+    replicas: int = 1
+    workers: int = 1
+
+
+#: 200 requests a second; means in seconds.
+CHAIN_RATE = 200.0
+CHAIN = (Tier(0.002), Tier(0.014, replicas=4), Tier(0.012, replicas=4))
+
+
+def _picks(balancing: str, replicas: int, rng: np.random.Generator) -> Iterator[int]:
+    """Yield the replica of each request."""
+    if balancing == "ROUND_ROBIN":
+        return cycle(range(replicas))
+    if balancing == "RANDOM":
+        return (int(rng.integers(replicas)) for _ in repeat(None))
+    raise ValueError(balancing)
+
+
+def simulate_chain(
+    tiers: tuple[Tier, ...] = CHAIN,
+    rate: float = CHAIN_RATE,
+    count: int = 10_000,
+    balancing: str = "RANDOM",
+    hold_worker: bool = False,
+    seed: int = 1,
+) -> np.ndarray:
+    """Return the latencies of `count` requests, in order of arrival, from an empty start.
+
+    Parameters
+    ----------
+    tiers : tuple of Tier
+        First the one that clients call.
+    rate : float
+        Poisson arrivals per unit of time.
+    count : int
+        Requests.
+    balancing : {"RANDOM", "ROUND_ROBIN"}
+        Of every tier.
+    hold_worker : bool
+        Whether a caller's worker stays busy during the call.
+    seed : int
+        Arrivals, services and picks have one stream each.
+    """
+    arrivals, services, picks = np.random.default_rng(seed).spawn(3)
+    env = simpy.Environment()
+    replicas = [[simpy.Resource(env, tier.workers) for _ in range(tier.replicas)] for tier in tiers]
+    next_replica = [_picks(balancing, tier.replicas, picks) for tier in tiers]
+    latencies = np.full(count, np.nan)
+
+    def serve(depth: int) -> Generator[simpy.Event, None, None]:
+        """Pass one request through tier `depth` and all that follow."""
+        replica = replicas[depth][next(next_replica[depth])]
+        last = depth == len(tiers) - 1
+        with replica.request() as worker:
+            yield worker
+            yield env.timeout(services.exponential(tiers[depth].mean))
+            if hold_worker and not last:
+                yield from serve(depth + 1)
+        if not hold_worker and not last:
+            yield from serve(depth + 1)
+
+    def request(number: int) -> Generator[simpy.Event, None, None]:
+        started = env.now
+        yield from serve(0)
+        latencies[number] = env.now - started
+
+    def source() -> Generator[simpy.Event, None, None]:
+        for number in range(count):
+            yield env.timeout(arrivals.exponential(1.0 / rate))
+            env.process(request(number))
+
+    env.process(source())
+    env.run()
+    return latencies
