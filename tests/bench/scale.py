@@ -1,7 +1,7 @@
 """What size costs: events/s, memory and start-up from 10 to 10,000 pods with sidecars.
 
-The mesh is made of groups of ten services: one front calls three, each of which calls two, in
-sequence.  Offered load is 200/s a front replica, so 10,000 pods serve 200,000 requests/s.
+The meshes are generated (`meshsim.topology.generate`: five layers, fan-out of three); offered
+load is 20/s a pod, so 1,000 services of ten replicas serve 200,000 requests/s.
 Each size runs in a process of its own, because peak memory is a process's; sizes of 100 and
 10,000 pods alternate, because the machine's speed drifts.
 
@@ -21,49 +21,22 @@ __all__ = ["measure"]
 ROOT = Path(__file__).resolve().parents[2]
 #: Services and replicas each, by number of pods.
 SIZES = {10: (10, 1), 100: (10, 10), 1_000: (100, 10), 10_000: (1_000, 10)}
-RATE_PER_REPLICA = 200.0
+RATE_PER_POD = 20.0
 REQUESTS = 200_000
 RATIO_MIN = 0.4
 START_S_MAX = 10.0
-#: Whom each of a group's ten services calls.
-GROUP_CALLS = {0: (1, 2, 3), 1: (4, 5), 2: (6, 7), 3: (8, 9)}
-
-
-def fleet(services, replicas):
-    """Return a topology of `services` (a multiple of ten) with `replicas` each."""
-    from meshsim.topology.model import Topology
-
-    declared, traffic = {}, {}
-    for start in range(0, services, 10):
-        for member in range(10):
-            calls = [{"call": f"s{start + callee}"} for callee in GROUP_CALLS.get(member, ())]
-            workload = {
-                "replicas": replicas,
-                "concurrency": 16,
-                "hold_worker": False,
-                "steps": [{"compute": {"exponential": "1ms"}}, *calls],
-            }
-            declared[f"s{start + member}"] = {"workloads": {"v1": workload}}
-        arrivals = {"poisson": RATE_PER_REPLICA * replicas}
-        traffic[f"t{start}"] = {"to": f"s{start}", "arrivals": arrivals}
-    return Topology.model_validate(
-        {
-            "name": f"fleet-{services}x{replicas}",
-            "mesh": "istio-sidecar",
-            "services": declared,
-            "traffic": traffic,
-        }
-    )
 
 
 def run_here(pods):
     """Simulate the mesh of `pods` pods once and return what it cost."""
     from meshsim.simulation import simulate
+    from meshsim.topology.generate import generate
 
     services, replicas = SIZES[pods]
-    topology = fleet(services, replicas)
-    rate = RATE_PER_REPLICA * replicas * services / 10
-    simulate(fleet(10, 1), duration=0.01, replications=1, progress=False)  # loads compiled code
+    rate = RATE_PER_POD * pods
+    topology = generate(services=services, replicas=replicas, rate=rate)
+    # The first call loads the compiled code; that is not a matter of size.
+    simulate(generate(services=10, replicas=1), duration=0.01, replications=1, progress=False)
     start = time.perf_counter()
     result = simulate(topology, duration=REQUESTS / rate, replications=1, progress=False)
     wall_s = time.perf_counter() - start
