@@ -484,8 +484,7 @@ class _Builder:
 
     def _scalar(self, node: _Node, path: FieldPath) -> Any:
         text = node.text or ""
-        pattern = _TEMPLATE if self.strict else _HELM
-        if "{{" in text and (match := pattern.search(text)) and (self.strict or "\n" not in text):
+        if "{{" in text and "\n" not in text and (match := _HELM.search(text)):
             message = "is a template; render it first (e.g. helm template) and give the result"
             self._problem(message, node, path, found=match[0][:60])
             return text

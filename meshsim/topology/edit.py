@@ -1,0 +1,352 @@
+"""A topology with some values changed: what ``--set PATH=VALUE`` and sweeps do.
+
+Rule: a path is what the file would say (``policies.reviews.routes[0].timeout``); the result is
+checked as a file is, and remembers which values the caller set.  Text is read as a YAML value
+(``"3"`` is a number, ``"{exponential: 2ms}"`` a distribution) unless the field is text.
+
+Two paths are short for several: ``services.NAME.FIELD`` for a field of all workloads of the
+service, and ``traffic.NAME.rate`` for the mean rate of whatever open-loop arrivals the class
+has, which are scaled as a whole.  Of a distribution, or of arrivals, the family named last
+replaces the one that was there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from meshsim.errors import ConfigError, Problem
+from meshsim.topology.model import (
+    Arrivals,
+    Distribution,
+    Piecewise,
+    Provenance,
+    Service,
+    Topology,
+    TrafficClass,
+    Workload,
+)
+from meshsim.topology.problems import refuse, show, translate, unwrapped
+from meshsim.topology.validate import validated
+from meshsim.units import NS_PER_S
+from meshsim.workload.distributions import mean_ns
+from meshsim.yamlfile import Document, FieldPath, did_you_mean, field_path, parse_yaml
+
+__all__ = ["mean_rate", "with_values"]
+
+#: Elements of which exactly one field is set.
+_ONE_OF = (Distribution, Arrivals)
+#: Mappings to which an edit may add a key, by the name of the field.
+_OPEN_MAPPINGS = ("policies", "headers", "labels", "weights", "source_labels")
+_TOKEN = re.compile(r"\[(\d+)\]")
+
+
+def with_values(topology: Topology, values: Mapping[str, Any]) -> Topology:
+    """Return `topology` with the values at some paths replaced.
+
+    Parameters
+    ----------
+    topology : Topology
+        Read only.
+    values : mapping of str to object
+        By path; text is read as YAML.
+
+    Returns
+    -------
+    Topology
+        Checked; the provenance of what was set says "set to X by the caller".
+
+    Raises
+    ------
+    ConfigError
+        If a path is unknown, a value is wrong, or the values contradict each other.
+
+    Examples
+    --------
+    >>> from meshsim.topology.load import loads_topology
+    >>> topology = loads_topology("{name: one, services: {a: {workloads: {v1: {}}}}}")
+    >>> edited = with_values(topology, {"services.a.replicas": "3"})
+    >>> edited.services["a"].workloads["v1"].replicas
+    3
+    """
+    plain = topology.model_dump()
+    changes: dict[FieldPath, Any] = {}
+    problems: list[Problem] = []
+    for text, value in values.items():
+        try:
+            for path, new in _changes(topology, text, value):
+                _put(plain, path, new)
+                changes[path] = new
+        except ConfigError as error:
+            problems.extend(error.problems)
+    refuse(problems)
+    try:
+        edited = Topology.model_validate(plain)
+    except ValidationError as error:
+        document = Document(_as_lists(plain), {}, "")
+        raise ConfigError(translate(error, document, Topology)) from None
+    provenance = _provenance(topology, changes)
+    kept = {"provenance": provenance, "notices": topology.notices}
+    return validated(edited.model_copy(update=kept))
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _provenance(topology: Topology, changes: Mapping[FieldPath, Any]) -> dict[str, Provenance]:
+    provenance = dict(topology.provenance)
+    for path, new in changes.items():
+        field = field_path(path)
+        for known in [key for key in provenance if key.startswith((f"{field}.", f"{field}["))]:
+            del provenance[known]
+        provenance[field] = Provenance(field=field, default=f"set to {show(new)} by the caller")
+    return provenance
+
+
+# --- Paths ----------------------------------------------------------------------------------
+
+
+def _changes(topology: Topology, text: str, value: Any) -> Iterator[tuple[FieldPath, Any]]:
+    """Yield the path and the new plain value of everything that `text` stands for."""
+    service = _named(text, "services", topology.services)
+    if service is not None:
+        name, rest = service
+        field = re.split(r"[.\[]", rest, maxsplit=1)[0]
+        if field in Workload.model_fields and field not in Service.model_fields:
+            for workload in topology.services[name].workloads:
+                whole = f"services.{name}.workloads.{workload}.{rest}"
+                yield _resolve(topology, whole, value, shown=text)
+            return
+    traffic = _named(text, "traffic", topology.traffic)
+    if traffic is not None and traffic[1] == "rate":
+        rate = _read(value, float, text)
+        yield ("traffic", traffic[0], "arrivals"), _scaled(topology.traffic[traffic[0]], rate, text)
+        return
+    yield _resolve(topology, text, value, shown=text)
+
+
+def _named(text: str, section: str, names: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Split ``services.NAME.rest`` into NAME, the longest that is known, and rest."""
+    if not text.startswith(f"{section}."):
+        return None
+    rest = text.removeprefix(f"{section}.")
+    fitting = [name for name in names if rest.startswith(f"{name}.")]
+    if not fitting:
+        return None
+    name = max(fitting, key=len)
+    return name, rest[len(name) + 1 :]
+
+
+def _resolve(topology: Topology, text: str, value: Any, shown: str) -> tuple[FieldPath, Any]:
+    """Return the path that `text` writes, and the plain value to put there."""
+    annotation: Any = Topology
+    here: Any = topology
+    path: FieldPath = ()
+    rest = text
+    while rest:
+        inner = unwrapped(annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            fields = {key: info for key, info in inner.model_fields.items() if not info.exclude}
+            part, rest = _take(rest, fields, shown, "field")
+            annotation = fields[part].annotation
+            here = getattr(here, part, None)
+        elif get_origin(inner) is dict:
+            known = here if isinstance(here, dict) else {}
+            part, rest = _take(rest, known, shown, "name", path[-1] in _OPEN_MAPPINGS)
+            annotation = get_args(inner)[1]
+            here = known.get(part)
+        elif get_origin(inner) is tuple:
+            index, rest = _take_index(rest, len(here or ()), shown)
+            annotation, here = get_args(inner)[0], here[index]
+            path = (*path, index)
+            continue
+        else:
+            message = f"has no fields; {field_path(path)} is a single value"
+            raise ConfigError([Problem(message, path=shown)])
+        path = (*path, part)
+    return path, _read(value, unwrapped(annotation), shown)
+
+
+def _take(
+    rest: str, known: Mapping[str, Any], shown: str, what: str, is_open: bool = False
+) -> tuple[str, str]:
+    """Split the first part off `rest`: the longest known one, for names may have dots."""
+    fitting = [name for name in known if re.match(rf"{re.escape(name)}(?=[.\[]|$)", rest)]
+    if fitting:
+        part = max(fitting, key=len)
+    else:
+        part = re.split(r"[.\[]", rest, maxsplit=1)[0]
+        if not is_open or not part:
+            near = did_you_mean(part, known)
+            suggestion = (
+                f"{shown[: len(shown) - len(rest)]}{near}{rest[len(part) :]}" if near else ""
+            )
+            allowed = ", ".join(list(known)[:40]) or "none"
+            message = f"unknown {what} {part!r} in the path"
+            raise ConfigError(
+                [Problem(message, path=shown, allowed=allowed, suggestion=suggestion)]
+            )
+    return part, rest[len(part) :].removeprefix(".")
+
+
+def _take_index(rest: str, length: int, shown: str) -> tuple[int, str]:
+    match = _TOKEN.match(rest)
+    if match is None or len(match[1]) > 9 or int(match[1]) >= length:
+        allowed = f"[0] to [{length - 1}]" if length else "the list is empty"
+        found = re.split(r"[.]", rest, maxsplit=1)[0]
+        raise ConfigError(
+            [Problem("no such entry of the list", path=shown, found=found, allowed=allowed)]
+        )
+    return int(match[1]), rest[match.end() :].removeprefix(".")
+
+
+def _read(value: Any, annotation: Any, shown: str) -> Any:
+    """Return the plain value of what the caller gave."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()  # a numpy number
+    if annotation is str:
+        return value
+    if isinstance(value, str):
+        try:
+            (document,) = parse_yaml(value, "")
+        except ConfigError as error:
+            raise ConfigError(
+                [
+                    Problem(p.message, path=shown, found=value, allowed=p.allowed)
+                    for p in error.problems
+                ]
+            ) from None
+        value = document.value
+    if annotation is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
+            raise ConfigError(
+                [Problem("not a rate", path=shown, found=show(value), allowed="0 to 1e9")]
+            )
+        return float(value)
+    return value
+
+
+def _put(plain: Any, path: FieldPath, value: Any) -> None:
+    """Set the value at `path` in the dump of a topology, in place."""
+    *parents, last = path
+    for part in parents:
+        plain = _child(plain, part)
+    if isinstance(plain, dict) and _is_one_of(plain):
+        for name in plain:
+            plain[name] = None
+    plain[last] = value
+
+
+def _child(plain: Any, part: str | int) -> Any:
+    """Return the part of a dump to be changed: lists instead of tuples, mappings for None."""
+    if isinstance(plain, dict) and _is_one_of(plain):
+        for name in plain:
+            if name != part:
+                plain[name] = None
+    child = plain.get(part) if isinstance(plain, dict) else plain[part]
+    if child is None:
+        child = {}
+    elif isinstance(child, tuple):
+        child = list(child)
+    elif not isinstance(child, (dict, list)):
+        child = {}
+    plain[part] = child
+    return child
+
+
+def _is_one_of(plain: dict[str, Any]) -> bool:
+    return any(plain.keys() == element.model_fields.keys() for element in _ONE_OF)
+
+
+# --- Rates ----------------------------------------------------------------------------------
+
+
+def mean_rate(arrivals: Arrivals) -> float:
+    """Return the mean rate of an open-loop arrival process [1/s].
+
+    Of a piecewise rate, the mean over the time from its first to its last point; of recorded
+    times, their number less one over the time they span.
+    """
+    if arrivals.poisson is not None:
+        return arrivals.poisson.rate
+    if arrivals.batch is not None:
+        return arrivals.batch.rate
+    if arrivals.diurnal is not None:
+        return arrivals.diurnal.mean
+    if arrivals.renewal is not None:
+        return NS_PER_S / mean_ns(arrivals.renewal.interval)
+    if arrivals.modulated_poisson is not None:
+        phases = arrivals.modulated_poisson.phases
+        total = sum(phase.mean_sojourn for phase in phases)
+        return sum(phase.rate * phase.mean_sojourn for phase in phases) / total
+    if arrivals.piecewise is not None:
+        return _piecewise_mean(arrivals.piecewise)
+    times = arrivals.recorded.times if arrivals.recorded is not None else ()
+    span_ns = times[-1] - times[0] if times else 0
+    return (len(times) - 1) * NS_PER_S / span_ns if span_ns else 0.0
+
+
+def _piecewise_mean(piecewise: Piecewise) -> float:
+    points = piecewise.points
+    span = points[-1].at - points[0].at
+    if span == 0:
+        return points[-1].rate
+    area = sum((b.at - a.at) * (a.rate + b.rate) / 2 for a, b in pairwise(points))
+    return area / span
+
+
+def _scaled(traffic: TrafficClass, rate: float, shown: str) -> Any:
+    """Return the plain arrivals of a class, scaled to a mean rate [1/s]."""
+    arrivals = traffic.arrivals
+    if arrivals is None:
+        message = "a closed loop has no rate; set closed_loop.users"
+        raise ConfigError([Problem(message, path=shown)])
+    plain = arrivals.model_dump()
+    family = arrivals.family
+    if family in ("poisson", "batch", "diurnal"):
+        plain[family]["mean" if family == "diurnal" else "rate"] = rate
+        return plain
+    now = mean_rate(arrivals)
+    if now <= 0 or rate <= 0:
+        message = f"{family} arrivals of {now:g}/s cannot be scaled to this rate"
+        raise ConfigError([Problem(message, path=shown, found=f"{rate:g}", allowed="above 0")])
+    ratio = rate / now
+    if family in ("modulated_poisson", "piecewise"):
+        rows = plain[family]["phases" if family == "modulated_poisson" else "points"]
+        for row in rows:
+            row["rate"] *= ratio
+    elif arrivals.renewal is not None:
+        plain["renewal"]["interval"] = _stretched(arrivals.renewal.interval, 1 / ratio)
+    elif arrivals.recorded is not None:
+        times = arrivals.recorded.times
+        plain["recorded"]["times"] = [f"{round(time / ratio)}ns" for time in times]
+    return plain
+
+
+def _stretched(element: BaseModel, factor: float) -> dict[str, Any]:
+    """Return the dump of a distribution with every duration multiplied by `factor`."""
+    plain: dict[str, Any] = {}
+    for name, value in element:
+        if isinstance(value, BaseModel):
+            plain[name] = _stretched(value, factor)
+        elif isinstance(value, tuple):
+            plain[name] = [
+                _stretched(item, factor)
+                if isinstance(item, BaseModel)
+                else f"{round(item * factor)}ns"
+                for item in value
+            ]
+        elif isinstance(value, int):
+            plain[name] = f"{round(value * factor)}ns"
+        else:
+            plain[name] = value
+    return plain
