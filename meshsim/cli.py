@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 import click
 
 from meshsim.errors import ConfigError, MeshsimError, Problem
+from meshsim.units import parse_duration
 
 if TYPE_CHECKING:
     from meshsim.progress import Bar
@@ -32,8 +32,6 @@ __all__ = ["main"]
 
 _Parameters = ParamSpec("_Parameters")
 
-#: ``--precision p99:5%``: a quantile (or the mean) and the half-width of its interval.
-_PRECISION = re.compile(r"(mean|p\d{1,2}(?:\.\d+)?):(\d+(?:\.\d+)?)%")
 _EXIT_FAILED = 1
 
 
@@ -124,8 +122,21 @@ def _read_rates(
 def _read_precision(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> str | None:
-    if text is not None and _PRECISION.fullmatch(text) is None:
-        raise click.BadParameter(f"{text!r} is not of the form p99:5%", ctx=context)
+    if text is not None:
+        from meshsim.results.precision import parse_precision
+
+        try:
+            parse_precision(text)
+        except ConfigError as error:
+            raise click.BadParameter(str(error), ctx=context) from None
+    return text
+
+
+def _read_duration(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=context) from None
     return text
 
 
@@ -238,16 +249,29 @@ def _commands() -> None:
     callback=_read_assignment,
     help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
 )
-@click.option("--duration", default="60s", show_default=True, help="Simulated time of each run.")
+@click.option(
+    "--duration",
+    metavar="TIME",
+    default="60s",
+    show_default=True,
+    callback=_read_duration,
+    help="Simulated time of each run.",
+)
 @click.option(
     "--replications",
     type=click.IntRange(1, 10_000),
+    metavar="N",
     default=10,
     show_default=True,
     help="Independent runs; the intervals come from their differences.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Random seed."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Random seed.",
 )
 @click.option(
     "--precision",
