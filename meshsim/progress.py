@@ -56,6 +56,7 @@ class Bar:
             self._bar = tqdm(
                 total=total,
                 delay=DELAY_S,
+                mininterval=0,
                 leave=False,
                 file=sys.stderr,
                 bar_format="{desc} {percentage:3.0f}% |{bar:30}| {elapsed} < {remaining}",
