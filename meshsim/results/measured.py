@@ -1,0 +1,203 @@
+"""Which part of the records is measured, and how it falls into independent groups.
+
+Rule: one warm-up cut for every table, at a segment boundary: the latest cut that any traffic
+class asks for (`meshsim.stats.warm_up`).  Nothing is deleted in a scenario with timed faults:
+what happens at its start is part of the question.
+
+Groups are the replications if there are `PAIRED_MINIMUM` or more.  With fewer, a replication
+is cut into batches of windows, so that traffic classes have at least `_GROUPS_WANTED` groups;
+edges, whose histograms are kept by segment only, use the kept segments as batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT, Catalog, RunRecord
+from meshsim.stats.warm_up import PAIRED_MINIMUM, SIGNIFICANCE, Cut, kept_from
+from meshsim.units import NS_PER_S
+
+__all__ = ["Measured"]
+
+_GROUPS_WANTED = 10
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measured part of the replications of one scenario.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    records : tuple of RunRecord
+        One a replication, at least one, all of one duration.
+    """
+
+    catalog: Catalog
+    records: tuple[RunRecord, ...]
+
+    @cached_property
+    def windows(self) -> npt.NDArray[np.void]:
+        """Window records of all replications, WINDOW_DTYPE (replications, windows, classes)."""
+        return np.stack([record.windows for record in self.records])
+
+    @cached_property
+    def cut(self) -> Cut:
+        """First segment kept, the same for every table."""
+        if self.catalog.timed_faults or not self.catalog.traffic:
+            return Cut(0, True)
+        level = SIGNIFICANCE / len(self.catalog.traffic)
+        cuts = [
+            kept_from(
+                self.windows["latency_sum_ns"][:, :, traffic],
+                self.windows["successes"][:, :, traffic],
+                SEGMENT_STARTS,
+                level,
+            )
+            for traffic in range(len(self.catalog.traffic))
+        ]
+        return Cut(max(cut.segment for cut in cuts), all(cut.settled for cut in cuts))
+
+    @property
+    def window_start(self) -> int:
+        """First window kept."""
+        return SEGMENT_STARTS[self.cut.segment]
+
+    @cached_property
+    def window_end(self) -> int:
+        """One past the last window that every replication reached.
+
+        Only a run that hit a limit ends early; its later windows are empty.
+        """
+        if not any(record.limit for record in self.records):
+            return WINDOW_COUNT
+        active = self.windows["in_flight_ns"].sum(axis=2) + self.windows["arrivals"].sum(axis=2)
+        reached = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in active]
+        return max(min(reached), self.window_start + 1)
+
+    @property
+    def window_s(self) -> float:
+        """Length of a window [s]."""
+        return self.records[0].duration_ns / NS_PER_S / WINDOW_COUNT
+
+    @property
+    def warm_up_s(self) -> float:
+        """Time deleted at the start of each replication [s]."""
+        return self.window_start * self.window_s
+
+    @property
+    def time_s(self) -> float:
+        """Measured time of one replication [s]."""
+        return (self.window_end - self.window_start) * self.window_s
+
+    @property
+    def time_total_s(self) -> float:
+        """Measured time of all replications together [s]."""
+        return self.time_s * len(self.records)
+
+    @cached_property
+    def batches(self) -> tuple[slice, ...]:
+        """Runs of windows that make one group each, the same in every replication."""
+        kept = self.window_end - self.window_start
+        count = 1
+        if len(self.records) < PAIRED_MINIMUM:
+            count = max(1, min(kept, math.ceil(_GROUPS_WANTED / len(self.records))))
+        edges = self.window_start + np.arange(count + 1) * kept // count
+        return tuple(slice(int(a), int(b)) for a, b in pairwise(edges))
+
+    @property
+    def method(self) -> str:
+        """How intervals over windows were made, in words."""
+        replications = len(self.records)
+        if replications >= PAIRED_MINIMUM:
+            return f"{replications} replications, t; quantiles pooled, Woodruff"
+        total = replications * len(self.batches)
+        return f"{total} batch means of {replications} replication(s), t; quantiles Woodruff"
+
+    @property
+    def cut_text(self) -> str:
+        """The warm-up rule as applied, in words."""
+        if self.catalog.timed_faults:
+            return "nothing deleted: the scenario has timed faults"
+        share = 100 * self.window_start // WINDOW_COUNT
+        text = f"first {self.warm_up_s:.3g} s deleted ({share} %)"
+        if not self.cut.settled:
+            text += "; latency had not settled, run longer"
+        return text
+
+    def traffic_field(self, field: str, traffic: int) -> npt.NDArray[np.int64]:
+        """Sum a window field over each group, shape (groups,)."""
+        values = self.windows[field][:, :, traffic]
+        return np.concatenate([values[:, batch].sum(axis=1) for batch in self.batches])
+
+    def traffic_histogram(self, traffic: int) -> npt.NDArray[np.int64]:
+        """Latency histogram of each group, shape (groups, BIN_COUNT)."""
+        return np.stack(
+            [
+                record.window_histogram[batch, traffic].sum(axis=0, dtype=np.int64)
+                for batch in self.batches
+                for record in self.records
+            ]
+        )
+
+    def by_replication(self, traffic: int) -> npt.NDArray[np.int64]:
+        """Latency histogram of each replication, shape (replications, BIN_COUNT)."""
+        kept = slice(self.window_start, self.window_end)
+        return np.stack(
+            [record.window_histogram[kept, traffic].sum(axis=0) for record in self.records]
+        )
+
+    def _segments(self) -> list[slice]:
+        count = len(SEGMENT_STARTS)
+        if len(self.records) >= PAIRED_MINIMUM:
+            return [slice(self.cut.segment, count)]
+        return [slice(segment, segment + 1) for segment in range(self.cut.segment, count)]
+
+    def series_field(self, field: str, edges: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Sum a series field over each group and over `edges`, shape (groups,)."""
+        index = list(edges)
+        return np.array(
+            [
+                record.series[field][segments][:, index].sum()
+                for segments in self._segments()
+                for record in self.records
+            ],
+            dtype=np.int64,
+        )
+
+    def series_histogram(self, edges: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Latency histogram of each group over `edges`, shape (groups, SERIES_BIN_COUNT)."""
+        index = list(edges)
+        return np.stack(
+            [
+                record.series_histogram[segments][:, index].sum(axis=(0, 1), dtype=np.int64)
+                for segments in self._segments()
+                for record in self.records
+            ]
+        )
+
+    def series_total(self, field: str) -> npt.NDArray[np.int64]:
+        """Sum a series field over the measured part of all replications, shape (edges,)."""
+        kept = [record.series[field][self.cut.segment :].sum(axis=0) for record in self.records]
+        total: npt.NDArray[np.int64] = np.sum(kept, axis=0)
+        return total
+
+    def cumulative(self, table: str, field: str) -> npt.NDArray[np.int64]:
+        """Return the gain of a cumulative counter of `endpoints` or `proxies`, (rows,).
+
+        Summed over the replications, over their measured part.
+        """
+        total = np.zeros(getattr(self.records[0], table).shape[1], np.int64)
+        for record in self.records:
+            values = getattr(record, table)[field]
+            total += values[-1]
+            if self.cut.segment:
+                total -= values[self.cut.segment - 1]
+        return total

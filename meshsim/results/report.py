@@ -1,0 +1,386 @@
+"""A result for people and for programs: terminal report, notebook view, JSON.
+
+Rule: the verdict comes first, then what the callers see, then where it goes and what it
+costs, then everything the reader has to know before believing it.  A latency is written
+"80.1 ±1.2": the estimate and the wider side of its 95 % interval; a dash is a value withheld,
+and a note says why.
+"""
+
+from __future__ import annotations
+
+import html as html_escape
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshsim.results.breakdown import PARTS
+from meshsim.results.estimates import METRICS, Estimate
+from meshsim.results.verdict import STABLE, UNSTABLE
+from meshsim.units import NS_PER_S, format_duration
+
+if TYPE_CHECKING:
+    from meshsim.results.result import Result
+
+__all__ = ["Summary", "html", "text", "to_dict", "to_json"]
+
+_ROWS_MAX = 12
+_JSON_METRICS = ("mean", "p50", "p90", "p99")
+_WITHHELD = "-"
+
+Table = tuple[list[str], list[list[str]]]
+
+
+# --- Numbers as text ------------------------------------------------------------------------
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """Write a number with `digits` significant ones, without an exponent."""
+    if math.isnan(value):
+        return _WITHHELD
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(decimals, 6)}f}"
+
+
+def _with_error(estimate: Estimate) -> str:
+    """Write an estimate with the wider side of its interval, to the same decimals."""
+    if estimate.withheld:
+        return _WITHHELD
+    half = max(estimate.high - estimate.value, estimate.value - estimate.low)
+    if math.isnan(half):
+        return _number(estimate.value)
+    if half == 0:
+        return f"{_number(estimate.value)} ±0"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
+    return f"{estimate.value:,.{decimals}f} ±{half:,.{decimals}f}"
+
+
+def _percent(share: float) -> str:
+    """Write a share in percent; 100 % only if it is exactly that."""
+    if math.isnan(share):
+        return _WITHHELD
+    rounded = f"{100 * share:.2f}"
+    return "99.99+ %" if rounded == "100.00" and share < 1 else f"{rounded} %"
+
+
+# --- Tables as rows of text -----------------------------------------------------------------
+
+
+def _traffic(result: Result) -> Table:
+    head = ["traffic", "offered/s", "goodput/s", "success", *(f"{m} ms" for m in METRICS)]
+    rows = []
+    for name, row in result.traffic().iterrows():
+        estimates = result.estimates[str(name)]
+        rows.append(
+            [
+                str(name),
+                _number(row["offered_rps"], 4),
+                _number(row["goodput_rps"], 4),
+                _percent(row["success"]),
+                *(_with_error(estimates[metric]) for metric in METRICS),
+            ]
+        )
+    return head, rows
+
+
+def _edges(result: Result) -> Table:
+    head = ["caller → service", "requests/s", "success", "mean ms", "p50 ms", "p99 ms", "retries"]
+    table = result.edges().sort_values("requests_rps", ascending=False, kind="stable")
+    rows = [
+        [
+            f"{row['caller']} → {row['service']}",
+            _number(row["requests_rps"], 4),
+            _percent(row["success"]),
+            _number(row["mean_ms"]),
+            _number(row["p50_ms"]),
+            _number(row["p99_ms"]),
+            _percent(row["retries_per_request"]) if row["retries"] else "0",
+        ]
+        for _, row in table.head(_ROWS_MAX).iterrows()
+    ]
+    return head, rows
+
+
+def _endpoints(result: Result) -> Table:
+    head = ["endpoint", "workload", "requests/s", "share", "utilisation", "queue", "refused"]
+    table = result.endpoints().sort_values("utilisation", ascending=False, kind="stable")
+    rows = [
+        [
+            row["endpoint"],
+            row["workload"],
+            _number(row["requests_rps"], 4),
+            _percent(row["share"]),
+            _percent(row["utilisation"]),
+            _number(row["queue_mean"]),
+            f"{row['rejected'] + row['reneged']:,}",
+        ]
+        for _, row in table.head(_ROWS_MAX).iterrows()
+    ]
+    return head, rows
+
+
+def _breakdown(result: Result) -> Table:
+    head = ["time of a request", *(f"{part} ms" for part in PARTS)]
+    table = result.breakdown()
+    rows = [
+        [
+            row["caller"],
+            *(f"{_number(row[f'{p}_ms'])} ({100 * row[f'{p}_share']:.0f} %)" for p in PARTS),
+        ]
+        for _, row in table[table["of"] == "traffic"].iterrows()
+        if row["requests"] and not math.isnan(row["queue_share"])
+    ]
+    return head, rows
+
+
+def _data_plane(result: Result) -> Table:
+    head = ["data plane", "proxies", "requests/s", "CPU cores", "connections", "memory MB"]
+    rows = [
+        [
+            str(kind),
+            f"{row['proxies']:,.0f}",
+            _number(row["requests_rps"], 4),
+            _number(row["cpu_cores"]),
+            f"{row['connections']:,.0f}",
+            _number(row["memory_mb"]),
+        ]
+        for kind, row in result.data_plane().iterrows()
+    ]
+    return head, rows
+
+
+def _sections(result: Result) -> list[Table]:
+    return [
+        _traffic(result),
+        _breakdown(result),
+        _edges(result),
+        _endpoints(result),
+        _data_plane(result),
+    ]
+
+
+def _withheld_notes(result: Result) -> list[str]:
+    """Say which estimates of which class are withheld, and why."""
+    notes = []
+    for name, estimates in result.estimates.items():
+        reasons: dict[str, list[str]] = {}
+        for metric in METRICS:
+            if estimates[metric].withheld:
+                reasons.setdefault(estimates[metric].withheld, []).append(metric)
+        notes += [f"{name}: {', '.join(which)} withheld, {why}." for why, which in reasons.items()]
+    return notes
+
+
+def _notes(result: Result) -> list[str]:
+    """Return what the reader has to know: method, withheld values, losses, notices."""
+    measured = result.measured
+    notes = [f"95 % intervals: {measured.method}; {measured.cut_text}."]
+    if result.verdict.name == UNSTABLE:
+        notes.append("latencies withheld: the longer an unstable run, the higher they get.")
+    else:
+        notes += _withheld_notes(result)
+    for traffic, row in result.traffic().iterrows():
+        if row["response_flags"]:
+            notes.append(f"{traffic}: response flags {row['response_flags']}.")
+    unfinished = sum(record.counters.get("unfinished", 0) for record in result.records)
+    if unfinished:
+        notes.append(f"{unfinished:,} measured requests had not ended when the run was stopped.")
+    limits = dict.fromkeys(record.limit for record in result.records if record.limit)
+    notes += [f"limit: {limit}." for limit in limits]
+    hidden = len(result.catalog.edges) - _ROWS_MAX
+    if hidden > 0:
+        notes.append(f"{hidden:,} more edges in edges().")
+    hidden = len(result.catalog.endpoints) - _ROWS_MAX
+    if hidden > 0:
+        notes.append(f"{hidden:,} more endpoints in endpoints().")
+    notes += list(result.notices)
+    notes += [f"{path}: {source}" for path, source in result.defaults.items()]
+    return notes
+
+
+def _headline(result: Result) -> str:
+    duration = format_duration(result.records[0].duration_ns)
+    noun = "replication" if result.replications == 1 else "replications"
+    return (
+        f"{result.catalog.scenario} · {result.catalog.mesh} · "
+        f"{result.replications} {noun} of {duration} · seed {result.seed}"
+    )
+
+
+def _engine(result: Result) -> str:
+    engine = result.engine
+    wall_s = engine["wall_s"]
+    rate = f" ({engine['events'] / wall_s / 1e6:.1f} M events/s)" if wall_s else ""
+    simulated_s = sum(record.duration_ns for record in result.records) / NS_PER_S
+    return (
+        f"{engine['requests']:,} requests, {engine['events']:,} events, "
+        f"{simulated_s:,.4g} s simulated in {wall_s:.2f} s{rate}; "
+        f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
+    )
+
+
+def _aligned(table: Table) -> list[str]:
+    """Lay a table out in columns: the first to the left, numbers to the right."""
+    head, rows = table
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "─" * max(len(line) for line in lines))
+    return lines
+
+
+def text(result: Result) -> str:
+    """Return the report for a terminal."""
+    verdict = result.verdict
+    lines = [_headline(result), f"verdict: {verdict.name.upper()}: {verdict.reason}", ""]
+    for table in _sections(result):
+        if table[1]:
+            lines += [*_aligned(table), ""]
+    lines += ["notes", *(f"  · {note}" for note in _notes(result)), ""]
+    return "\n".join([*lines, _engine(result)])
+
+
+# --- Summary --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The answer in a few lines; prints itself, in a terminal and in a notebook."""
+
+    result: Result
+
+    def __str__(self) -> str:
+        verdict = self.result.verdict
+        lines = [_headline(self.result), f"{verdict.name}: {verdict.reason}"]
+        return "\n".join([*lines, *_aligned(_traffic(self.result))])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return _html_head(self.result) + _html_table(_traffic(self.result))
+
+
+# --- Notebook -------------------------------------------------------------------------------
+
+
+def _html_row(tag: str, cells: list[str]) -> str:
+    sides = ["left"] + ["right"] * (len(cells) - 1)
+    inside = "".join(
+        f"<{tag} style='text-align:{side}'>{html_escape.escape(cell)}</{tag}>"
+        for side, cell in zip(sides, cells, strict=True)
+    )
+    return f"<tr>{inside}</tr>"
+
+
+def _html_table(table: Table) -> str:
+    head, rows = table
+    lines = [_html_row("th", head), *(_html_row("td", row) for row in rows)]
+    return f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>"
+
+
+def _html_head(result: Result) -> str:
+    verdict = result.verdict
+    colour = "#2e7d32" if verdict.name == STABLE else "#c62828"
+    return (
+        f"<p><b>{html_escape.escape(_headline(result))}</b><br>"
+        f"<span style='color:{colour};font-weight:bold'>{verdict.name}</span>: "
+        f"{html_escape.escape(verdict.reason)}</p>"
+    )
+
+
+def html(result: Result) -> str:
+    """Return the view of a result in a notebook: verdict, traffic, and the rest folded."""
+    first, *others = _sections(result)
+    folded = "".join(_html_table(table) for table in others if table[1])
+    notes = "".join(f"<li>{html_escape.escape(note)}</li>" for note in _notes(result))
+    return (
+        f"<div>{_html_head(result)}{_html_table(first)}"
+        f"<details><summary>edges, endpoints, data plane, notes</summary>{folded}"
+        f"<ul>{notes}</ul></details>"
+        f"<p style='color:gray'>{html_escape.escape(_engine(result))}</p></div>"
+    )
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _edge_latency(row: Any) -> dict[str, Any]:
+    latency: dict[str, Any] = {}
+    for metric in _JSON_METRICS:
+        value = _known(row[f"{metric}_ms"])
+        if value is None:
+            latency[metric] = {"value": None, "withheld": row["withheld"]}
+            continue
+        low, high = _known(row[f"{metric}_low_ms"]), _known(row[f"{metric}_high_ms"])
+        latency[metric] = {"value": value, "low": low, "high": high}
+    return latency
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    """Return the result as plain values, with the keys that `to_json` promises."""
+    catalog = result.catalog
+    return {
+        "scenario": catalog.scenario,
+        "mesh": catalog.mesh,
+        "seed": result.seed,
+        "replications": result.replications,
+        "verdict": result.verdict.name,
+        "engine": result.engine,
+        "traffic": [
+            {
+                "name": name,
+                "offered_rps": float(row["offered_rps"]),
+                "completed_rps": float(row["completed_rps"]),
+                "success": _known(row["success"]),
+                "latency_ms": {
+                    metric: result.estimates[str(name)][metric].to_dict()
+                    for metric in _JSON_METRICS
+                },
+            }
+            for name, row in result.traffic().iterrows()
+        ],
+        "edges": [
+            {
+                "caller": row["caller"],
+                "service": row["service"],
+                "requests": int(row["requests"]),
+                "rps": float(row["requests_rps"]),
+                "success": _known(row["success"]),
+                "retries": int(row["retries"]),
+                "latency_ms": _edge_latency(row),
+            }
+            for _, row in result.edges().iterrows()
+        ],
+        "endpoints": [
+            {
+                "service": row["service"],
+                "workload": row["workload"],
+                "endpoint": row["endpoint"],
+                "requests": int(row["requests"]),
+                "share": _known(row["share"]),
+            }
+            for _, row in result.endpoints().iterrows()
+        ],
+        "proxies": [
+            {
+                "name": row["name"],
+                "cpu_cores": float(row["cpu_cores"]),
+                "requests": int(row["requests"]),
+            }
+            for _, row in result.proxies().iterrows()
+        ],
+    }
+
+
+def to_json(result: Result) -> str:
+    """Return the result as JSON; a withheld value is null with its reason."""
+    return json.dumps(to_dict(result), indent=2, allow_nan=False, ensure_ascii=False)

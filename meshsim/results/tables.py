@@ -1,0 +1,339 @@
+"""The tables of a result: pandas DataFrames with the unit in each column name.
+
+Rule: counts are totals over the measured part of all replications, rates are counts by that
+time, latencies are of successful requests from their intended arrival (traffic) or as the
+caller's side sees them (edges).  `samples` is how many requests an estimate rests on.
+
+Cost: a row of `edges` takes about a millisecond, so a table is built when asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from meshsim.results.estimates import METRICS, Estimate, latency_estimates, share_estimate
+from meshsim.results.measured import Measured
+from meshsim.state.codes import FLAG_NAMES
+from meshsim.state.record import WINDOW_COUNT
+from meshsim.stats.histogram import quantile_ns
+from meshsim.units import NS_PER_S
+
+__all__ = [
+    "data_plane",
+    "edges",
+    "endpoints",
+    "flags",
+    "hosts",
+    "proxies",
+    "services",
+    "timeline",
+    "traffic",
+    "traffic_estimates",
+]
+
+_NS_PER_MS = 1e6
+_BYTES_PER_MB = 1e6
+
+Row = dict[str, Any]
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any] | float) -> npt.NDArray[np.float64]:
+    """Divide element by element, NaN where the denominator is 0."""
+    whole = np.broadcast_to(np.asarray(whole, dtype=np.float64), part.shape)
+    result = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole != 0)
+    return result
+
+
+def _latency_columns(estimates: dict[str, Estimate]) -> Row:
+    row: Row = {}
+    for name in METRICS:
+        estimate = estimates[name]
+        row[f"{name}_ms"] = estimate.value
+        row[f"{name}_low_ms"] = estimate.low
+        row[f"{name}_high_ms"] = estimate.high
+    mean = estimates["mean"]
+    row["samples"] = mean.samples
+    row["effective_samples"] = mean.effective_samples
+    reasons = dict.fromkeys(estimates[name].withheld for name in METRICS)
+    row["withheld"] = "; ".join(reason for reason in reasons if reason)
+    return row
+
+
+def _flag_text(counts: npt.NDArray[np.int64]) -> str:
+    """Write the response flags that occurred, most frequent first, without "-"."""
+    order = np.argsort(-counts[1:], kind="stable") + 1
+    return ", ".join(f"{FLAG_NAMES[flag]} {counts[flag]}" for flag in order if counts[flag])
+
+
+def _flag_totals(measured: Measured, table: str) -> npt.NDArray[np.int64]:
+    kept = [
+        getattr(record, table)[measured.cut.segment :].sum(axis=0) for record in measured.records
+    ]
+    total: npt.NDArray[np.int64] = np.sum(kept, axis=0)
+    return total
+
+
+def traffic_estimates(
+    measured: Measured, traffic_index: int, withheld: str = ""
+) -> dict[str, Estimate]:
+    """Return success [1] and latencies [ms] of a traffic class, by metric."""
+    successes = measured.traffic_field("successes", traffic_index)
+    ended = successes + measured.traffic_field("failures", traffic_index)
+    return {
+        "success": share_estimate(successes, ended, measured.method),
+        **latency_estimates(
+            measured.traffic_field("latency_sum_ns", traffic_index),
+            measured.traffic_histogram(traffic_index),
+            measured.method,
+            withheld,
+        ),
+    }
+
+
+def traffic(measured: Measured, withheld: str = "") -> pd.DataFrame:
+    """Return one row a traffic class: rates, success, latency with intervals, sample, method."""
+    flag_counts = _flag_totals(measured, "traffic_flags")
+    rows = []
+    for index, name in enumerate(measured.catalog.traffic):
+        estimates = traffic_estimates(measured, index, withheld)
+        success = estimates["success"]
+        rates = {
+            column: measured.traffic_field(field, index).sum() / measured.time_total_s
+            for column, field in (
+                ("offered_rps", "arrivals"),
+                ("completed_rps", "responses"),
+                ("goodput_rps", "good_responses"),
+            )
+        }
+        rows.append(
+            {
+                "traffic": name,
+                **rates,
+                "success": success.value,
+                "success_low": success.low,
+                "success_high": success.high,
+                **_latency_columns(estimates),
+                "warm_up_s": measured.warm_up_s,
+                "method": measured.method,
+                "response_flags": _flag_text(flag_counts[index]),
+            }
+        )
+    return pd.DataFrame(rows).set_index("traffic") if rows else pd.DataFrame()
+
+
+def _series_row(measured: Measured, group: Sequence[int], withheld: str) -> Row:
+    """Return rates, success and latency of some edges taken together."""
+    requests = measured.series_field("requests", group)
+    successes = measured.series_field("successes", group)
+    success = share_estimate(successes, requests, measured.method)
+    estimates = latency_estimates(
+        measured.series_field("latency_sum_ns", group),
+        measured.series_histogram(group),
+        measured.method,
+        withheld,
+    )
+    total = int(requests.sum())
+    retries = int(measured.series_field("retries", group).sum())
+    return {
+        "requests": total,
+        "requests_rps": total / measured.time_total_s,
+        "success": success.value,
+        "success_low": success.low,
+        "success_high": success.high,
+        **_latency_columns(estimates),
+        "retries": retries,
+        "retries_per_request": retries / total if total else math.nan,
+        "bytes_per_s": int(measured.series_field("bytes", group).sum()) / measured.time_total_s,
+    }
+
+
+def edges(measured: Measured, withheld: str = "") -> pd.DataFrame:
+    """Return one row a (caller, service) pair."""
+    flag_counts = _flag_totals(measured, "edge_flags")
+    rows = []
+    for index, (caller, service) in enumerate(measured.catalog.edges):
+        row: Row = {
+            "caller": caller,
+            "service": service,
+            "entry": measured.catalog.edge_is_entry[index],
+            **_series_row(measured, [index], withheld),
+            "response_flags": _flag_text(flag_counts[index]),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def services(measured: Measured, withheld: str = "") -> pd.DataFrame:
+    """Return one row a called service: its edges merged, and the load of its endpoints."""
+    groups: dict[str, list[int]] = {}
+    for index, (_, service) in enumerate(measured.catalog.edges):
+        groups.setdefault(service, []).append(index)
+    load = endpoints(measured).groupby("service")
+    utilisation = load["utilisation"].mean()
+    cpu_cores = load["cpu_cores"].sum()
+    count = load.size()
+    rows = [
+        {
+            "service": service,
+            **_series_row(measured, group, withheld),
+            "endpoints": count.get(service, 0),
+            "utilisation": utilisation.get(service, math.nan),
+            "cpu_cores": cpu_cores.get(service, 0.0),
+        }
+        for service, group in groups.items()
+    ]
+    return pd.DataFrame(rows).set_index("service") if rows else pd.DataFrame()
+
+
+def endpoints(measured: Measured) -> pd.DataFrame:
+    """Return one row an endpoint: requests, share of its service, utilisation, queue."""
+    catalog = measured.catalog
+    fields = ("requests", "rejected", "reneged", "completed", "busy_ns", "cpu_ns", "queue_ns")
+    gain = {field: measured.cumulative("endpoints", field) for field in fields}
+    names = catalog.endpoints or ((),) * 0
+    time_ns = measured.time_total_s * NS_PER_S
+    concurrency = np.array(catalog.endpoint_concurrency, dtype=np.float64)
+    table = pd.DataFrame(
+        {
+            "service": [name[0] for name in names],
+            "workload": [name[1] for name in names],
+            "endpoint": [name[2] for name in names],
+            "zone": list(catalog.endpoint_zones),
+            "requests": gain["requests"],
+            "requests_rps": gain["requests"] / measured.time_total_s,
+            "utilisation": _ratio(gain["busy_ns"], concurrency * time_ns),
+            "queue_mean": gain["queue_ns"] / time_ns,
+            "cpu_cores": gain["cpu_ns"] / time_ns,
+            "completed": gain["completed"],
+            "rejected": gain["rejected"],
+            "reneged": gain["reneged"],
+        }
+    )
+    service_total = table.groupby("service")["requests"].transform("sum").to_numpy()
+    table.insert(6, "share", _ratio(gain["requests"], service_total))
+    return table
+
+
+def proxies(measured: Measured) -> pd.DataFrame:
+    """Return one row a proxy: requests, CPU [cores] and memory [MB], means of a replication.
+
+    Memory is that of an idle proxy and of the connections open at the end of the run.
+    """
+    catalog = measured.catalog
+    time_ns = measured.time_total_s * NS_PER_S
+    requests = measured.cumulative("proxies", "requests")
+    open_at_end = [record.proxies["connections"][-1] for record in measured.records]
+    connections = np.mean(open_at_end, axis=0)
+    memory = catalog.proxy_memory_bytes + connections * catalog.connection_memory_bytes
+    return pd.DataFrame(
+        {
+            "kind": [kind for kind, _ in catalog.proxies],
+            "name": [name for _, name in catalog.proxies],
+            "requests": requests,
+            "requests_rps": requests / measured.time_total_s,
+            "cpu_cores": measured.cumulative("proxies", "cpu_ns") / time_ns,
+            "connections": connections,
+            "memory_mb": memory / _BYTES_PER_MB,
+        }
+    )
+
+
+def data_plane(measured: Measured) -> pd.DataFrame:
+    """Return what the proxies cost together, one row a kind of proxy."""
+    table = proxies(measured)
+    grouped = table.groupby("kind", sort=False)
+    total = grouped[["requests_rps", "cpu_cores", "connections", "memory_mb"]].sum()
+    total.insert(0, "proxies", grouped.size())
+    return total
+
+
+def hosts(measured: Measured) -> pd.DataFrame:
+    """Return one row a (proxy, endpoint) pair, over the whole run of all replications."""
+    catalog = measured.catalog
+    rows = np.concatenate([record.hosts for record in measured.records])
+    frame = pd.DataFrame({field: rows[field] for field in rows.dtype.names or ()})
+    total = frame.groupby(["proxy", "endpoint"], as_index=False).sum()
+    # Without proxies the callers' own libraries hold the hosts; they have no name of their own.
+    proxy_names = [
+        catalog.proxies[index][1] if 0 <= index < len(catalog.proxies) else f"client {index}"
+        for index in total["proxy"]
+    ]
+    endpoint_names = [catalog.endpoints[index] for index in total["endpoint"]]
+    latency = _ratio(total["latency_sum_ns"].to_numpy(), total["requests"].to_numpy())
+    return pd.DataFrame(
+        {
+            "proxy": proxy_names,
+            "service": [name[0] for name in endpoint_names],
+            "endpoint": [name[2] for name in endpoint_names],
+            "requests": total["requests"],
+            "errors": total["errors"],
+            "mean_ms": latency / _NS_PER_MS,
+        }
+    )
+
+
+def flags(measured: Measured) -> pd.DataFrame:
+    """Return one row a response flag that occurred, by traffic class and by edge."""
+    catalog = measured.catalog
+    names = [("traffic", name, "") for name in catalog.traffic]
+    names += [("edge", caller, service) for caller, service in catalog.edges]
+    counts = np.concatenate(
+        [_flag_totals(measured, "traffic_flags"), _flag_totals(measured, "edge_flags")]
+    )
+    rows = [
+        {
+            "of": names[row][0],
+            "caller": names[row][1],
+            "service": names[row][2],
+            "flag": FLAG_NAMES[flag],
+            "responses": int(counts[row, flag]),
+            "responses_rps": counts[row, flag] / measured.time_total_s,
+        }
+        for row, flag in zip(*np.nonzero(counts), strict=True)
+        if flag
+    ]
+    columns = ["of", "caller", "service", "flag", "responses", "responses_rps"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def timeline(measured: Measured) -> pd.DataFrame:
+    """Return one row a window and traffic class, the warm-up included; no intervals.
+
+    Rates and requests in flight are means over the replications; latencies are pooled and are
+    those of the requests that *arrived* in the window.
+    """
+    windows = measured.windows
+    replications = len(measured.records)
+    per_s = 1 / (measured.window_s * replications)
+    tables = []
+    for index, name in enumerate(measured.catalog.traffic):
+        total = {
+            field: windows[field][:, :, index].sum(axis=0) for field in windows.dtype.names or ()
+        }
+        histogram = np.sum(
+            [record.window_histogram[:, index] for record in measured.records], axis=0
+        )
+        start_s = np.arange(WINDOW_COUNT) * measured.window_s
+        table = pd.DataFrame(
+            {
+                "traffic": name,
+                "time_s": start_s,
+                "measured": start_s >= measured.warm_up_s,
+                "offered_rps": total["arrivals"] * per_s,
+                "completed_rps": total["responses"] * per_s,
+                "goodput_rps": total["good_responses"] * per_s,
+                "mean_ms": _ratio(total["latency_sum_ns"], total["successes"]) / _NS_PER_MS,
+                "p50_ms": quantile_ns(histogram, 0.5) / _NS_PER_MS,
+                "p99_ms": quantile_ns(histogram, 0.99) / _NS_PER_MS,
+                "in_flight": total["in_flight_ns"] * per_s / NS_PER_S,
+            }
+        )
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
