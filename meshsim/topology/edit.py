@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -23,20 +22,17 @@ from meshsim.errors import ConfigError, Problem
 from meshsim.topology.model import (
     Arrivals,
     Distribution,
-    Piecewise,
     Provenance,
     Service,
     Topology,
-    TrafficClass,
     Workload,
 )
 from meshsim.topology.problems import refuse, show, translate, unwrapped
+from meshsim.topology.rates import scaled_arrivals
 from meshsim.topology.validate import validated
-from meshsim.units import NS_PER_S
-from meshsim.workload.distributions import mean_ns
 from meshsim.yamlfile import Document, FieldPath, did_you_mean, field_path, parse_yaml
 
-__all__ = ["mean_rate", "with_values"]
+__all__ = ["with_values"]
 
 #: Elements of which exactly one field is set.
 _ONE_OF = (Distribution, Arrivals)
@@ -127,7 +123,10 @@ def _changes(topology: Topology, text: str, value: Any) -> Iterator[tuple[FieldP
     traffic = _named(text, "traffic", topology.traffic)
     if traffic is not None and traffic[1] == "rate":
         rate = _read(value, float, text)
-        yield ("traffic", traffic[0], "arrivals"), _scaled(topology.traffic[traffic[0]], rate, text)
+        yield (
+            ("traffic", traffic[0], "arrivals"),
+            scaled_arrivals(topology.traffic[traffic[0]], rate, text),
+        )
         return
     yield _resolve(topology, text, value, shown=text)
 
@@ -265,88 +264,3 @@ def _child(plain: Any, part: str | int) -> Any:
 
 def _is_one_of(plain: dict[str, Any]) -> bool:
     return any(plain.keys() == element.model_fields.keys() for element in _ONE_OF)
-
-
-# --- Rates ----------------------------------------------------------------------------------
-
-
-def mean_rate(arrivals: Arrivals) -> float:
-    """Return the mean rate of an open-loop arrival process [1/s].
-
-    Of a piecewise rate, the mean over the time from its first to its last point; of recorded
-    times, their number less one over the time they span.
-    """
-    if arrivals.poisson is not None:
-        return arrivals.poisson.rate
-    if arrivals.batch is not None:
-        return arrivals.batch.rate
-    if arrivals.diurnal is not None:
-        return arrivals.diurnal.mean
-    if arrivals.renewal is not None:
-        return NS_PER_S / mean_ns(arrivals.renewal.interval)
-    if arrivals.modulated_poisson is not None:
-        phases = arrivals.modulated_poisson.phases
-        total = sum(phase.mean_sojourn for phase in phases)
-        return sum(phase.rate * phase.mean_sojourn for phase in phases) / total
-    if arrivals.piecewise is not None:
-        return _piecewise_mean(arrivals.piecewise)
-    times = arrivals.recorded.times if arrivals.recorded is not None else ()
-    span_ns = times[-1] - times[0] if times else 0
-    return (len(times) - 1) * NS_PER_S / span_ns if span_ns else 0.0
-
-
-def _piecewise_mean(piecewise: Piecewise) -> float:
-    points = piecewise.points
-    span = points[-1].at - points[0].at
-    if span == 0:
-        return points[-1].rate
-    area = sum((b.at - a.at) * (a.rate + b.rate) / 2 for a, b in pairwise(points))
-    return area / span
-
-
-def _scaled(traffic: TrafficClass, rate: float, shown: str) -> Any:
-    """Return the plain arrivals of a class, scaled to a mean rate [1/s]."""
-    arrivals = traffic.arrivals
-    if arrivals is None:
-        message = "a closed loop has no rate; set closed_loop.users"
-        raise ConfigError([Problem(message, path=shown)])
-    plain = arrivals.model_dump()
-    family = arrivals.family
-    if family in ("poisson", "batch", "diurnal"):
-        plain[family]["mean" if family == "diurnal" else "rate"] = rate
-        return plain
-    now = mean_rate(arrivals)
-    if now <= 0 or rate <= 0:
-        message = f"{family} arrivals of {now:g}/s cannot be scaled to this rate"
-        raise ConfigError([Problem(message, path=shown, found=f"{rate:g}", allowed="above 0")])
-    ratio = rate / now
-    if family in ("modulated_poisson", "piecewise"):
-        rows = plain[family]["phases" if family == "modulated_poisson" else "points"]
-        for row in rows:
-            row["rate"] *= ratio
-    elif arrivals.renewal is not None:
-        plain["renewal"]["interval"] = _stretched(arrivals.renewal.interval, 1 / ratio)
-    elif arrivals.recorded is not None:
-        times = arrivals.recorded.times
-        plain["recorded"]["times"] = [f"{round(time / ratio)}ns" for time in times]
-    return plain
-
-
-def _stretched(element: BaseModel, factor: float) -> dict[str, Any]:
-    """Return the dump of a distribution with every duration multiplied by `factor`."""
-    plain: dict[str, Any] = {}
-    for name, value in element:
-        if isinstance(value, BaseModel):
-            plain[name] = _stretched(value, factor)
-        elif isinstance(value, tuple):
-            plain[name] = [
-                _stretched(item, factor)
-                if isinstance(item, BaseModel)
-                else f"{round(item * factor)}ns"
-                for item in value
-            ]
-        elif isinstance(value, int):
-            plain[name] = f"{round(value * factor)}ns"
-        else:
-            plain[name] = value
-    return plain

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from meshsim.topology.calls import Operation, calls_of, operation_names
 from meshsim.topology.model import Service, Topology
+from meshsim.topology.rates import class_rate
 
 if TYPE_CHECKING:
     import networkx
@@ -39,11 +40,15 @@ def mean_calls(service: Service, operation: str) -> dict[Operation, float]:
 
 
 def operation_visits(topology: Topology) -> dict[Operation, float]:
-    """Return how often each operation is requested for one request of every traffic class.
+    """Return how often each operation is requested [1/s], at the mean rates of the traffic.
 
-    Every class counts the same.  Cycles converge geometrically if they are left with a
-    probability above 0.
+    If no class has a rate, each counts as 1/s.  Cycles converge geometrically if they are left
+    with a probability above 0.
     """
+    rates = {name: class_rate(traffic) for name, traffic in topology.traffic.items()}
+    if not any(rates.values()):
+        rates = dict.fromkeys(rates, 1.0)
+    least = _VISITS_MIN * sum(rates.values())
     calls = {
         (name, operation): mean_calls(service, operation)
         for name, service in topology.services.items()
@@ -51,14 +56,14 @@ def operation_visits(topology: Topology) -> dict[Operation, float]:
     }
     visits: dict[Operation, float] = defaultdict(float)
     arriving: dict[Operation, float] = defaultdict(float)
-    for traffic in topology.traffic.values():
-        arriving[traffic.to, traffic.operation] += 1.0
+    for name, traffic in topology.traffic.items():
+        arriving[traffic.to, traffic.operation] += rates[name]
     for _ in range(_ROUNDS_MAX):
         passed_on: dict[Operation, float] = defaultdict(float)
         for operation, count in arriving.items():
             visits[operation] += count
             for target, expected in calls.get(operation, {}).items():
-                if count * expected > _VISITS_MIN:
+                if count * expected > least:
                     passed_on[target] += count * expected
         if not passed_on:
             break

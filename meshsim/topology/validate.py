@@ -316,6 +316,12 @@ def _hyperexponential(path: FieldPath, element: model.Hyperexponential) -> Itera
         yield from _positive((*path, "phases", index), "mean", phase.mean)
 
 
+def _workload(path: FieldPath, element: model.Workload) -> Iterator[Finding]:
+    if element.steps and "default" in element.operations:
+        at = (*path, "operations", "default")
+        yield Finding(at, "steps are the default operation already; say it once")
+
+
 def _renewal(path: FieldPath, element: model.Renewal) -> Iterator[Finding]:
     constant, empirical = element.interval.constant, element.interval.empirical
     if (constant and constant.value == 0) or (empirical and max(empirical.values) == 0):
@@ -457,6 +463,7 @@ _CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.Lognormal: _lognormal,
     model.ParetoBounded: _pareto,
     model.Hyperexponential: _hyperexponential,
+    model.Workload: _workload,
     model.Renewal: _renewal,
     model.Batch: _batch,
     model.ModulatedPhase: _modulated,
