@@ -23,7 +23,7 @@ from meshsim.importers.assembly import Assembly, Branch, ServiceRecord, host_spe
 from meshsim.importers.registry import Stage, reads
 from meshsim.importers.view import View
 
-__all__ = ["age"]
+__all__ = ["age", "read_destination_rules"]
 
 _BLOCKS = ("loadBalancer", "connectionPool", "retryBudget")
 #: Blocks that change a simulation but are not carried out yet.

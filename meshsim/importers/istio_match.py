@@ -108,7 +108,7 @@ def _string(view: View) -> tuple[str, str]:
             re.compile(value)
         except re.error as error:
             view.problem(f"not a regular expression: {error}", kind, found=repr(value)[:60])
-            return "", ""
+            return kind, ""
     return kind, value
 
 

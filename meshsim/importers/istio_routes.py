@@ -31,7 +31,7 @@ from meshsim.importers.view import View
 from meshsim.topology.model import RetryOn
 from meshsim.yamlfile import did_you_mean
 
-__all__: list[str] = []
+__all__ = ["read_virtual_services"]
 
 _RETRY_ON = get_args(RetryOn)
 _MESH = "mesh"
@@ -73,7 +73,7 @@ def read_virtual_services(views: list[View], assembly: Assembly) -> None:
             governing.update(id(view) for view in rivals[1:])
             _write_routes(rivals[0], record, assembly)
     for view in meshed:
-        if id(view) not in governing:
+        if hosts[id(view)] and id(view) not in governing:
             wanted = ", ".join(view.view("spec").texts("hosts"))
             view.notice(f"no service has host {wanted}; its rules are not used")
 

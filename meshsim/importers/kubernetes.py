@@ -24,7 +24,7 @@ from meshsim.importers.registry import ignores, reads
 from meshsim.importers.view import View
 from meshsim.topology.model import Provenance
 
-__all__: list[str] = []
+__all__ = ["read_controllers", "read_namespaces", "read_pods", "read_services"]
 
 _INJECT = "sidecar.istio.io/inject"
 _HTTP = frozenset({"http", "http2", "grpc", "grpc-web"})
