@@ -8,6 +8,7 @@ import pytest
 from meshsim.errors import ConfigError
 from meshsim.importers import load_manifests
 from meshsim.meshes import resolve
+from meshsim.topology.load import load_topology
 from meshsim.topology.model import Topology
 
 Load = Callable[..., Topology]
@@ -141,6 +142,21 @@ def test_bookinfo_with_each_routing_file_alone(samples: Path, root: Path, tmp_pa
         (target / "a-rules.yaml").write_text(rules)
         (target / file.name).write_text(file.read_text())
         assert load_manifests(target, traffic).services
+
+
+def test_bookinfo_from_manifests_does_what_the_scenario_beside_it_does(
+    samples: Path, root: Path
+) -> None:
+    folder = samples / "istio" / "bookinfo" / "platform" / "bookinfo.yaml"
+    read = load_manifests(folder, root / "topologies" / "bookinfo-traffic.yaml")
+    written = load_topology(root / "topologies" / "bookinfo.yaml")
+    assert read.traffic == written.traffic
+    for name, service in written.services.items():
+        assert read.services[name].port == service.port
+        for version, workload in service.workloads.items():
+            # A Deployment is named after service and version.
+            twin = read.services[name].workloads[f"{name}-{version}"]
+            assert twin == workload
 
 
 def test_every_istio_sample_loads_at_once(samples: Path, tmp_path: Path) -> None:
