@@ -1,0 +1,182 @@
+"""The service graph: who calls whom, how often, how well and how slowly.
+
+Rule: callers to the left of what they call (`meshsim.plots.layout`).  The width of an arrow
+grows with its rate; it is red if more than one request in a thousand fails.  Beyond
+`_LABELLED_EDGES_MAX` calls the labels would hide the graph and are left to `edges()`.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
+
+from meshsim.plots.layout import Layout, Point, layered
+from meshsim.plots.style import ACCENT, INK, MUTED, class_colours, short_number
+
+if TYPE_CHECKING:
+    from meshsim.results import Result
+
+__all__ = ["draw_graph", "graph", "graph_size"]
+
+_LABELLED_EDGES_MAX = 60
+_FAILING = 0.999
+#: Wanted size of a layer and of a place in it [inch], and the largest figure.
+_LAYER_INCHES = 2.7
+_PLACE_INCHES = 0.85
+_SIZE_MAX_INCHES = 40.0
+#: Width of a letter at 9 points, and of the space about a name [inch].
+_LETTER_INCHES = 0.085
+_MARGIN_INCHES = 0.25
+_NODE_HEIGHT = 0.5
+_QUIET = "#B8BDC4"
+
+
+def graph(result: Result) -> Figure:
+    """Draw the services and their calls with rate, success and p99."""
+    figure = Figure(figsize=graph_size(result), layout="constrained")
+    draw_graph(figure.subplots(), result, figure.get_figwidth())
+    return figure
+
+
+def _calls(result: Result) -> Any:
+    """Return the calls as a directed graph; its edges carry the rows of `edges()`.
+
+    A node is (kind, name): a traffic class may be called like a service.
+    """
+    calls: Any = nx.DiGraph()
+    for _, row in result.edges().iterrows():
+        caller = ("traffic" if row["entry"] else "service", row["caller"])
+        calls.add_edge(caller, ("service", row["service"]), row=row)
+    return calls
+
+
+def graph_size(result: Result) -> tuple[float, float]:
+    """Return the size at which the graph is legible [inch]."""
+    layout = layered(_calls(result))
+    width = max(_LAYER_INCHES * layout.depth, 7.0)
+    height = max(_PLACE_INCHES * layout.breadth + 0.8, 2.4)
+    return min(width, _SIZE_MAX_INCHES), min(height, _SIZE_MAX_INCHES)
+
+
+def draw_graph(axes: Any, result: Result, width_inches: float) -> None:
+    """Draw the graph into `axes`, about `width_inches` wide."""
+    calls = _calls(result)
+    layout = layered(calls)
+    inches = width_inches / max(layout.depth, 1)
+    half_width = {
+        node: (max(len(node[1]), 8) * _LETTER_INCHES + _MARGIN_INCHES) / 2 / inches
+        for node in calls.nodes
+    }
+    busiest = max((d["row"]["requests_rps"] for *_, d in calls.edges(data=True)), default=0.0) or 1
+    labelled = calls.number_of_edges() <= _LABELLED_EDGES_MAX
+    for caller, service, data in calls.edges(data=True):
+        row = data["row"]
+        course = list(layout.courses[caller, service])
+        width = 0.8 + 3.2 * row["requests_rps"] / busiest
+        path = _path(course, half_width[caller], half_width[service])
+        colour = ACCENT if row["success"] < _FAILING else _QUIET
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 8 + 2 * width, "linewidth": width}
+        axes.add_patch(FancyArrowPatch(path=path, color=colour, zorder=1, **arrow))
+        if labelled:
+            _label(axes, course, half_width[caller], row)
+    _draw_nodes(axes, result, layout, half_width)
+    edge = max(half_width.values(), default=0.5) + 0.06
+    axes.set_xlim(-edge, layout.depth - 1 + edge)
+    axes.set_ylim(-layout.breadth / 2 - 0.05, layout.breadth / 2 + 0.05)
+    axes.set_axis_off()
+    title = f"{result.catalog.scenario} on {result.catalog.mesh}: {result.verdict}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+
+
+def _path(course: list[Point], leave: float, arrive: float) -> Path:
+    """Return a smooth path along `course`, horizontal at each of its points.
+
+    A call back, or of itself, runs above: it leaves and arrives at the top.
+    """
+    (x, y), (end_x, end_y) = course[0], course[-1]
+    if end_x <= x:
+        top = max(y, end_y) + 1.4 * _NODE_HEIGHT
+        side = arrive / 2 if (x, y) == (end_x, end_y) else 0.0
+        start, end = (x + side, y + _NODE_HEIGHT / 2), (end_x - side, end_y + _NODE_HEIGHT / 2)
+        vertices = [start, (start[0], top), (end[0], top), end]
+        return Path(vertices, [Path.MOVETO] + [Path.CURVE4] * 3)
+    points = [(x + leave, y), *course[1:-1], (end_x - arrive, end_y)]
+    vertices = [points[0]]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        middle = (x0 + x1) / 2
+        vertices += [(middle, y0), (middle, y1), (x1, y1)]
+    return Path(vertices, [Path.MOVETO] + [Path.CURVE4] * (len(vertices) - 1))
+
+
+def _label(axes: Any, course: list[Point], leave: float, row: pd.Series[Any]) -> None:
+    """Write rate, p99 and success at the end of a call, or on its bend."""
+    parts = [f"{short_number(row['requests_rps'])}/s"]
+    if not math.isnan(row["p99_ms"]):
+        parts.append(f"p99 {short_number(row['p99_ms'])} ms")
+    if row["success"] < 1:
+        parts.append(f"{100 * row['success']:.4g} % ok")
+    (x, y), (end_x, end_y) = course[0], course[-1]
+    if len(course) > 2:
+        x, y = course[1]
+    elif end_x > x:
+        # The middle of the visible curve: its vertical part, where calls are farthest apart.
+        x, y = (x + leave + end_x - leave) / 2, (y + end_y) / 2
+    else:
+        x, y = (x + end_x) / 2, max(y, end_y) + 1.1 * _NODE_HEIGHT
+    axes.text(
+        x,
+        y,
+        "\n".join(parts),
+        ha="center",
+        va="center",
+        color=ACCENT if row["success"] < _FAILING else MUTED,
+        fontsize=7.5,
+        linespacing=1.1,
+        zorder=2,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.95},
+    )
+
+
+def _draw_nodes(
+    axes: Any, result: Result, layout: Layout, half_width: dict[tuple[str, str], float]
+) -> None:
+    """Draw traffic classes filled, services with their mean utilisation."""
+    colours = class_colours(result.catalog.traffic)
+    load = result.endpoints().groupby("service")["utilisation"].mean()
+    small = len(layout.nodes) > _LABELLED_EDGES_MAX
+    for node, (x, y) in layout.nodes.items():
+        kind, name = node
+        half = half_width[kind, name]
+        source = kind == "traffic"
+        axes.add_patch(
+            FancyBboxPatch(
+                (x - half, y - _NODE_HEIGHT / 2),
+                2 * half,
+                _NODE_HEIGHT,
+                boxstyle="round,pad=0,rounding_size=0.06",
+                facecolor=colours[name] if source else "white",
+                edgecolor=colours[name] if source else INK,
+                linewidth=1.0,
+                zorder=3,
+            )
+        )
+        text = name
+        if not source and not math.isnan(load.get(name, math.nan)):
+            text += f"\n{100 * load[name]:.0f} % busy"
+        axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            color="white" if source else INK,
+            fontsize=4 if small else 9,
+            zorder=4,
+        )

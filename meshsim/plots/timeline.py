@@ -1,0 +1,69 @@
+"""What happened over the run: rates, latency, requests in flight.
+
+Means over the replications by window.  The warm-up that the tables leave out is shaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from meshsim.plots.style import INK, MUTED, class_colours, tidy
+from meshsim.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from meshsim.results import Result
+
+__all__ = ["draw_timeline", "timeline"]
+
+_WARM_UP_COLOUR = "#F5F5F5"
+
+
+def timeline(result: Result) -> Figure:
+    """Draw rates, latency and requests in flight over the run."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    draw_timeline(figure.subplots(3, 1, sharex=True), result)
+    return figure
+
+
+def _shade_warm_up(axes: Any, result: Result) -> None:
+    if result.measured.warm_up_s:
+        axes.axvspan(0, result.measured.warm_up_s, color=_WARM_UP_COLOUR, zorder=0)
+
+
+def draw_timeline(panels: Sequence[Any], result: Result) -> None:
+    """Draw into three axes that share their time."""
+    rates, latencies, in_flight = panels
+    tidy(rates, "Offered (dotted) and goodput", y_label="1/s")
+    tidy(latencies, "Latency by arrival: p50 and p99 (dashed)", y_label="ms")
+    tidy(in_flight, "Requests in flight", "time [s]")
+    table = result.timeline()
+    colours = class_colours(result.catalog.traffic)
+    for name, rows in table.groupby("traffic", sort=False):
+        colour = colours[str(name)]
+        time_s = rows["time_s"] + result.measured.window_s / 2
+        rates.plot(time_s, rows["offered_rps"], color=colour, linewidth=1.2, linestyle=":")
+        rates.plot(time_s, rows["goodput_rps"], color=colour, linewidth=1.8, label=name)
+        latencies.plot(time_s, rows["p50_ms"], color=colour, linewidth=1.8)
+        latencies.plot(time_s, rows["p99_ms"], color=colour, linewidth=1.2, linestyle="--")
+        in_flight.plot(time_s, rows["in_flight"], color=colour, linewidth=1.8)
+    for axes in panels:
+        highest = axes.dataLim.ymax
+        axes.set_ylim(0, 1.2 * highest if 0 < highest < float("inf") else 1)
+        axes.set_xlim(0, result.records[0].duration_ns / NS_PER_S)
+        _shade_warm_up(axes, result)
+    if result.measured.warm_up_s:
+        rates.annotate(
+            "warm-up",
+            (0, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -11),
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=8,
+        )
+    rates.legend(
+        frameon=False, labelcolor=INK, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 0.98)
+    )
