@@ -1,0 +1,50 @@
+"""Figures are drawn from every kind of result, and say what the tables say."""
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
+
+from meshsim.results import Result
+
+
+@pytest.fixture(scope="module")
+def result(catalog, records):
+    return Result.from_records(catalog, records)
+
+
+def texts(figure):
+    axes = [*figure.axes, *(inner for part in figure.subfigs for inner in part.axes)]
+    return [text.get_text() for one in axes for text in one.texts]
+
+
+def test_graph_names_every_service_and_call(result):
+    found = texts(result.plot.graph())
+    assert {"browse", "buy", "front\n38 % busy", "cart\n50 % busy"} <= set(found)
+    assert any(text.startswith("89.7/s\np99 93") for text in found)
+    assert any("99.96 % ok" in text for text in found)
+
+
+def test_latency_has_a_curve_for_each_class_that_ends_with_its_sample(result):
+    browse, buy = result.plot.latency().axes[0].get_lines()[:2]
+    assert browse.get_ydata().min() == pytest.approx(0.001)
+    effective = result.estimate("buy", "mean").effective_samples
+    assert buy.get_ydata().min() == pytest.approx(30 / effective)
+
+
+def test_timeline_starts_every_axis_at_zero(result):
+    figure = result.plot.timeline()
+    assert len(figure.axes) == 3
+    assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
+    assert figure.axes[0].get_xlim() == (0.0, 60.0)
+
+
+def test_an_unstable_run_shows_why_there_is_no_latency(catalog, make_record):
+    result = Result.from_records(catalog, [make_record(0, growth=2.0)])
+    (text,) = texts(result.plot.latency())
+    assert text.startswith("latency withheld\nunstable: the backlog")
+    result.plot.overview().draw_without_rendering()
+
+
+def test_overview_is_written_as_png_whatever_the_name(result, tmp_path):
+    result.plot.overview(tmp_path / "overview.partial")
+    assert (tmp_path / "overview.partial").read_bytes().startswith(b"\x89PNG")
