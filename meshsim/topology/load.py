@@ -156,11 +156,12 @@ def _placed(
     problems: list[Problem] = []
     notices: list[str] = []
     for finding in findings:
-        if not reading.judges(finding.path, finding.refers):
+        path = reading.written(finding.path)
+        if not reading.judges(path, finding.refers):
             continue
         problem = document.problem(
             finding.message,
-            finding.path,
+            path,
             found=finding.found,
             allowed=finding.allowed,
             suggestion=finding.suggestion,

@@ -37,7 +37,7 @@ ModelType = TypeVar("ModelType", bound=BaseModel)
 #: Longest rendering of a found value [characters].
 _SHOWN_MAX = 60
 #: Rounds of cutting; each removes at least one part, a second round is rare.
-_CUTS_MAX = 10
+_ROUNDS_MAX = 10
 
 #: What is wanted, by pydantic's error type.
 _WANTED = {
@@ -185,34 +185,52 @@ def _unknown_field(path: FieldPath, document: Document, annotation: Any) -> Prob
     )
 
 
-def without_errors(value: dict[str, Any], error: ValidationError) -> tuple[Any, set[FieldPath]]:
-    """Return a copy of `value` without the parts that `error` complains about, and their paths.
+def without_errors(
+    value: dict[str, Any], error: ValidationError, model: type[BaseModel]
+) -> tuple[Any, dict[FieldPath, Any]]:
+    """Return a copy of `value` without the parts that `error` complains about, and these.
 
-    Of a missing field the element that lacks it is cut (at the top an empty text is put in).
+    A wrong number is replaced by one that is allowed; what else is wrong is cut, and where a
+    field is missing the element that lacks it (at the top an empty text is put in).
     """
-    cuts: set[FieldPath] = set()
+    cuts: dict[FieldPath, Any] = {}
     filled = dict(value)
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+    for detail in error.errors(include_url=False, include_input=False):
         path = _within(detail["loc"], value)
         if path:
-            cuts.add(path)
+            cuts[path] = _stand_in(detail, annotation_at(model, detail["loc"]))
         elif detail["type"] == "missing":
             filled[str(detail["loc"][0])] = ""
     return _cut(filled, (), cuts), cuts
 
 
-def _cut(value: Any, path: FieldPath, cuts: set[FieldPath]) -> Any:
+def _stand_in(detail: ErrorDetails, annotation: Any) -> Any:
+    """Return a number for a wrong one, or None if the value is to be cut."""
+    bounds = detail.get("ctx", {})
+    if detail["type"] in ("greater_than_equal", "less_than_equal"):
+        return bounds.get("ge", bounds.get("le"))
+    if detail["type"] == "greater_than":
+        return bounds["gt"] + 1
+    if annotation not in (int, float):
+        return None
+    # A duration or a size is refused by its own reader; "0" is both.
+    return "0" if detail["type"] == "value_error" else 1
+
+
+def _cut(value: Any, path: FieldPath, cuts: dict[FieldPath, Any]) -> Any:
+    if path in cuts and path:
+        return cuts[path]
     if isinstance(value, dict):
         return {
             key: _cut(item, (*path, key), cuts)
             for key, item in value.items()
-            if (*path, key) not in cuts
+            if cuts.get((*path, key), key) is not None
         }
     if isinstance(value, list):
         return [
             _cut(item, (*path, index), cuts)
             for index, item in enumerate(value)
-            if (*path, index) not in cuts
+            if cuts.get((*path, index), index) is not None
         ]
     return value
 
@@ -227,26 +245,55 @@ class Reading(Generic[ModelType]):
         If there are problems, without the wrong parts; None if nothing could be read.
     problems : list of Problem
         Empty if the document is right.
-    cuts : frozenset of FieldPath
-        The parts left out.
+    rounds : tuple of dict
+        What was cut (None) or replaced (by what), round by round; paths as before the round.
     """
 
     element: ModelType | None
     problems: list[Problem]
-    cuts: frozenset[FieldPath] = frozenset()
+    rounds: tuple[dict[FieldPath, Any], ...] = ()
+
+    def written(self, path: FieldPath) -> FieldPath:
+        """Return the path in the document of what is at `path` in the element.
+
+        Entries of a list have moved up where others were cut.
+        """
+        return _moved_back(path, self.rounds)
 
     def judges(self, path: FieldPath, refers: FieldPath) -> bool:
         """Return whether a finding about `path`, which looked up `refers`, is to be believed.
 
-        Not if something was cut out of what it looked up, or out of a list on its path (the
-        entries after it have moved).
+        Not if something was cut out of what it looked up, or of what it is about.
         """
-        for cut in self.cuts:
-            if refers and cut[: len(refers)] == refers[: len(cut)]:
-                return False
-            if isinstance(cut[-1], int) and path[: len(cut) - 1] == cut[:-1]:
-                return False
+        for number, cuts in enumerate(self.rounds):
+            for cut in cuts:
+                at = _moved_back(cut, self.rounds[:number])
+                if refers and at[: len(refers)] == refers[: len(at)]:
+                    return False
+                if at[: len(path)] == path[: len(at)]:
+                    return False
         return True
+
+
+def _moved_back(path: FieldPath, rounds: tuple[dict[FieldPath, Any], ...]) -> FieldPath:
+    for cuts in reversed(rounds):
+        back: FieldPath = ()
+        for part in path:
+            if isinstance(part, int):
+                for index in _cut_entries(back, cuts):
+                    part += index <= part
+            back = (*back, part)
+        path = back
+    return path
+
+
+def _cut_entries(path: FieldPath, cuts: dict[FieldPath, Any]) -> list[int]:
+    """Return the indices of the entries that were cut out of the list at `path`, ascending."""
+    return sorted(
+        cut[-1]
+        for cut, stand_in in cuts.items()
+        if stand_in is None and cut[:-1] == path and isinstance(cut[-1], int)
+    )
 
 
 def read_model(document: Document, model: type[ModelType]) -> Reading[ModelType]:
@@ -255,16 +302,16 @@ def read_model(document: Document, model: type[ModelType]) -> Reading[ModelType]
     if not isinstance(value, dict):
         return Reading(None, [document.problem("must be a mapping", found=show(value))])
     problems: list[Problem] = []
-    cuts: set[FieldPath] = set()
-    for _ in range(_CUTS_MAX):
+    rounds: tuple[dict[FieldPath, Any], ...] = ()
+    for _ in range(_ROUNDS_MAX):
         try:
-            return Reading(model.model_validate(value), problems, frozenset(cuts))
+            return Reading(model.model_validate(value), problems, rounds)
         except ValidationError as error:
             problems = problems or translate(error, document, model)
-            shorter, cut_now = without_errors(value, error)
+            shorter, cuts = without_errors(value, error, model)
             if shorter == value:
                 break
-            cuts |= cut_now
+            rounds = (*rounds, cuts)
             value = shorter
     return Reading(None, problems)
 

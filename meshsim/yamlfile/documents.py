@@ -15,7 +15,8 @@ from meshsim.yamlfile.text import FILE_BYTES_MAX, FieldPath, capped, field_path,
 
 __all__ = ["Document", "parse_yaml", "read_yaml"]
 
-_TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+#: A template that does not stand in a comment.
+_TEMPLATE = re.compile(r"^[^#\n]*?(\{\{.*?\}\})", re.MULTILINE)
 _HELM = re.compile(r"\{\{-?\s*(?:\.Values|\.Release|\.Chart|include\s|template\s|toYaml\s)")
 _STRING_TAG = "tag:yaml.org,2002:str"
 _CORE_TAGS = frozenset(
@@ -128,10 +129,10 @@ def _one_document(roots: list[Node], documents: list[Document], file: str) -> li
 
 
 def _template_problem(text: str, match: re.Match[str], file: str) -> Problem:
-    line = text.count("\n", 0, match.start()) + 1
-    column = match.start() - text.rfind("\n", 0, match.start())
+    line = text.count("\n", 0, match.start(1)) + 1
+    column = match.start(1) - text.rfind("\n", 0, match.start(1))
     message = "is a template; render it first (e.g. helm template) and give the result"
-    return Problem(message, file, line, column, found=match[0][:60].strip())
+    return Problem(message, file, line, column, found=match[1][:60])
 
 
 class _Builder:
