@@ -121,10 +121,6 @@ class View:
         self.asked.add(key)
         return self.value.get(key) is not None
 
-    def keys(self) -> list[str]:
-        """Return the keys of a mapping whose keys are names, such as headers."""
-        return [key for key in self.value if self.has(key) or True]
-
     def unread(self) -> list[str]:
         """Return the keys that nobody asked for."""
         return [] if self._all_read else [key for key in self.value if key not in self.asked]

@@ -116,6 +116,18 @@ def test_retries_without_attempts_disables_retries(load: Load, retries: str) -> 
     assert retry.num_retries == 0
 
 
+@pytest.mark.parametrize(
+    ("retry_on", "is_told"),
+    [("", True), (", retryOn: 'connect-failure,503'", True), (", retryOn: reset", False)],
+)
+def test_a_per_try_timeout_that_is_not_retried_is_told(
+    load: Load, retry_on: str, is_told: bool
+) -> None:
+    rule = f"- retries: {{attempts: 2, perTryTimeout: 1s{retry_on}}}\n"
+    topology = load(virtual_service(rule))
+    assert told(topology, "an expired perTryTimeout is answered 504") is is_told
+
+
 def test_a_typo_is_told_with_the_key_that_was_meant(load: Load) -> None:
     topology = load(
         virtual_service("- retires: {attempts: 9}\n  route: [{destination: {host: web}}]\n")
