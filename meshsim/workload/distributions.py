@@ -79,17 +79,6 @@ class DistributionLike(Protocol):
 
 
 @kernel_jit_inline
-def _to_ns(duration_ns: float) -> int:
-    return int(min(duration_ns, DURATION_NS_MAX) + 0.5)
-
-
-@kernel_jit_inline
-def _exponential(mean_ns: float, key: np.uint64) -> float:
-    """Return an exponential draw; 1 - u lies in (0, 1], so the logarithm is finite."""
-    return -mean_ns * math.log(1.0 - key_uniform(key))
-
-
-@kernel_jit_inline
 def _normal(key: np.uint64) -> float:
     return normal_quantile(max(key_uniform(key), _UNIFORM_MIN))
 
@@ -115,32 +104,23 @@ def _gamma(shape: float, key: np.uint64) -> float:
     return value
 
 
-@kernel_jit
+@kernel_jit_inline
 def _hyperexponential(values: Any, start: int, count: int, key: np.uint64) -> float:
     u = key_uniform(key)
     branch = 0
     while branch < count - 1 and u >= values[start + 2 * branch]:
         branch += 1
-    return _exponential(values[start + 2 * branch + 1], mix_in(key, 1))
+    return -values[start + 2 * branch + 1] * math.log(1.0 - key_uniform(mix_in(key, 1)))
 
 
 @kernel_jit
-def _sample_other_ns(distributions: Any, values: Any, index: int, key: np.uint64) -> int:
-    kind = distributions["kind"][index]
-    location = distributions["location"][index]
-    scale = distributions["scale"][index]
-    shape = distributions["shape"][index]
-    start = distributions["start"][index]
-    count = distributions["count"][index]
+def _of_parameters(kind: int, location: float, scale: float, shape: float, key: np.uint64) -> float:
+    """Return a draw of a family that is all in its parameters."""
     if kind == LOGNORMAL:
-        return _to_ns(math.exp(location + scale * _normal(key)))
+        return math.exp(location + scale * _normal(key))
     if kind == GAMMA:
-        return _to_ns(scale * _gamma(shape, key))
-    if kind == PARETO_BOUNDED:
-        return _to_ns(location * math.pow(1.0 - key_uniform(key) * scale, -1.0 / shape))
-    if kind == HYPEREXPONENTIAL:
-        return _to_ns(_hyperexponential(values, start, count, key))
-    return _to_ns(values[start + int(key_uniform(key) * count)])
+        return scale * _gamma(shape, key)
+    return location * math.pow(1.0 - key_uniform(key) * scale, -1.0 / shape)
 
 
 @kernel_jit_inline
@@ -162,13 +142,36 @@ def sample_ns(distributions: Any, values: Any, index: int, key: np.uint64) -> in
     -------
     int
         Duration [ns], 0 to 2**62.
+
+    Notes
+    -----
+    The body has as few branches as it can, and what it calls out of line takes scalars only:
+    otherwise numba counts references to the arrays on every path, which costs three times what
+    an exponential does.
     """
     kind = distributions["kind"][index]
+    duration_ns = 0.0
     if kind == EXPONENTIAL:
-        return _to_ns(_exponential(distributions["mean_ns"][index], key))
-    if kind == CONSTANT:
-        return _to_ns(distributions["mean_ns"][index])
-    return _sample_other_ns(distributions, values, index, key)
+        # 1 - u lies in (0, 1], so the logarithm is finite.
+        duration_ns = -distributions["mean_ns"][index] * math.log(1.0 - key_uniform(key))
+    elif kind == CONSTANT:
+        duration_ns = distributions["mean_ns"][index]
+    else:
+        start = distributions["start"][index]
+        count = distributions["count"][index]
+        if kind == EMPIRICAL:
+            duration_ns = values[start + int(key_uniform(key) * count)]
+        elif kind == HYPEREXPONENTIAL:
+            duration_ns = _hyperexponential(values, start, count, key)
+        else:
+            duration_ns = _of_parameters(
+                kind,
+                distributions["location"][index],
+                distributions["scale"][index],
+                distributions["shape"][index],
+                key,
+            )
+    return int(min(duration_ns, DURATION_NS_MAX) + 0.5)
 
 
 # --- From the declared form -----------------------------------------------------------------
