@@ -110,7 +110,8 @@ def _hyperexponential(values: Any, start: int, count: int, key: np.uint64) -> fl
     branch = 0
     while branch < count - 1 and u >= values[start + 2 * branch]:
         branch += 1
-    return -values[start + 2 * branch + 1] * math.log(1.0 - key_uniform(mix_in(key, 1)))
+    mean_ns: float = values[start + 2 * branch + 1]
+    return -mean_ns * math.log(1.0 - key_uniform(mix_in(key, 1)))
 
 
 @kernel_jit
