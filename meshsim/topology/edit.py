@@ -37,7 +37,7 @@ __all__ = ["with_values"]
 #: Elements of which exactly one field is set.
 _ONE_OF = (Distribution, Arrivals)
 #: Mappings to which an edit may add a key, by the name of the field.
-_OPEN_MAPPINGS = ("policies", "headers", "labels", "weights", "source_labels")
+_OPEN_MAPPINGS = ("headers", "labels", "weights", "source_labels")
 _TOKEN = re.compile(r"\[(\d+)\]")
 
 
@@ -149,6 +149,8 @@ def _resolve(topology: Topology, text: str, value: Any, shown: str) -> tuple[Fie
     here: Any = topology
     path: FieldPath = ()
     rest = text
+    if not rest:
+        raise ConfigError([Problem("the path is empty", found=show(value))])
     while rest:
         inner = unwrapped(annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -158,6 +160,8 @@ def _resolve(topology: Topology, text: str, value: Any, shown: str) -> tuple[Fie
             here = getattr(here, part, None)
         elif get_origin(inner) is dict:
             known = here if isinstance(here, dict) else {}
+            if path == ("policies",):
+                known = dict.fromkeys(topology.services) | known
             part, rest = _take(rest, known, shown, "name", path[-1] in _OPEN_MAPPINGS)
             annotation = get_args(inner)[1]
             here = known.get(part)
