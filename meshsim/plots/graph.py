@@ -1,8 +1,8 @@
 """The service graph: who calls whom, how often, how well and how slowly.
 
 Rule: callers to the left of what they call (`meshsim.plots.layout`).  The width of an arrow
-grows with its rate; it is red if more than one request in a thousand fails.  Beyond
-`_LABELLED_EDGES_MAX` calls the labels would hide the graph and are left to `edges()`.
+grows with its rate; it is red if more than one request in a thousand fails.  Of a large mesh
+the `_CALLS_MAX` busiest calls are drawn, and the title says so: more would not be legible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_graph", "graph", "graph_size"]
 
-_LABELLED_EDGES_MAX = 60
+_CALLS_MAX = 60
 _FAILING = 0.999
 #: Wanted size of a layer and of a place in it [inch], and the largest figure.
 _LAYER_INCHES = 2.7
@@ -46,12 +46,13 @@ def graph(result: Result) -> Figure:
 
 
 def _calls(result: Result) -> Any:
-    """Return the calls as a directed graph; its edges carry the rows of `edges()`.
+    """Return the busiest calls as a directed graph; its edges carry the rows of `edges()`.
 
     A node is (kind, name): a traffic class may be called like a service.
     """
     calls: Any = nx.DiGraph()
-    for _, row in result.edges().iterrows():
+    busiest = result.edges().sort_values("requests_rps", ascending=False, kind="stable")
+    for _, row in busiest.head(_CALLS_MAX).iterrows():
         caller = ("traffic" if row["entry"] else "service", row["caller"])
         calls.add_edge(caller, ("service", row["service"]), row=row)
     return calls
@@ -75,7 +76,6 @@ def draw_graph(axes: Any, result: Result, width_inches: float) -> None:
         for node in calls.nodes
     }
     busiest = max((d["row"]["requests_rps"] for *_, d in calls.edges(data=True)), default=0.0) or 1
-    labelled = calls.number_of_edges() <= _LABELLED_EDGES_MAX
     for caller, service, data in calls.edges(data=True):
         row = data["row"]
         course = list(layout.courses[caller, service])
@@ -84,14 +84,16 @@ def draw_graph(axes: Any, result: Result, width_inches: float) -> None:
         colour = ACCENT if row["success"] < _FAILING else _QUIET
         arrow = {"arrowstyle": "-|>", "mutation_scale": 8 + 2 * width, "linewidth": width}
         axes.add_patch(FancyArrowPatch(path=path, color=colour, zorder=1, **arrow))
-        if labelled:
-            _label(axes, course, half_width[caller], row)
+        _label(axes, course, half_width[caller], row)
     _draw_nodes(axes, result, layout, half_width)
     edge = max(half_width.values(), default=0.5) + 0.06
     axes.set_xlim(-edge, layout.depth - 1 + edge)
     axes.set_ylim(-layout.breadth / 2 - 0.05, layout.breadth / 2 + 0.05)
     axes.set_axis_off()
     title = f"{result.catalog.scenario} on {result.catalog.mesh}: {result.verdict}"
+    total = len(result.catalog.edges)
+    if total > _CALLS_MAX:
+        title += f" (the {_CALLS_MAX} busiest of {total:,} calls)"
     axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
 
 
@@ -150,7 +152,6 @@ def _draw_nodes(
     """Draw traffic classes filled, services with their mean utilisation."""
     colours = class_colours(result.catalog.traffic)
     load = result.endpoints().groupby("service")["utilisation"].mean()
-    small = len(layout.nodes) > _LABELLED_EDGES_MAX
     for node, (x, y) in layout.nodes.items():
         kind, name = node
         half = half_width[kind, name]
@@ -177,6 +178,6 @@ def _draw_nodes(
             ha="center",
             va="center",
             color="white" if source else INK,
-            fontsize=4 if small else 9,
+            fontsize=9,
             zorder=4,
         )

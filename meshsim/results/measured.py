@@ -174,10 +174,12 @@ class Measured:
 
     def series_histogram(self, edges: Sequence[int]) -> npt.NDArray[np.int64]:
         """Latency histogram of each group over `edges`, shape (groups, SERIES_BIN_COUNT)."""
-        index = list(edges)
         return np.stack(
             [
-                record.series_histogram[segments][:, index].sum(axis=(0, 1), dtype=np.int64)
+                sum(
+                    record.series_histogram[segments, edge].sum(axis=0, dtype=np.int64)
+                    for edge in edges
+                )
                 for segments in self._segments()
                 for record in self.records
             ]

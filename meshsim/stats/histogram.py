@@ -123,17 +123,20 @@ def quantile_ns(counts: npt.NDArray[np.integer], q: float) -> npt.NDArray[np.flo
     the bins.  Cost O(bins) a histogram.
     """
     bounds = bin_bounds_ns(counts.shape[-1])
-    cumulated = np.cumsum(counts, axis=-1, dtype=np.int64)
-    total = cumulated[..., -1:]
-    rank = np.clip(q, 0.0, 1.0) * total
-    # The first bin at which the cumulated count reaches the rank and that holds a value.
-    bin_ = np.argmax((cumulated >= rank) & (cumulated > 0), axis=-1)[..., None]
-    upper_count = np.take_along_axis(cumulated, bin_, -1)
-    inside = np.take_along_axis(counts, bin_, -1).astype(np.int64)
-    share = (rank - (upper_count - inside)) / np.maximum(inside, 1)
-    value = bounds[bin_] + (bounds[bin_ + 1] - bounds[bin_]) * share
-    result: npt.NDArray[np.float64] = np.where(total > 0, value, np.nan)[..., 0]
-    return result
+    rows = counts.reshape(-1, counts.shape[-1])
+    values = np.full(len(rows), np.nan)
+    for index, row in enumerate(rows):
+        cumulated = np.cumsum(row, dtype=np.int64)
+        total = int(cumulated[-1])
+        if total == 0:
+            continue
+        rank = min(max(q, 0.0), 1.0) * total
+        # The first bin that reaches the rank; for rank 0 the first that holds a value.
+        bin_ = int(np.searchsorted(cumulated, rank, side="left" if rank > 0 else "right"))
+        inside = int(row[bin_])
+        share = (rank - (int(cumulated[bin_]) - inside)) / inside
+        values[index] = bounds[bin_] + (bounds[bin_ + 1] - bounds[bin_]) * share
+    return values.reshape(counts.shape[:-1])
 
 
 def count_below(counts: npt.NDArray[np.integer], value_ns: float) -> npt.NDArray[np.float64]:

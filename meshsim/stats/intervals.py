@@ -33,6 +33,7 @@ E. B. Wilson, "Probable inference, the law of succession, and statistical infere
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,7 @@ class Interval(NamedTuple):
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
+@cache
 def t_quantile(groups: int, confidence: float = CONFIDENCE) -> float:
     """Return the two-sided t quantile with ``groups - 1`` degrees of freedom.
 
