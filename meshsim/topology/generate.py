@@ -34,6 +34,8 @@ from pydantic import Field, model_validator
 
 from meshsim.topology.base import Integer, Model, Number, Probability, Rate
 from meshsim.topology.model import Provenance, Topology
+from meshsim.topology.problems import read_model, refuse
+from meshsim.yamlfile import Document
 
 __all__ = ["SERVICES_MAX", "GenerateOptions", "GeneratedScenario", "generate", "generate_scenario"]
 
@@ -112,8 +114,8 @@ def generate(
 
     Raises
     ------
-    pydantic.ValidationError
-        If a number is out of range.
+    ConfigError
+        If an option is unknown or out of range.
 
     Examples
     --------
@@ -121,18 +123,19 @@ def generate(
     >>> len(mesh.services), len(mesh.traffic)
     (20, 3)
     """
-    chosen = GenerateOptions.model_validate(
-        {
-            "services": services,
-            "replicas": replicas,
-            "fan_out": fan_out,
-            "depth": depth,
-            "seed": seed,
-            "rate": rate,
-            **options,
-        }
-    )
-    return generate_scenario(GeneratedScenario(name=name, mesh=mesh, generate=chosen))
+    said = {
+        "services": services,
+        "replicas": replicas,
+        "fan_out": fan_out,
+        "depth": depth,
+        "seed": seed,
+        "rate": rate,
+        **options,
+    }
+    reading = read_model(Document(said, {}, "generate()"), GenerateOptions)
+    refuse(reading.problems)
+    assert reading.element is not None
+    return generate_scenario(GeneratedScenario(name=name, mesh=mesh, generate=reading.element))
 
 
 def generate_scenario(scenario: GeneratedScenario) -> Topology:

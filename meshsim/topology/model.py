@@ -147,7 +147,10 @@ Discipline = Literal["FCFS", "PROCESSOR_SHARING", "PRIORITY", "PREEMPTIVE_PRIORI
 
 
 class Call(Model):
-    """A request to another service, as the caller's code makes it."""
+    """A request to another service, as the caller's code makes it.  Short form: its name.
+
+    `headers` are added to those of the traffic class, which propagate along the call path.
+    """
 
     service: str
     operation: str = "default"
@@ -193,7 +196,8 @@ class Workload(Model):
     it waits for a call (a thread per request) or gives it back (an event loop);
     `on_timeout` what ends at the server when the caller gives up; `cpu` the container's CPU
     limit in cores; `speed` scales compute (1 is nominal, 0 is paused); `concurrency_penalty`
-    slows compute by 1 + penalty * (running - 1) (contention between workers).
+    slows compute by 1 + penalty * (running - 1) (contention between workers); `steps` is what a
+    request to the operation "default" does, `operations` what requests to others do.
     """
 
     labels: dict[str, str] = Field(default_factory=dict)

@@ -2,8 +2,8 @@
 
 import networkx
 import pytest
-from pydantic import ValidationError
 
+from meshsim.errors import ConfigError
 from meshsim.topology import generate, to_networkx
 from meshsim.topology.generate import GenerateOptions
 from meshsim.topology.graph import operation_visits
@@ -66,9 +66,17 @@ def test_ten_thousand_services_are_generated():
     assert len(mesh.traffic) == 100
 
 
-@pytest.mark.parametrize("options", [{"services": 0}, {"services": 10_001}, {"services": 3}])
-def test_a_size_out_of_range_is_refused(options):
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"services": 0}, "services: too small; found 0; allowed: >= 1"),
+        ({"services": 10_001}, "services: too large"),
+        ({"services": 3}, "5 layers need at least 5 services"),
+        ({"utilization": 0.5}, "did you mean utilisation"),
+    ],
+)
+def test_a_size_out_of_range_is_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
         generate(**options)
 
 
