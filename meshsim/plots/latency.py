@@ -65,7 +65,7 @@ def draw_latency(axes: Any, result: Result) -> None:
         _say_why(axes, result)
         return
     axes.set_yscale("log")
-    axes.set_ylim(smallest, 1)
+    axes.set_ylim(0.8 * smallest, 1)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(FuncFormatter(_percent_label))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))

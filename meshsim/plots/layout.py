@@ -19,7 +19,7 @@ from typing import Any
 
 import networkx as nx
 
-__all__ = ["Layout", "layered"]
+__all__ = ["Layout", "Node", "Point", "layered"]
 
 _SWEEPS = 12
 

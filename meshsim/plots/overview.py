@@ -22,7 +22,7 @@ _BELOW_INCHES = 6.0
 
 def overview(result: Result) -> Figure:
     """Draw the graph above, the latency below to the left, the timeline to the right."""
-    above = min(max(graph_size(result)[1], 3.0), 12.0)
+    above = max(graph_size(result)[1], 3.0)
     figure = Figure(figsize=(_WIDTH_INCHES, above + _BELOW_INCHES), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(above, _BELOW_INCHES))
     draw_graph(figure.add_subfigure(grid[0, :]).subplots(), result, _WIDTH_INCHES)

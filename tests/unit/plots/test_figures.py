@@ -1,5 +1,8 @@
 """Figures are drawn from every kind of result, and say what the tables say."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
@@ -22,6 +25,27 @@ def test_graph_names_every_service_and_call(result):
     assert {"browse", "buy", "front\n38 % busy", "cart\n50 % busy"} <= set(found)
     assert any(text.startswith("89.7/s\np99 93") for text in found)
     assert any("99.96 % ok" in text for text in found)
+
+
+def test_of_many_calls_the_busiest_that_hang_together_are_drawn(make_catalog, records):
+    # A fan of 50 services, and one call that no traffic reaches.
+    edges = [("browse", "front"), *(("front", f"s{k}") for k in range(50)), ("island", "coast")]
+    catalog = make_catalog(edges=tuple(edges), edge_is_entry=(True, *(False,) * 51))
+    record = records[0]
+    series = np.repeat(record.series[:, :1], 52, axis=1)
+    series["requests"] = 100 + np.arange(52)
+    wide = replace(
+        record,
+        series=series,
+        series_histogram=np.repeat(record.series_histogram[:, :1], 52, axis=1),
+        edge_flags=np.repeat(record.edge_flags[:, :1], 52, axis=1),
+    )
+    figure = Result.from_records(catalog, [wide]).plot.graph()
+    names = {text.split("\n")[0] for text in texts(figure)}
+    assert {"browse", "front", "s49", "s11"} <= names
+    assert "s10" not in names
+    assert "coast" not in names
+    assert "40 of 52 calls" in figure.axes[0].get_title(loc="left")
 
 
 def test_latency_has_a_curve_for_each_class_that_ends_with_its_sample(result):
