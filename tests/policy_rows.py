@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meshsim.policy.load_balancing import pick_host
-from meshsim.rng import make_streams
+from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import NEVER_NS, NO_HOST
 from meshsim.state.exchange import EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.state.upstream import (
@@ -84,7 +84,7 @@ def make_cluster(balancing, weights=(1, 1, 1), healthy=None, table=None, seed=1,
     configs["table_count"][1] = len(table)
     for name, value in config.items():
         configs[name][1] = value
-    return Cluster(hosts, members, clusters, configs, table, make_streams(seed, 2, 1)[0])
+    return Cluster(hosts, members, clusters, configs, table, make_streams(seed, PURPOSE_PICK, 1)[0])
 
 
 def make_route(**fields):

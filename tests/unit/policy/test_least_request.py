@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from policy_rows import OFFSET, make_cluster
 
-from meshsim.rng import make_streams, next_index
+from meshsim.rng import PURPOSE_PICK, make_streams, next_index
 from meshsim.state.codes import LEAST_REQUEST, LEAST_REQUEST_FULL_SCAN, NO_HOST
 
 
@@ -16,7 +16,7 @@ def test_the_busier_of_two_is_picked_a_quarter_of_the_time():
 
 def test_ties_keep_the_first_draw():
     cluster = make_cluster(LEAST_REQUEST, [1] * 7)
-    reference = make_streams(1, 2, 1)[0]
+    reference = make_streams(1, PURPOSE_PICK, 1)[0]
     for _ in range(50):
         first = int(next_index(reference, 7))
         next_index(reference, 7)
