@@ -172,15 +172,31 @@ def _call_targets(topology: Topology) -> Iterator[Finding]:
 
 
 def _zones(topology: Topology) -> list[str]:
-    return sorted({node.zone for node in topology.nodes.values()}) or ["default"]
+    """Return the zones of the nodes and of those who send traffic."""
+    zones = {node.zone for node in topology.nodes.values()}
+    zones |= {traffic.zone for traffic in topology.traffic.values() if traffic.zone is not None}
+    return sorted(zones) or ["default"]
+
+
+def _regions(topology: Topology) -> Iterator[Finding]:
+    region_of: dict[str, str] = {}
+    for name, node in topology.nodes.items():
+        region = region_of.setdefault(node.zone, node.region)
+        if region != node.region:
+            message = f"zone {node.zone} is in region {region} for an earlier node"
+            yield Finding(("nodes", name, "region"), message, node.region, region)
 
 
 def _traffic_targets(topology: Topology) -> Iterator[Finding]:
     for name, traffic in topology.traffic.items():
         path = ("traffic", name)
         yield from _targets(topology, path, "to", traffic.to, traffic.operation)
-        if traffic.zone is not None and traffic.zone not in _zones(topology):
-            yield _unknown((*path, "zone"), "zone", traffic.zone, _zones(topology), ("nodes",))
+        inside = {node.zone for node in topology.nodes.values()}
+        if inside and traffic.zone is not None and traffic.zone not in inside:
+            near = did_you_mean(traffic.zone, inside)
+            message = "no node is in this zone; the traffic comes from outside"
+            where = (*path, "zone")
+            yield Finding(where, message, traffic.zone, "", near, ("nodes",), notice=True)
     for index, link in enumerate(topology.network.links):
         for end, zone in enumerate(link.zones):
             if zone not in _zones(topology):
@@ -270,6 +286,7 @@ def _endless(topology: Topology) -> Iterator[Finding]:
 
 _LOOKUPS: tuple[Callable[[Topology], Iterator[Finding]], ...] = (
     _call_targets,
+    _regions,
     _traffic_targets,
     _policy_targets,
     _fault_targets,

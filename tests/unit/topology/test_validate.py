@@ -71,10 +71,6 @@ def test_an_operation_is_one_that_every_workload_has():
             {"traffic": {"t": {"to": "web", "operation": "x", "arrivals": {"poisson": 1}}}},
             "traffic.t.operation",
         ),
-        (
-            {"traffic": {"t": {"to": "web", "zone": "b", "arrivals": {"poisson": 1}}}},
-            "traffic.t.zone",
-        ),
         ({"policies": {"wbe": {}}}, "policies.wbe"),
         (
             {"policies": {"web": {"routes": [{"split": [{"subset": "v9"}]}]}}},
@@ -136,6 +132,20 @@ def test_zones_are_those_of_the_nodes():
         "traffic": {"t": {"to": "web", "zone": "b", "arrivals": {"poisson": 0}}},
     }
     assert found(**parts) == {}
+
+
+def test_traffic_may_come_from_a_zone_of_its_own():
+    traffic = {"t": {"to": "web", "zone": "users", "arrivals": {"poisson": 0}}}
+    links = [{"zones": ["users", "default"], "latency": "9ms"}]
+    nodes = {"n1": {}}
+    plain = build(traffic=traffic, nodes=nodes, network={"links": links})
+    (notice,) = validated(Topology.model_validate(plain)).notices
+    assert "comes from outside" in notice
+
+
+def test_a_zone_is_in_one_region():
+    nodes = {"n1": {"zone": "a", "region": "r1"}, "n2": {"zone": "a", "region": "r2"}}
+    assert list(found(nodes=nodes)) == ["nodes.n2.region"]
 
 
 def loop(*probabilities):
