@@ -244,4 +244,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends the limit is the end itself, which rounding would miss by a bit.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return Interval(share, low, high)

@@ -46,3 +46,39 @@ def test_false_alarms_stay_near_the_level(replications):
     # 1,000 tests at 1 %: 10 expected, sd 3.1; 20 is exceeded with probability 0.1 %.
     alarms = sum(backlog_growth(steady(replications, seed=k)).p_value < 0.01 for k in range(1_000))
     assert alarms <= 20
+
+
+def queue_lengths(rng, load):
+    """Mean number in an M/M/1 queue by window of 1 s, 60 s from empty, 100 arrivals/s."""
+    arrived = np.cumsum(rng.exponential(0.01, 6_600))
+    services = rng.exponential(load * 0.01, len(arrived))
+    work = np.cumsum(services)
+    left = work + np.maximum.accumulate(arrived - (work - services))
+    ends = np.arange(61.0)
+    # Time in the system before each end: what arrived less what left.
+    total = np.zeros(61)
+    for times, sign in ((arrived, 1), (left, -1)):
+        count = np.searchsorted(times, ends)
+        total += sign * (ends * count - np.concatenate([[0.0], np.cumsum(times)])[count])
+    return np.diff(total)
+
+
+def share_growing(load, replications, repeats=200):
+    growing = 0
+    for repeat in range(repeats):
+        rng = np.random.default_rng([5, repeat])
+        series = np.stack([queue_lengths(rng, load) for _ in range(replications)])
+        growing += backlog_growth(series).grows
+    return growing / repeats
+
+
+@pytest.mark.parametrize("load", [0.8, 0.9])
+@pytest.mark.parametrize("replications", [1, 5])
+def test_stable_queues_are_rarely_called_unstable(load, replications):
+    # 2 % at most in the measurements: more than 5.5 % of 200 has probability 0.1 %.
+    assert share_growing(load, replications) <= 0.055
+
+
+@pytest.mark.parametrize(("replications", "power"), [(1, 0.9), (5, 0.95)])
+def test_an_overloaded_queue_is_found(replications, power):
+    assert share_growing(1.1, replications) >= power
