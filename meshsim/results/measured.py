@@ -1,8 +1,8 @@
 """Which part of the records is measured, and how it falls into independent groups.
 
 Rule: one warm-up cut for every table, at a segment boundary: the latest cut that any traffic
-class asks for (`meshsim.stats.warm_up`).  Nothing is deleted in a scenario with timed faults:
-what happens at its start is part of the question.
+class asks for (`meshsim.stats.warm_up`).  Nothing is deleted in a scenario with timed faults, where
+what happens at the start is part of the question, nor from a run that was stopped at a limit.
 
 Groups are the replications if there are `PAIRED_MINIMUM` or more.  With fewer, a replication
 is cut into batches of windows, so that traffic classes have at least `_GROUPS_WANTED` groups;
@@ -48,10 +48,15 @@ class Measured:
         """Window records of all replications, WINDOW_DTYPE (replications, windows, classes)."""
         return np.stack([record.windows for record in self.records])
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a replication ended early, at a limit."""
+        return any(record.limit for record in self.records)
+
     @cached_property
     def cut(self) -> Cut:
         """First segment kept, the same for every table."""
-        if self.catalog.timed_faults or not self.catalog.traffic:
+        if self.catalog.timed_faults or self.stopped or not self.catalog.traffic:
             return Cut(0, True)
         level = SIGNIFICANCE / len(self.catalog.traffic)
         cuts = [
@@ -76,7 +81,7 @@ class Measured:
 
         Only a run that hit a limit ends early; its later windows are empty.
         """
-        if not any(record.limit for record in self.records):
+        if not self.stopped:
             return WINDOW_COUNT
         active = self.windows["in_flight_ns"].sum(axis=2) + self.windows["arrivals"].sum(axis=2)
         reached = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in active]
@@ -119,13 +124,16 @@ class Measured:
         if replications >= PAIRED_MINIMUM:
             return f"{replications} replications, t; quantiles pooled, Woodruff"
         total = replications * len(self.batches)
-        return f"{total} batch means of {replications} replication(s), t; quantiles Woodruff"
+        noun = "replication" if replications == 1 else "replications"
+        return f"{total} batches of {replications} {noun}, t; quantiles pooled, Woodruff"
 
     @property
     def cut_text(self) -> str:
         """The warm-up rule as applied, in words."""
         if self.catalog.timed_faults:
             return "nothing deleted: the scenario has timed faults"
+        if self.stopped:
+            return "nothing deleted: the run was stopped at a limit"
         share = 100 * self.window_start // WINDOW_COUNT
         text = f"first {self.warm_up_s:.3g} s deleted ({share} %)"
         if not self.cut.settled:
@@ -199,7 +207,8 @@ class Measured:
         total = np.zeros(getattr(self.records[0], table).shape[1], np.int64)
         for record in self.records:
             values = getattr(record, table)[field]
-            total += values[-1]
+            # The counters only grow; a run stopped at a limit leaves its last segments empty.
+            total += values.max(axis=0)
             if self.cut.segment:
                 total -= values[self.cut.segment - 1]
         return total

@@ -187,8 +187,6 @@ def _notes(result: Result) -> list[str]:
     unfinished = sum(record.counters.get("unfinished", 0) for record in result.records)
     if unfinished:
         notes.append(f"{unfinished:,} measured requests had not ended when the run was stopped.")
-    limits = dict.fromkeys(record.limit for record in result.records if record.limit)
-    notes += [f"limit: {limit}." for limit in limits]
     hidden = len(result.catalog.edges) - _ROWS_MAX
     if hidden > 0:
         notes.append(f"{hidden:,} more edges in edges().")

@@ -167,7 +167,8 @@ def edges(measured: Measured, withheld: str = "") -> pd.DataFrame:
             "response_flags": _flag_text(flag_counts[index]),
         }
         rows.append(row)
-    return pd.DataFrame(rows)
+    # Without a call there is no row to name the columns.
+    return pd.DataFrame(rows, columns=None if rows else ["caller", "service", "requests_rps"])
 
 
 def services(measured: Measured, withheld: str = "") -> pd.DataFrame:

@@ -11,8 +11,9 @@ Rule (`kept_from`), on the mean latency by part of the run, as it is reported:
 4. never beyond one half.  A run whose latency still moves there is short or unstable, and
    the answer says "not settled".
 
-Measured (1,000 repeats, three-station chain, 10 replications of 60 s): MSER alone covers
-92.9 % for the mean and 93.1 % for p99; the rule above 95.5 % and 94.6 %.
+Measured (1,000 repeats, three-station chain, 10 replications of 60 s): with MSER alone 92.9 %
+of the intervals of the mean and 93.5 % of those of p99 hold the truth, with a fixed tenth
+94.7 % of both.  Step 2 moves the cut in 1.6 % of these repeats.
 
 References
 ----------

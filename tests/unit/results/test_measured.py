@@ -47,7 +47,16 @@ def test_timed_faults_delete_nothing(make_catalog, records):
 def test_a_run_that_hit_a_limit_ends_where_its_records_end(catalog, records):
     windows = records[0].windows.copy()
     windows[40:] = np.zeros(20, windows.dtype)[:, None]
-    limited = replace(records[0], windows=windows, limit="tasks limit reached at 40s")
+    endpoints = records[0].endpoints.copy()
+    endpoints[-1] = 0
+    limited = replace(
+        records[0], windows=windows, endpoints=endpoints, limit="tasks limit reached at 40s"
+    )
     measured = Measured(catalog, (limited, *records[1:]))
     assert measured.window_end == 40
-    assert measured.time_s == 34.0
+    assert measured.warm_up_s == 0.0
+    assert measured.time_s == 40.0
+    assert "stopped at a limit" in measured.cut_text
+    # busy 2 workers up to the last segment reached, which ends at 30 s
+    alone = Measured(catalog, (limited,))
+    assert alone.cumulative("endpoints", "busy_ns")[0] == 2 * 30 * 10**9
