@@ -261,11 +261,11 @@ def hosts(measured: Measured) -> pd.DataFrame:
     rows = np.concatenate([record.hosts for record in measured.records])
     frame = pd.DataFrame({field: rows[field] for field in rows.dtype.names or ()})
     total = frame.groupby(["proxy", "endpoint"], as_index=False).sum()
-    # Without proxies the callers' own libraries hold the hosts; they have no name of their own.
-    proxy_names = [
-        catalog.proxies[index][1] if 0 <= index < len(catalog.proxies) else f"client {index}"
-        for index in total["proxy"]
-    ]
+    # Rows of proxies: one an endpoint, then one a traffic class.  Without proxies they stand
+    # for the client libraries of those callers, and carry their names.
+    callers = [name for _, _, name in catalog.endpoints] + list(catalog.traffic)
+    names = [name for _, name in catalog.proxies] or callers
+    proxy_names = [names[index] for index in total["proxy"]]
     endpoint_names = [catalog.endpoints[index] for index in total["endpoint"]]
     latency = _ratio(total["latency_sum_ns"].to_numpy(), total["requests"].to_numpy())
     return pd.DataFrame(

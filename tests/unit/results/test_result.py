@@ -79,7 +79,7 @@ def test_a_mesh_without_proxies_has_empty_tables(make_catalog, records):
     assert result.proxies().empty
     assert result.data_plane().empty
     assert "data plane" not in result.report()
-    assert result.hosts()["proxy"].tolist() == ["client 0", "client 0"]
+    assert result.hosts()["proxy"].tolist() == ["front-0", "front-0"]
 
 
 def test_hosts_add_up_over_replications(result):
