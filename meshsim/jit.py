@@ -6,6 +6,10 @@ edit in a *called* module.  With ``NUMBA_DISABLE_JIT=1`` the same functions run 
 Python on numpy scalars and return the same bits; for that, compiled code uses `math.*` only,
 no ``**`` with a constant exponent and no array reductions, and uint64 meets only uint64.
 
+Compiled code neither allocates nor returns arrays, so numba's reference counting is off
+(`_nrt`): it would count every array that an inlined call passes on, at 10 to 20 times the cost
+of a pick.
+
 `forceinline` is LLVM's: the caller absorbs the function after type inference, so that a hot
 handler does not pay for passing arrays (seven words each).
 """
@@ -64,9 +68,9 @@ if not JIT_ENABLED:
 
 def kernel_jit(function: _Function) -> _Function:
     """Compile `function` (cached, GIL released), or return it unchanged with JIT off."""
-    return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[no-any-return]
 
 
 def kernel_jit_inline(function: _Function) -> _Function:
     """Compile `function` so that compiled callers absorb it."""
-    return numba.njit(cache=True, nogil=True, forceinline=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(cache=True, nogil=True, _nrt=False, forceinline=True)(function)  # type: ignore[no-any-return]

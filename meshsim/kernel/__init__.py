@@ -1,1 +1,9 @@
-"""To be described."""
+"""The compiled discrete-event kernel.
+
+`prepare` compiles it (once a machine and version, cached), `Kernel` owns one replication.
+"""
+
+from meshsim.kernel.compilation import compiled, prepare
+from meshsim.kernel.owner import ROWS_MAX, Kernel
+
+__all__ = ["ROWS_MAX", "Kernel", "compiled", "prepare"]

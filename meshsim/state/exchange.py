@@ -38,23 +38,27 @@ EXCHANGE_DTYPE = np.dtype(
         ("retry_held", "i4"),  # 1: counted in the cluster's retries_active
         ("status", "i4"),
         ("response_flag", "i4"),
-        ("flags", "i4"),  # MEASURED, SAMPLED bits
+        ("flags", "i4"),  # MEASURED, SAMPLED bits; arrival window above FLAGS_WINDOW_SHIFT
         ("timer_previous", "i4"),  # route-timeout list
         ("timer_next", "i4"),
         ("timer", "i4"),  # TIMER list, or NO_INDEX
         ("started_ns", "i8"),
         ("deadline_ns", "i8"),
+        ("queue_ns", "i8"),  # sums over its ended attempts
+        ("service_ns", "i8"),
+        ("proxy_ns", "i8"),
+        ("wire_ns", "i8"),
         ("number", "i8"),  # of the root request: trace identity
         ("span", "i8"),
         ("parent_span", "i8"),
         ("key", "u8"),  # draw key of this exchange (seed, request, call path)
-        ("hash", "u8"),  # hash key for RING_HASH and MAGLEV
     ],
     align=True,
 )
 
 MEASURED = 1
 SAMPLED = 2
+FLAGS_WINDOW_SHIFT = 8
 
 # States of an attempt.
 ATTEMPT_FREE = 0
@@ -77,6 +81,7 @@ ATTEMPT_DTYPE = np.dtype(
         ("task", "i4"),  # root TASK at the endpoint, or NO_INDEX
         ("try_number", "i4"),  # 0 is the first
         ("status", "i4"),
+        ("reset", "i4"),  # RESET_* if it failed without a response
         ("timer_previous", "i4"),  # per-try-timeout list
         ("timer_next", "i4"),
         ("timer", "i4"),

@@ -68,8 +68,6 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("hash_balance_factor", "i4"),  # percent; 0: off
         ("table_start", "i4"),  # first entry in the shared hash tables
         ("table_count", "i4"),  # entries; 0: no table
-        ("hash_on", "i4"),  # 1: requests carry a hash key
-        ("previous_hosts", "i4"),
         ("active_request_bias", "f8"),
         ("decay_ns", "f8"),  # of the peak EWMA
         ("default_rtt_ns", "f8"),
@@ -101,6 +99,10 @@ ROUTE_DTYPE = np.dtype(
         ("code_count", "i4"),
         ("previous_hosts", "i4"),  # 1: avoid hosts already tried
         ("host_selection_attempts", "i4"),  # picks tried before a previous host is accepted
+        ("timeout_timer", "i4"),  # TIMER of timeout_ns, or NO_INDEX
+        ("per_try_timer", "i4"),  # TIMER of per_try_timeout_ns, or NO_INDEX
+        ("hash_start", "i4"),  # hash_keys[hash_start:][:hash_count]: keys of its requests
+        ("hash_count", "i4"),  # 0: requests carry no hash key
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),

@@ -1,0 +1,92 @@
+"""The loop: take the next event, run its handler and its follow-ups, until told to stop.
+
+Rule: `advance` is one compiled function over one memory.  Before an event is taken there is
+room for the largest fan-out in every pool, so no handler can run out of rows.  A handler
+returns a *follow-up*, an event at this same instant that needs no queue; one chain of
+follow-ups runs at a time, so there is no recursion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.events import NOTHING, pop_event, what_generation, what_index, what_kind
+from meshsim.kernel.memory import KernelState, invoke
+
+__all__ = ["EVENTS", "GROW", "REACHED", "WAKE", "advance"]
+
+# Why `advance` returned.
+REACHED = 0  # the time, or (draining) the end of every measured request
+EVENTS = 1  # the number of events asked for
+GROW = 2  # a pool or the event queue is nearly full
+WAKE = 3  # an event asked for the slow world
+
+
+@kernel_jit_inline
+def _has_room(state: Any, margin: int) -> bool:
+    counters = state.counters
+    return (
+        counters["exchange_free_count"][0] >= margin
+        and counters["attempt_free_count"][0] >= margin
+        and counters["task_free_count"][0] >= margin
+        and counters["connection_free_count"][0] >= margin
+        and counters["event_count"][0] + margin <= state.events.shape[0]
+    )
+
+
+@kernel_jit
+def advance(
+    state: KernelState, until_ns: int, events_max: int, margin: int, draining: bool
+) -> int:
+    """Handle events up to and including `until_ns`.
+
+    Parameters
+    ----------
+    state : KernelState
+        Modified in place.
+    until_ns : int
+        Events later than this stay in the queue; the clock ends at `until_ns` if reached.
+    events_max : int
+        Return EVENTS after this many.
+    margin : int
+        Rows that one event can need in a pool, and events it can schedule.
+    draining : bool
+        Return REACHED as soon as no measured request is in flight.
+
+    Returns
+    -------
+    int
+        REACHED, EVENTS, GROW or WAKE.
+    """
+    counters = state.counters
+    events = state.events
+    handled = 0
+    reason = REACHED
+    while True:
+        if draining and counters["measured_in_flight"][0] == 0:
+            break
+        if counters["event_count"][0] == 0 or events["time_ns"][0] > until_ns:
+            if not draining:
+                counters["now_ns"][0] = until_ns
+            break
+        if handled >= events_max:
+            reason = EVENTS
+            break
+        if not _has_room(state, margin):
+            reason = GROW
+            break
+        counters["now_ns"][0] = events["time_ns"][0]
+        what = events["what"][0]
+        pop_event(events, counters)
+        handled += 1
+        while what != NOTHING:
+            what = invoke(
+                state, what_kind(what), what_index(what), what_generation(what)
+            )
+        if counters["stop"][0] != 0:
+            counters["stop"][0] = 0
+            reason = WAKE
+            break
+    counters["events"][0] += handled
+    return reason

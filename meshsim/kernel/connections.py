@@ -1,0 +1,236 @@
+"""HTTP/1.1 connection pools: one a (proxy, host), one request a connection at a time.
+
+Rule, as Envoy's `ConnPoolImplBase`: a request takes the idle connection used last; otherwise it
+must be allowed to wait (`max_pending_requests`), a new connection is opened if `max_connections`
+of the cluster allows it or the host has none, and the request waits until some connection of
+that host is ready, first come first served.  A connection that has served
+`max_requests_per_connection`, or whose request was reset, is closed.
+
+Idle connections form a stack, newest on top; when the top has idled out, all have.  Expiry is
+therefore settled when the pool is used or when the cluster is at its limit, and costs no event.
+
+References
+----------
+envoyproxy/envoy, source/common/conn_pool/conn_pool_base.cc;
+api/envoy/config/cluster/v3/circuit_breaker.proto.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.events import CONNECTED, pack, push_event
+from meshsim.kernel.pools import free_connection, take_connection
+from meshsim.policy.circuit_breakers import (
+    can_open_connection,
+    can_wait,
+    on_connection_closed,
+    on_connection_opened,
+    on_pending_removed,
+    on_pending_added,
+)
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.exchange import ATTEMPT_PENDING
+
+__all__ = [
+    "acquire_connection",
+    "announce_connection",
+    "close_connection",
+    "connect_for_pending",
+    "join_pending",
+    "leave_pending",
+    "release_connection",
+]
+
+#: `acquire_connection`: the request may not even wait.
+OVERFLOW = -2
+
+
+@kernel_jit_inline
+def _pop_idle(state: Any, host: int) -> int:
+    """Take the newest idle connection of `host`."""
+    hosts = state.hosts
+    connections = state.connections
+    connection = hosts["idle_newest"][host]
+    older = connections["next"][connection]
+    hosts["idle_newest"][host] = older
+    if older == NO_INDEX:
+        hosts["idle_oldest"][host] = NO_INDEX
+    else:
+        connections["newer"][older] = NO_INDEX
+    return connection
+
+
+@kernel_jit_inline
+def _push_idle(state: Any, host: int, connection: int) -> None:
+    """Put `connection` on top of the idle stack of `host`."""
+    hosts = state.hosts
+    connections = state.connections
+    newest = hosts["idle_newest"][host]
+    connections["idle_since_ns"][connection] = state.counters["now_ns"][0]
+    connections["next"][connection] = newest
+    connections["newer"][connection] = NO_INDEX
+    if newest == NO_INDEX:
+        hosts["idle_oldest"][host] = connection
+    else:
+        connections["newer"][newest] = connection
+    hosts["idle_newest"][host] = connection
+
+
+@kernel_jit_inline
+def close_connection(state: Any, host: int, connection: int) -> None:
+    """Close `connection` of `host`, which is in no list."""
+    cluster = state.hosts["cluster"][host]
+    state.hosts["connections_open"][host] -= 1
+    on_connection_closed(state.clusters, cluster)
+    free_connection(state, connection)
+
+
+@kernel_jit
+def expire_idle(state: Any, host: int, idle_timeout_ns: int) -> None:
+    """Close the connections of `host` that have been idle for `idle_timeout_ns`."""
+    hosts = state.hosts
+    connections = state.connections
+    now_ns = state.counters["now_ns"][0]
+    oldest = hosts["idle_oldest"][host]
+    while (
+        oldest != NO_INDEX
+        and now_ns - connections["idle_since_ns"][oldest] >= idle_timeout_ns
+    ):
+        newer = connections["newer"][oldest]
+        hosts["idle_oldest"][host] = newer
+        if newer == NO_INDEX:
+            hosts["idle_newest"][host] = NO_INDEX
+        else:
+            connections["next"][newer] = NO_INDEX
+        close_connection(state, host, oldest)
+        oldest = newer
+
+
+@kernel_jit
+def _expire_cluster(state: Any, cluster: int, idle_timeout_ns: int) -> None:
+    """Settle the idle time-outs of every host of `cluster` before its limit is applied."""
+    start = state.clusters["member_start"][cluster]
+    for position in range(start, start + state.clusters["member_count"][cluster]):
+        expire_idle(state, state.members[position], idle_timeout_ns)
+
+
+@kernel_jit
+def _open_connection(state: Any, host: int, round_trip_ns: int) -> int:
+    """Open a connection to `host`, ready after one round trip (TCP handshake)."""
+    connection = take_connection(state)
+    state.connections["host"][connection] = host
+    state.hosts["connections_open"][host] += 1
+    on_connection_opened(state.clusters, state.hosts["cluster"][host])
+    if round_trip_ns > 0:
+        announce_connection(state, connection, round_trip_ns)
+    else:
+        state.connections["connecting"][connection] = 0
+    return connection
+
+
+@kernel_jit
+def announce_connection(state: Any, connection: int, delay_ns: int) -> None:
+    """Let `connection` be established `delay_ns` from now."""
+    counters = state.counters
+    state.connections["connecting"][connection] = 1
+    state.hosts["connections_connecting"][state.connections["host"][connection]] += 1
+    what = pack(CONNECTED, connection, state.connections["generation"][connection])
+    push_event(state.events, counters, counters["now_ns"][0] + delay_ns, what)
+
+
+@kernel_jit
+def connect_for_pending(state: Any, host: int, round_trip_ns: int) -> int:
+    """Open one more connection for the pending requests of `host`, if allowed.
+
+    Returns
+    -------
+    int
+        CONNECTION, or NO_INDEX if the limit forbids it (counted as connection overflow).
+    """
+    cluster = state.hosts["cluster"][host]
+    config = state.clusters["config"][cluster]
+    limit = state.configs["max_connections"][config]
+    if state.clusters["connections_active"][cluster] >= limit:
+        _expire_cluster(state, cluster, state.configs["idle_timeout_ns"][config])
+    open_of_host = state.hosts["connections_open"][host]
+    if not can_open_connection(state.clusters, cluster, state.configs, open_of_host):
+        return NO_INDEX
+    return _open_connection(state, host, round_trip_ns)
+
+
+@kernel_jit_inline
+def acquire_connection(state: Any, host: int, round_trip_ns: int) -> int:
+    """Return a connection of `host` for one request.
+
+    Returns
+    -------
+    int
+        CONNECTION ready for use; NO_INDEX if the request has to wait for one (it must now
+        `join_pending`); OVERFLOW if it may not wait.
+    """
+    hosts = state.hosts
+    cluster = hosts["cluster"][host]
+    idle_timeout_ns = state.configs["idle_timeout_ns"][state.clusters["config"][cluster]]
+    newest = hosts["idle_newest"][host]
+    if newest != NO_INDEX:
+        age_ns = state.counters["now_ns"][0] - state.connections["idle_since_ns"][newest]
+        if age_ns < idle_timeout_ns:
+            return _pop_idle(state, host)
+        expire_idle(state, host, idle_timeout_ns)
+    if not can_wait(state.clusters, cluster, state.configs):
+        return OVERFLOW
+    connection = connect_for_pending(state, host, round_trip_ns)
+    if connection == NO_INDEX or state.connections["connecting"][connection] == 1:
+        return NO_INDEX
+    return connection
+
+
+@kernel_jit_inline
+def release_connection(state: Any, host: int, connection: int) -> None:
+    """Make `connection` idle after a response, or close it if it has served its share."""
+    connections = state.connections
+    cluster = state.hosts["cluster"][host]
+    config = state.clusters["config"][cluster]
+    limit = state.configs["max_requests_per_connection"][config]
+    connections["requests"][connection] += 1
+    if limit > 0 and connections["requests"][connection] >= limit:
+        close_connection(state, host, connection)
+    else:
+        _push_idle(state, host, connection)
+
+
+@kernel_jit
+def join_pending(state: Any, host: int, attempt: int) -> None:
+    """Put `attempt` at the end of the pending list of `host`."""
+    hosts = state.hosts
+    attempts = state.attempts
+    tail = hosts["pending_tail"][host]
+    attempts["state"][attempt] = ATTEMPT_PENDING
+    attempts["next"][attempt] = NO_INDEX
+    attempts["pending_previous"][attempt] = tail
+    if tail == NO_INDEX:
+        hosts["pending_head"][host] = attempt
+    else:
+        attempts["next"][tail] = attempt
+    hosts["pending_tail"][host] = attempt
+    on_pending_added(state.clusters, hosts["cluster"][host])
+
+
+@kernel_jit
+def leave_pending(state: Any, host: int, attempt: int) -> None:
+    """Take `attempt` out of the pending list of `host`."""
+    hosts = state.hosts
+    attempts = state.attempts
+    earlier = attempts["pending_previous"][attempt]
+    later = attempts["next"][attempt]
+    if earlier == NO_INDEX:
+        hosts["pending_head"][host] = later
+    else:
+        attempts["next"][earlier] = later
+    if later == NO_INDEX:
+        hosts["pending_tail"][host] = earlier
+    else:
+        attempts["pending_previous"][later] = earlier
+    on_pending_removed(state.clusters, hosts["cluster"][host])

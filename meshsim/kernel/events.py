@@ -1,0 +1,159 @@
+"""The event queue: a 4-ary heap ordered by (time_ns, order), and how an event names its row.
+
+Rule: an event is (time, order, what).  `order` is the number of the event, so simultaneous
+events run in the order in which they were scheduled.  `what` packs the kind, the row and the
+row's generation (or `wake`), so that an event of a row that has since ended is recognised and
+dropped; nothing is ever removed from the middle of the heap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit_inline
+
+__all__ = [
+    "ADMIT",
+    "ARRIVAL",
+    "ARRIVE",
+    "BACK_OFF",
+    "CALL",
+    "CANCEL_EXCHANGE",
+    "CANCEL_TASK",
+    "CONNECTED",
+    "DONE",
+    "FINISH",
+    "GENERATION_MASK",
+    "KIND_COUNT",
+    "NODE",
+    "NOTHING",
+    "RENEGE",
+    "RESPOND",
+    "RETURN",
+    "ROUTE",
+    "ROUTE_TIMER",
+    "RUN",
+    "SEND",
+    "STEP_DONE",
+    "TRY_TIMER",
+    "pack",
+    "pop_event",
+    "push_event",
+    "what_generation",
+    "what_index",
+    "what_kind",
+]
+
+# Kinds, with the row they name.
+ARRIVAL = 0  # traffic class: the next request enters
+ROUTE = 1  # exchange: its request has passed the outbound proxy
+ARRIVE = 2  # attempt: at the endpoint's machine
+ADMIT = 3  # attempt: it has passed the inbound proxy
+STEP_DONE = 4  # task: the running step ends (dedicated cores)
+RETURN = 5  # attempt: the response (or a reset) reached the client's proxy
+DONE = 6  # attempt: the response has passed the client's proxy
+RUN = 7  # task: go on with the program
+NODE = 8  # node: the next task on shared cores ends
+ROUTE_TIMER = 9  # timer list of route timeouts
+TRY_TIMER = 10  # timer list of per-try timeouts
+BACK_OFF = 11  # exchange: retry now
+CONNECTED = 12  # connection: established
+RENEGE = 13  # task: out of patience in the queue
+CANCEL_EXCHANGE = 14  # exchange: its caller is gone
+CANCEL_TASK = 15  # task: its caller is gone
+RESPOND = 16  # attempt: the response has passed the inbound proxy (shared cores)
+# Follow-ups only, never queued.
+CALL = 17  # task: make the call at its step
+SEND = 18  # exchange: send a try
+FINISH = 19  # exchange: deliver its outcome
+KIND_COUNT = 20
+
+#: No follow-up.
+NOTHING = -1
+
+_KIND_BITS = 6
+_INDEX_BITS = 32
+_KIND_MASK = (1 << _KIND_BITS) - 1
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+GENERATION_MASK = (1 << 24) - 1
+
+
+@kernel_jit_inline
+def pack(kind: int, index: int, generation: int) -> int:
+    """Return `kind`, row `index` and `generation` in one non-negative integer."""
+    return (int(generation) << (_KIND_BITS + _INDEX_BITS)) | (int(index) << _KIND_BITS) | kind
+
+
+@kernel_jit_inline
+def what_kind(what: int) -> int:
+    """Return the kind packed into `what`."""
+    return what & _KIND_MASK
+
+
+@kernel_jit_inline
+def what_index(what: int) -> int:
+    """Return the row packed into `what`."""
+    return (what >> _KIND_BITS) & _INDEX_MASK
+
+
+@kernel_jit_inline
+def what_generation(what: int) -> int:
+    """Return the generation packed into `what`."""
+    return what >> (_KIND_BITS + _INDEX_BITS)
+
+
+@kernel_jit_inline
+def push_event(events: Any, counters: Any, time_ns: int, what: int) -> None:
+    """Add an event; the caller has made room.  `events` and `counters` modified in place.
+
+    Notes
+    -----
+    The new event has the largest order of all, so a parent of equal time stays above it.
+    """
+    order = counters["next_order"][0]
+    counters["next_order"][0] = order + 1
+    hole = counters["event_count"][0]
+    counters["event_count"][0] = hole + 1
+    while hole > 0:
+        parent = (hole - 1) >> 2
+        if events["time_ns"][parent] <= time_ns:
+            break
+        events["time_ns"][hole] = events["time_ns"][parent]
+        events["order"][hole] = events["order"][parent]
+        events["what"][hole] = events["what"][parent]
+        hole = parent
+    events["time_ns"][hole] = time_ns
+    events["order"][hole] = order
+    events["what"][hole] = what
+
+
+@kernel_jit_inline
+def pop_event(events: Any, counters: Any) -> None:
+    """Remove the first event, which the caller has read.  Modified in place."""
+    count = counters["event_count"][0] - 1
+    counters["event_count"][0] = count
+    time_ns = events["time_ns"][count]
+    order = events["order"][count]
+    hole = 0
+    while True:
+        child = (hole << 2) + 1
+        if child >= count:
+            break
+        best = child
+        best_ns = events["time_ns"][child]
+        for other in range(child + 1, min(child + 4, count)):
+            other_ns = events["time_ns"][other]
+            if other_ns < best_ns or (
+                other_ns == best_ns and events["order"][other] < events["order"][best]
+            ):
+                best = other
+                best_ns = other_ns
+        if best_ns > time_ns or (best_ns == time_ns and events["order"][best] > order):
+            break
+        events["time_ns"][hole] = best_ns
+        events["order"][hole] = events["order"][best]
+        events["what"][hole] = events["what"][best]
+        hole = best
+    events["time_ns"][hole] = time_ns
+    events["order"][hole] = order
+    events["what"][hole] = events["what"][count]

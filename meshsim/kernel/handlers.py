@@ -1,0 +1,260 @@
+"""One handler a kind of event.
+
+Rule: a handler has the signature (state, row, generation) -> follow-up.  It drops an event
+whose row has ended since, and otherwise calls the one function that knows what to do.
+`HANDLERS` is the table; each entry is compiled by itself, so that the first compilation can
+show its progress and a change recompiles in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.cores import reshare_node, settle_node, take_finished
+from meshsim.kernel.events import (
+    ADMIT,
+    ARRIVAL,
+    ARRIVE,
+    BACK_OFF,
+    CALL,
+    CANCEL_EXCHANGE,
+    CANCEL_TASK,
+    CONNECTED,
+    DONE,
+    FINISH,
+    KIND_COUNT,
+    NODE,
+    NOTHING,
+    RENEGE,
+    RESPOND,
+    RETURN,
+    ROUTE,
+    ROUTE_TIMER,
+    RUN,
+    SEND,
+    STEP_DONE,
+    TRY_TIMER,
+    pack,
+)
+from meshsim.kernel.passes import enter_proxy
+from meshsim.kernel.pools import drop_abandoned, free_task
+from meshsim.kernel.requests import (
+    call,
+    caller_gone,
+    connected,
+    done,
+    finish,
+    on_downstream_reset,
+    on_per_try_timeout,
+    on_route_timeout,
+    retry,
+    returned,
+    route,
+    send,
+)
+from meshsim.kernel.servers import (
+    admit,
+    cancel_task,
+    cross_back,
+    finish_service,
+    renege,
+    run_task,
+)
+from meshsim.kernel.sources import arrive_root
+from meshsim.kernel.timers import take_expired
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.exchange import ATTEMPT_ABANDONED
+from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
+
+__all__ = ["HANDLERS", "Handler"]
+
+#: (state, row, generation) -> follow-up.
+Handler = Callable[[Any, int, int], int]
+
+@kernel_jit_inline
+def at_machine(state: Any, attempt: int) -> int:
+    """`attempt` is at the endpoint's machine: pass the inbound proxy, if there is one."""
+    attempts = state.attempts
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
+        drop_abandoned(state, attempt)
+        return NOTHING
+    proxy = state.endpoints["proxy"][attempts["endpoint"][attempt]]
+    what = pack(ADMIT, attempt, attempts["generation"][attempt])
+    if state.proxies["costs"][proxy] == 0:
+        return admit(state, attempt)
+    state.proxies["requests"][proxy] += 1
+    attempts["entered_ns"][attempt] = state.counters["now_ns"][0]
+    row = state.exchanges["call"][attempts["exchange"][attempt]]
+    enter_proxy(state, proxy, state.calls["request_bytes"][row], what)
+    return NOTHING
+
+
+@kernel_jit_inline
+def passed_inbound(state: Any, attempt: int) -> int:
+    """`attempt` has passed the inbound proxy: serve it."""
+    attempts = state.attempts
+    now_ns = state.counters["now_ns"][0]
+    attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
+    return admit(state, attempt)
+
+
+@kernel_jit
+def passed_back(state: Any, attempt: int) -> int:
+    """The response of `attempt` has passed an inbound proxy on shared cores."""
+    attempts = state.attempts
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
+        drop_abandoned(state, attempt)
+        return NOTHING
+    now_ns = state.counters["now_ns"][0]
+    attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
+    return cross_back(state, attempt, now_ns)
+
+
+@kernel_jit
+def node_event(state: Any, node: int) -> int:
+    """A task on shared cores has ended; if others have too, the node's next event is now."""
+    settle_node(state, node)
+    task = take_finished(state, node)
+    reshare_node(state, node)
+    if task == NO_INDEX:
+        return NOTHING
+    if state.tasks["state"][task] == TASK_PASSING:
+        follow_up = state.tasks["continuation"][task]
+        free_task(state, task)
+        return follow_up
+    return pack(STEP_DONE, task, state.tasks["wake"][task])
+
+
+def _on_arrival(state: Any, row: int, generation: int) -> int:
+    if state.traffic["wake"][row] != generation:
+        return NOTHING
+    return arrive_root(state, row)
+
+
+def _on_route(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    return route(state, row)
+
+
+def _on_arrive(state: Any, row: int, generation: int) -> int:
+    return at_machine(state, row)
+
+
+def _on_admit(state: Any, row: int, generation: int) -> int:
+    return passed_inbound(state, row)
+
+
+def _on_step_done(state: Any, row: int, generation: int) -> int:
+    if state.tasks["wake"][row] != generation or state.tasks["state"][row] != TASK_RUNNING:
+        return NOTHING
+    return finish_service(state, row)
+
+
+def _on_return(state: Any, row: int, generation: int) -> int:
+    return returned(state, row)
+
+
+def _on_done(state: Any, row: int, generation: int) -> int:
+    return done(state, row)
+
+
+def _on_run(state: Any, row: int, generation: int) -> int:
+    if state.tasks["wake"][row] != generation:
+        return NOTHING
+    return run_task(state, row)
+
+
+def _on_node(state: Any, row: int, generation: int) -> int:
+    if state.nodes["wake"][row] != generation:
+        return NOTHING
+    return node_event(state, row)
+
+
+def _on_route_timer(state: Any, row: int, generation: int) -> int:
+    exchange = take_expired(
+        state.timers, row, state.exchanges, state.events, state.counters, ROUTE_TIMER
+    )
+    return NOTHING if exchange == NO_INDEX else on_route_timeout(state, exchange)
+
+
+def _on_try_timer(state: Any, row: int, generation: int) -> int:
+    attempt = take_expired(
+        state.timers, row, state.attempts, state.events, state.counters, TRY_TIMER
+    )
+    return NOTHING if attempt == NO_INDEX else on_per_try_timeout(state, attempt)
+
+
+def _on_back_off(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    return retry(state, row)
+
+
+def _on_connected(state: Any, row: int, generation: int) -> int:
+    if state.connections["generation"][row] == generation:
+        connected(state, row)
+    return NOTHING
+
+
+def _on_renege(state: Any, row: int, generation: int) -> int:
+    if state.tasks["wake"][row] != generation or state.tasks["state"][row] != TASK_QUEUED:
+        return NOTHING
+    return renege(state, row)
+
+
+def _on_cancel_exchange(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    return on_downstream_reset(state, row)
+
+
+def _on_cancel_task(state: Any, row: int, generation: int) -> int:
+    if state.tasks["generation"][row] == generation and caller_gone(state, row):
+        cancel_task(state, row)
+    return NOTHING
+
+
+def _on_respond(state: Any, row: int, generation: int) -> int:
+    return passed_back(state, row)
+
+
+def _on_call(state: Any, row: int, generation: int) -> int:
+    return call(state, row)
+
+
+def _on_send(state: Any, row: int, generation: int) -> int:
+    return send(state, row)
+
+
+def _on_finish(state: Any, row: int, generation: int) -> int:
+    return finish(state, row)
+
+
+_BY_KIND: dict[int, Handler] = {
+    ARRIVAL: _on_arrival,
+    ROUTE: _on_route,
+    ARRIVE: _on_arrive,
+    ADMIT: _on_admit,
+    STEP_DONE: _on_step_done,
+    RETURN: _on_return,
+    DONE: _on_done,
+    RUN: _on_run,
+    NODE: _on_node,
+    ROUTE_TIMER: _on_route_timer,
+    TRY_TIMER: _on_try_timer,
+    BACK_OFF: _on_back_off,
+    CONNECTED: _on_connected,
+    RENEGE: _on_renege,
+    CANCEL_EXCHANGE: _on_cancel_exchange,
+    CANCEL_TASK: _on_cancel_task,
+    RESPOND: _on_respond,
+    CALL: _on_call,
+    SEND: _on_send,
+    FINISH: _on_finish,
+}
+
+#: Handler of each kind of event, as plain functions.
+HANDLERS: tuple[Handler, ...] = tuple(_BY_KIND[kind] for kind in range(KIND_COUNT))

@@ -1,0 +1,265 @@
+"""The memory of one replication: every array of the kernel, behind one pointer.
+
+Rule: only the kernel's owner creates and grows arrays; compiled handlers take the memory and
+read and write rows of ``state.hosts`` and the like.
+
+A tuple of forty arrays is three hundred machine words to pass at each call, and a type name of
+twelve thousand characters to compile; the memory is therefore a type of its own.  Compiled
+code sees one pointer to a table with, for each array, its address and shape; ``state.hosts``
+is a load.  Nothing is reference-counted: the owner keeps the arrays alive while compiled code
+runs.  With JIT off the same attribute access is plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import (
+    intrinsic,
+    NativeValue,
+    lower_getattr_generic,
+    models,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+from numba.np.arrayobj import make_array, populate_array
+
+from meshsim.jit import JIT_ENABLED
+from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
+from meshsim.state.kernel import (
+    CALL_DTYPE,
+    COUNTERS_DTYPE,
+    EVENT_DTYPE,
+    PROXY_DTYPE,
+    TIMER_DTYPE,
+    TRAFFIC_DTYPE,
+)
+from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
+from meshsim.state.server import (
+    CONTAINER_DTYPE,
+    ENDPOINT_DTYPE,
+    NODE_DTYPE,
+    STEP_DTYPE,
+    TASK_DTYPE,
+)
+from meshsim.state.upstream import (
+    CLUSTER_CONFIG_DTYPE,
+    CLUSTER_DTYPE,
+    HOST_DTYPE,
+    ROUTE_DTYPE,
+    SPLIT_DTYPE,
+    TABLE_DTYPE,
+)
+from meshsim.state.workload import ARRIVAL_DTYPE, DISTRIBUTION_DTYPE
+
+__all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke"]
+
+Rows = npt.NDArray[Any]
+
+_I4 = np.dtype("i4")
+_I8 = np.dtype("i8")
+_U8 = np.dtype("u8")
+
+#: Every array: name -> (dtype, number of dimensions).
+FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
+    # pools and the event queue: grown by the owner
+    "events": (EVENT_DTYPE, 1),
+    "exchanges": (EXCHANGE_DTYPE, 1),
+    "attempts": (ATTEMPT_DTYPE, 1),
+    "tasks": (TASK_DTYPE, 1),
+    "connections": (CONNECTION_DTYPE, 1),
+    # what client proxies believe and are configured with
+    "hosts": (HOST_DTYPE, 1),
+    "members": (_I4, 1),
+    "clusters": (CLUSTER_DTYPE, 1),
+    "configs": (CLUSTER_CONFIG_DTYPE, 1),
+    "table": (TABLE_DTYPE, 1),
+    "routes": (ROUTE_DTYPE, 1),
+    "splits": (SPLIT_DTYPE, 1),
+    "codes": (_I4, 1),
+    "routes_by_traffic": (_I4, 1),  # [calls.route_start + traffic class]
+    "hash_keys": (_U8, 1),
+    "timers": (TIMER_DTYPE, 1),
+    # servers and proxies
+    "endpoints": (ENDPOINT_DTYPE, 1),
+    "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX
+    "queue_tails": (_I4, 2),
+    "containers": (CONTAINER_DTYPE, 1),
+    "nodes": (NODE_DTYPE, 1),
+    "steps": (STEP_DTYPE, 1),
+    "branches": (_I4, 1),
+    "programs": (_I4, 2),  # first STEP by [workload, operation]
+    "proxies": (PROXY_DTYPE, 1),
+    "worker_free_ns": (_I8, 1),
+    # workload and network
+    "calls": (CALL_DTYPE, 1),
+    "traffic": (TRAFFIC_DTYPE, 1),
+    "arrivals": (ARRIVAL_DTYPE, 1),
+    "distributions": (DISTRIBUTION_DTYPE, 1),
+    "values": (np.dtype("f8"), 1),  # numbers of distributions and arrival processes
+    "wire": (_I4, 2),  # DISTRIBUTION by [zone, zone]; the last row is for one node
+    "arrival_streams": (_U8, 2),
+    "pick_streams": (_U8, 2),
+    # recording
+    "windows": (WINDOW_DTYPE, 2),
+    "window_histogram": (_I4, 3),
+    "series": (SERIES_DTYPE, 2),
+    "series_histogram": (_I4, 3),
+    "traffic_flags": (_I8, 3),
+    "edge_flags": (_I8, 3),
+    "spans": (SPAN_DTYPE, 1),
+    "counters": (COUNTERS_DTYPE, 1),
+}
+
+_NAMES = tuple(FIELDS)
+#: Words of a table row: address, then the shape.
+_ROW_WORDS = 4
+
+
+class KernelState:
+    """Arrays by name, as `FIELDS` declares them.
+
+    Parameters
+    ----------
+    handlers : sequence
+        By kind of event: addresses of compiled handlers, or with JIT off the functions.
+    **arrays : ndarray
+        One for each name of `FIELDS`; C-contiguous and of the declared dtype.
+
+    Raises
+    ------
+    TypeError
+        If a name is missing or unknown, or an array is not as declared.
+    """
+
+    def __init__(self, handlers: Sequence[Any], **arrays: Rows) -> None:
+        if set(arrays) != set(FIELDS):
+            raise TypeError(f"arrays do not match: {sorted(set(arrays) ^ set(FIELDS))}")
+        self.handlers = handlers
+        words = len(FIELDS) * _ROW_WORDS
+        self._words = np.zeros(words + len(handlers), np.int64)
+        if JIT_ENABLED:
+            self._words[words:] = handlers
+        self._table = self._words[:words].reshape(len(FIELDS), _ROW_WORDS)
+        self.address = self._words.ctypes.data
+        self.replace(**arrays)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def replace(self, **arrays: Rows) -> None:
+        """Put other arrays in the place of those of the same names."""
+        for name, rows in arrays.items():
+            dtype, dimensions = FIELDS[name]
+            if rows.dtype != dtype or rows.ndim != dimensions or not rows.flags.c_contiguous:
+                raise TypeError(f"{name}: {rows.dtype}, {rows.ndim} dimensions; not as declared")
+            row = self._table[_NAMES.index(name)]
+            row[0] = rows.ctypes.data
+            row[1 : 1 + dimensions] = rows.shape
+            setattr(self, name, rows)
+
+
+class _StateType(types.Type):  # type: ignore[misc]
+    """The type of `KernelState` in compiled code."""
+
+    def __init__(self) -> None:
+        super().__init__(name="KernelState")
+
+
+_STATE = _StateType()
+_ARRAYS = {
+    name: numba.typeof(np.zeros((1,) * dimensions, dtype))
+    for name, (dtype, dimensions) in FIELDS.items()
+}
+
+
+@typeof_impl.register(KernelState)
+def _typeof(value: KernelState, context: Any) -> _StateType:
+    return _STATE
+
+
+@register_model(_StateType)
+class _StateModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, ir.IntType(64).as_pointer())
+
+
+@unbox(_StateType)
+def _unbox(typ: Any, value: Any, context: Any) -> NativeValue:
+    address = context.pyapi.object_getattr_string(value, "address")
+    number = context.pyapi.long_as_longlong(address)
+    context.pyapi.decref(address)
+    pointer = context.builder.inttoptr(number, ir.IntType(64).as_pointer())
+    return NativeValue(pointer, is_error=cgutils.is_not_null(context.builder, context.pyapi.err_occurred()))
+
+
+@infer_getattr
+class _StateAttributes(AttributeTemplate):  # type: ignore[misc]
+    key = _StateType
+
+    def generic_resolve(self, typ: Any, name: str) -> Any:
+        return _ARRAYS.get(name)
+
+
+@lower_getattr_generic(_StateType)
+def _lower(context: Any, builder: Any, typ: Any, value: Any, name: str) -> Any:
+    """Load address and shape; the owner changes them only while no compiled code runs."""
+    array_type = _ARRAYS[name]
+    row = _NAMES.index(name) * _ROW_WORDS
+
+    def word(number: int) -> Any:
+        slot = builder.gep(value, [ir.IntType(64)(row + number)])
+        loaded = builder.load(slot)
+        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return loaded
+
+    array = make_array(array_type)(context, builder)
+    item_bytes = context.get_constant(types.intp, FIELDS[name][0].itemsize)
+    shape = [word(1 + axis) for axis in range(array_type.ndim)]
+    strides = [item_bytes]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    data = builder.inttoptr(word(0), context.get_data_type(array_type.dtype).as_pointer())
+    populate_array(
+        array, data=data, shape=shape, strides=strides, itemsize=item_bytes, meminfo=None
+    )
+    return array._getvalue()
+
+
+#: Signature of a handler: (state, row, generation) -> follow-up.
+HANDLER = types.int64(_STATE, types.int64, types.int64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _invoke(typing_context: Any, state: Any, kind: Any, row: Any, generation: Any) -> Any:
+    """Call handler number `kind` through the table behind the memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number, index, stamp = arguments
+        word = ir.IntType(64)
+        first = word(len(FIELDS) * _ROW_WORDS)
+        address = builder.load(builder.gep(pointer, [builder.add(first, number)]))
+        function = ir.FunctionType(word, [word.as_pointer(), word, word]).as_pointer()
+        return builder.call(builder.inttoptr(address, function), [pointer, index, stamp])
+
+    return types.int64(_STATE, types.int64, types.int64, types.int64), codegen
+
+
+def _invoke_interpreted(state: KernelState, kind: int, row: int, generation: int) -> int:
+    follow_up: int = state.handlers[kind](state, row, generation)
+    return follow_up
+
+
+#: Call the handler of `kind`: (state, kind, row, generation) -> follow-up.
+invoke = _invoke if JIT_ENABLED else _invoke_interpreted

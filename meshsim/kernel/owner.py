@@ -1,0 +1,285 @@
+"""The owner of one replication's memory: makes it, advances it, grows it, reads it out.
+
+Rule: only the owner holds arrays; the rest of the program holds names and ids.  Growth doubles
+a pool outside the compiled loop, up to `rows_max`; a run that needs more ends with its limit
+named, and what it measured until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from meshsim.kernel.advance import EVENTS, GROW, WAKE, advance
+from meshsim.kernel.boundaries import close_window, settle_endpoints
+from meshsim.kernel.compilation import handler_table
+from meshsim.kernel.memory import KernelState, Rows
+from meshsim.kernel.sources import begin_traffic
+from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
+from meshsim.state.codes import FLAG_COUNT, NO_INDEX
+from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
+from meshsim.state.kernel import COUNTERS_DTYPE, EVENT_DTYPE, POOLS
+from meshsim.state.record import (
+    ENDPOINT_RECORD_DTYPE,
+    HOST_RECORD_DTYPE,
+    PROXY_RECORD_DTYPE,
+    SEGMENT_COUNT,
+    SEGMENT_STARTS,
+    SERIES_DTYPE,
+    SPAN_DTYPE,
+    WINDOW_COUNT,
+    WINDOW_DTYPE,
+    RunRecord,
+)
+from meshsim.state.server import TASK_DTYPE
+from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
+from meshsim.topology.compiled import CompiledTopology
+from meshsim.units import seconds
+
+__all__ = ["ROWS_MAX", "Kernel"]
+
+#: Rows of one pool at most: about 1.3 GB in all, two million hops in flight.
+ROWS_MAX = 1 << 21
+_ROWS_MIN = 1 << 10
+_SPANS_MAX = 20_000
+#: Events between two looks at the interrupt flag and the progress bar.
+_EVENTS_A_SLICE = 2_000_000
+
+_POOL_DTYPES = {
+    "exchanges": EXCHANGE_DTYPE,
+    "attempts": ATTEMPT_DTYPE,
+    "tasks": TASK_DTYPE,
+    "connections": CONNECTION_DTYPE,
+}
+
+
+class Kernel:
+    """One replication under way.
+
+    Parameters
+    ----------
+    compiled : CompiledTopology
+        Copied; several kernels may share it.
+    seed, replication : int
+        Together they decide every draw; 0 <= seed < 2**62, replication >= 0.
+    duration_ns : int
+        Measured time [ns], > 0.
+    sampled_traces : int
+        About how many requests of the run to keep as traces.
+    rows_max : int
+        Limit of each pool of rows.
+    on_slice : callable, optional
+        Called between slices of the compiled loop with the simulated time [ns].
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledTopology,
+        seed: int,
+        replication: int,
+        duration_ns: int,
+        *,
+        sample_share: float = 0.0,
+        rows_max: int = ROWS_MAX,
+        on_slice: Callable[[int], None] | None = None,
+    ) -> None:
+        self.compiled = compiled
+        self.duration_ns = duration_ns
+        self.seed = seed
+        self.replication = replication
+        self.rows_max = rows_max
+        self.limit = ""
+        self._on_slice = on_slice
+        self._segments_endpoints: list[Rows] = []
+        self._segments_proxies: list[Rows] = []
+        self._margin = compiled.fan_out
+        self.state = self._allocate(sample_share)
+        begin_traffic(self.state, self._closed_loop_users())
+
+    # --- Memory ---
+
+    def _allocate(self, sample_share: float) -> KernelState:
+        compiled = self.compiled
+        arrays = {name: rows.copy() for name, rows in compiled.arrays.items()}
+        counters = np.zeros(1, COUNTERS_DTYPE)
+        size = max(_ROWS_MIN, 4 * self._margin)
+        for pool, (name, dtype) in zip(POOLS, _POOL_DTYPES.items(), strict=True):
+            arrays[name] = _free_rows(size, dtype)
+            counters[f"{pool}_free_count"] = size
+        users = int(self._closed_loop_users().sum())
+        arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
+        counters["next_span"] = 1
+        counters["sample_threshold"] = np.uint64(min(sample_share, 1.0) * (2**64 - 2**11))
+        self._seed(arrays)
+        traffic, edges = len(arrays["traffic"]), len(compiled.catalog.edges)
+        arrays["windows"] = np.zeros((WINDOW_COUNT, traffic), WINDOW_DTYPE)
+        arrays["window_histogram"] = np.zeros((WINDOW_COUNT, traffic, BIN_COUNT), np.int32)
+        arrays["series"] = np.zeros((SEGMENT_COUNT, edges), SERIES_DTYPE)
+        arrays["series_histogram"] = np.zeros((SEGMENT_COUNT, edges, SERIES_BIN_COUNT), np.int32)
+        arrays["traffic_flags"] = np.zeros((SEGMENT_COUNT, traffic, FLAG_COUNT), np.int64)
+        arrays["edge_flags"] = np.zeros((SEGMENT_COUNT, edges, FLAG_COUNT), np.int64)
+        arrays["spans"] = np.zeros(_SPANS_MAX if sample_share > 0 else 1, SPAN_DTYPE)
+        arrays["counters"] = counters
+        return KernelState(handler_table(), **arrays)
+
+    def _seed(self, arrays: dict[str, Rows]) -> None:
+        """Give every stream and every class the key of (seed, replication)."""
+        base = np.uint64(mix_in(np.uint64(mix(np.uint64(self.seed))), self.replication))
+        run_seed = int(base >> np.uint64(2))
+        arrays["arrival_streams"] = make_streams(
+            run_seed, PURPOSE_ARRIVAL, len(arrays["traffic"])
+        )
+        arrays["pick_streams"] = make_streams(run_seed, PURPOSE_PICK, len(arrays["proxies"]))
+        for row in range(len(arrays["traffic"])):
+            arrays["traffic"]["key"][row] = mix_in(base, row)
+
+    def _closed_loop_users(self) -> Rows:
+        loops = [item.closed_loop for item in self.compiled.topology.traffic.values()]
+        return np.array([loop.users if loop else 0 for loop in loops], np.int64)
+
+    def _grow(self) -> bool:
+        """Double every pool that is short of room; return False at the limit."""
+        counters = self.state.counters
+        fresh: dict[str, Rows] = {}
+        for pool, name in zip(POOLS, _POOL_DTYPES, strict=True):
+            if counters[f"{pool}_free_count"][0] < self._margin:
+                fresh[name] = self._doubled(pool, getattr(self.state, name))
+        if counters["event_count"][0] + self._margin > len(self.state.events):
+            fresh["events"] = np.concatenate(
+                [self.state.events, np.zeros(len(self.state.events), EVENT_DTYPE)]
+            )
+        for name, rows in fresh.items():
+            if len(rows) > max(self.rows_max, 2 * _ROWS_MIN):
+                at_s = seconds(int(counters["now_ns"][0]))
+                self.limit = f"limit of {self.rows_max} {name} reached at {at_s:.3f} s"
+                return False
+        self.state.replace(**fresh)
+        return True
+
+    def _doubled(self, pool: str, rows: Rows) -> Rows:
+        counters = self.state.counters
+        added = _free_rows(len(rows), rows.dtype, first=len(rows))
+        added["next"][-1] = counters[f"{pool}_free"][0]
+        counters[f"{pool}_free"] = len(rows)
+        counters[f"{pool}_free_count"] += len(rows)
+        return np.concatenate([rows, added])
+
+    def reserve_events(self, count: int) -> None:
+        """Make room for `count` more events beside the usual margin."""
+        short = int(self.state.counters["event_count"][0]) + count + self._margin
+        short -= len(self.state.events)
+        if short > 0:
+            extra = np.zeros(short, EVENT_DTYPE)
+            self.state.replace(events=np.concatenate([self.state.events, extra]))
+
+    # --- Time ---
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual time [ns]."""
+        return int(self.state.counters["now_ns"][0])
+
+    def advance_to(self, until_ns: int, *, draining: bool = False) -> bool:
+        """Handle every event up to and including `until_ns`.
+
+        Returns
+        -------
+        bool
+            False if the run cannot go on (`limit` says why).
+        """
+        while not self.limit:
+            reason = advance(self.state, until_ns, _EVENTS_A_SLICE, self._margin, draining)
+            if reason == GROW:
+                self._grow()
+            elif reason in (EVENTS, WAKE):
+                if self._on_slice is not None:
+                    self._on_slice(self.now_ns)
+            else:
+                return True
+        return False
+
+    @property
+    def measured_in_flight(self) -> int:
+        """Measured requests that have not ended."""
+        return int(self.state.counters["measured_in_flight"][0])
+
+    # --- Reading out ---
+
+    def end_window(self, window: int) -> None:
+        """Close `window` at its end; the clock stands there."""
+        close_window(self.state)
+        if window + 1 == WINDOW_COUNT or window + 1 in SEGMENT_STARTS:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        settle_endpoints(self.state)
+        endpoints = self.state.endpoints
+        rows = np.zeros(len(endpoints), ENDPOINT_RECORD_DTYPE)
+        for name in ("requests", "rejected", "reneged", "completed", "busy_ns", "cpu_ns"):
+            rows[name] = endpoints[name]
+        rows["queue_ns"] = endpoints["queue_ns"]
+        rows["in_system"] = endpoints["busy"] + endpoints["queued"]
+        self._segments_endpoints.append(rows)
+        count = len(self.compiled.catalog.proxies)
+        proxies = np.zeros(count, PROXY_RECORD_DTYPE)
+        if count:
+            proxies["requests"] = self.state.proxies["requests"][:count]
+            proxies["cpu_ns"] = self.state.proxies["cpu_ns"][:count]
+            owners = self.state.clusters["proxy"]
+            np.add.at(
+                proxies["connections"],
+                owners[owners < count],
+                self.state.clusters["connections_active"][owners < count],
+            )
+        self._segments_proxies.append(proxies)
+
+    def record(self, wall_s: float) -> RunRecord:
+        """Return what the run left behind; the kernel is not used afterwards."""
+        while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
+            self._snapshot()
+        state = self.state
+        names = ("events", "requests", "exchanges", "attempts", "invalid", "spans")
+        counters = {name: int(state.counters[name][0]) for name in names}
+        counters["unfinished"] = self.measured_in_flight
+        for name in _POOL_DTYPES:
+            counters[f"{name}_rows"] = len(getattr(state, name))
+        endpoint_count = len(self.compiled.catalog.endpoints)
+        return RunRecord(
+            seed=self.seed,
+            replication=self.replication,
+            duration_ns=self.duration_ns,
+            windows=state.windows,
+            window_histogram=state.window_histogram,
+            series=state.series,
+            series_histogram=state.series_histogram,
+            traffic_flags=state.traffic_flags,
+            edge_flags=state.edge_flags,
+            endpoints=np.array([rows[:endpoint_count] for rows in self._segments_endpoints]),
+            proxies=np.array(self._segments_proxies),
+            hosts=self._host_records(),
+            spans=state.spans[: min(int(state.counters["spans"][0]), len(state.spans))].copy(),
+            counters=counters,
+            limit=self.limit,
+            wall_s=wall_s,
+        )
+
+    def _host_records(self) -> Rows:
+        hosts = self.state.hosts
+        used = hosts["requests_total"] > 0
+        rows = np.zeros(int(used.sum()), HOST_RECORD_DTYPE)
+        rows["proxy"] = self.state.clusters["proxy"][hosts["cluster"][used]]
+        rows["endpoint"] = hosts["endpoint"][used]
+        rows["requests"] = hosts["requests_total"][used]
+        rows["errors"] = hosts["errors_total"][used]
+        rows["latency_sum_ns"] = hosts["latency_sum_ns"][used]
+        return rows
+
+
+def _free_rows(count: int, dtype: np.dtype[Any], first: int = 0) -> Rows:
+    """Return `count` free rows chained to one another, numbered from `first`."""
+    rows = np.zeros(count, dtype)
+    rows["next"] = np.arange(first + 1, first + count + 1)
+    rows["next"][-1] = NO_INDEX
+    return rows

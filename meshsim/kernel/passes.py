@@ -1,0 +1,87 @@
+"""Passes through proxies, and the wire between machines.
+
+Rule: a proxy worker serves passes first come, first served.  A pass costs `pass_ns`, plus
+`byte_ns` a byte, plus `wakeup_ns` if its worker was idle (see `ProxyCost`).  On dedicated
+cores its end is known when it arrives, so a pass is one event and keeps no queue; on shared
+cores it is a task of the proxy's container.  A proxy that costs nothing (a client library) is
+no event at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.cores import add_to_container
+from meshsim.kernel.events import push_event
+from meshsim.kernel.pools import take_task
+from meshsim.rng import PURPOSE_WIRE, mix_in
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.server import TASK_PASSING
+from meshsim.workload.distributions import sample_ns
+
+__all__ = ["charge_pass", "enter_proxy", "wire_ns"]
+
+
+@kernel_jit_inline
+def charge_pass(state: Any, proxy: int, size_bytes: int) -> int:
+    """Serve one pass on dedicated cores; return when it ends [ns]."""
+    proxies = state.proxies
+    free_ns = state.worker_free_ns
+    now_ns = state.counters["now_ns"][0]
+    first = proxies["worker_start"][proxy]
+    worker = first
+    for other in range(first + 1, first + proxies["workers"][proxy]):
+        if free_ns[other] < free_ns[worker]:
+            worker = other
+    cost_ns = proxies["pass_ns"][proxy] + int(proxies["byte_ns"][proxy] * size_bytes)
+    begin_ns = free_ns[worker]
+    if begin_ns <= now_ns:
+        begin_ns = now_ns
+        cost_ns += proxies["wakeup_ns"][proxy]
+    free_ns[worker] = begin_ns + cost_ns
+    proxies["cpu_ns"][proxy] += cost_ns
+    return begin_ns + cost_ns
+
+
+@kernel_jit
+def _share_pass(state: Any, proxy: int, size_bytes: int, what: int) -> None:
+    """Serve one pass on shared cores; run event `what` at its end."""
+    proxies = state.proxies
+    container = proxies["container"][proxy]
+    cost_ns = proxies["pass_ns"][proxy] + int(proxies["byte_ns"][proxy] * size_bytes)
+    if state.containers["running"][container] == 0:
+        cost_ns += proxies["wakeup_ns"][proxy]
+    proxies["cpu_ns"][proxy] += cost_ns
+    task = take_task(state)
+    state.tasks["state"][task] = TASK_PASSING
+    state.tasks["continuation"][task] = what
+    add_to_container(state, container, task, float(cost_ns))
+
+
+@kernel_jit_inline
+def enter_proxy(state: Any, proxy: int, size_bytes: int, what: int) -> None:
+    """Send `size_bytes` through `proxy`, and run event `what` when they have passed."""
+    if state.proxies["container"][proxy] == NO_INDEX:
+        push_event(state.events, state.counters, charge_pass(state, proxy, size_bytes), what)
+    else:
+        _share_pass(state, proxy, size_bytes, what)
+
+
+@kernel_jit_inline
+def wire_ns(state: Any, proxy: int, endpoint: int, key: np.uint64, leg: int) -> int:
+    """Return the one-way wire latency between a client proxy and an endpoint [ns].
+
+    `leg` tells the draws of one exchange apart (request, response, handshake of each try).
+    """
+    node = state.endpoints["node"][endpoint]
+    if node != NO_INDEX and node == state.proxies["node"][proxy]:
+        row = state.wire.shape[0] - 1
+        distribution = state.wire[row, 0]
+    else:
+        row = state.proxies["zone"][proxy]
+        distribution = state.wire[row, state.endpoints["zone"][endpoint]]
+    draw_key = mix_in(key, (PURPOSE_WIRE << 24) + leg)
+    return sample_ns(state.distributions, state.values, distribution, draw_key)

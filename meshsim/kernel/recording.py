@@ -1,0 +1,154 @@
+"""What is counted, and when.
+
+Rule: a request is recorded in the window of its arrival, when it ends; its hops are recorded
+in the segment of that window.  Requests that arrive after the measured time are served, so
+that the measured ones end as they would, but not recorded.  Latency and its histograms are of
+successes (status below 500), from the intended arrival.  Only the integral of requests in
+flight and the responses by the clock belong to the window in which they happen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.events import ARRIVAL, pack, push_event
+from meshsim.rng import PURPOSE_THINK, mix_in
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
+from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT
+from meshsim.stats.histogram import bin_index, series_bin_index
+from meshsim.workload.distributions import sample_ns
+
+__all__ = ["account_in_flight", "record_exchange", "record_root"]
+
+_SUCCESS_BELOW = 500
+
+
+@kernel_jit_inline
+def segment_of(window: int) -> int:
+    """Return the segment that holds `window`."""
+    segment = 0
+    for start in SEGMENT_STARTS[1:]:
+        if window >= start:
+            segment += 1
+    return segment
+
+
+@kernel_jit_inline
+def account_in_flight(state: Any, traffic: int, change: int) -> None:
+    """Change the requests in flight of one class by `change`, integrating up to now."""
+    rows = state.traffic
+    counters = state.counters
+    now_ns = counters["now_ns"][0]
+    window = counters["window"][0]
+    in_flight = rows["in_flight"][traffic]
+    if window < WINDOW_COUNT:
+        elapsed_ns = now_ns - rows["in_flight_updated_ns"][traffic]
+        state.windows["in_flight_ns"][window, traffic] += elapsed_ns * in_flight
+    rows["in_flight"][traffic] = in_flight + change
+    rows["in_flight_updated_ns"][traffic] = now_ns
+
+
+@kernel_jit_inline
+def record_exchange(state: Any, exchange: int) -> None:
+    """Record the ended `exchange` in its edge, its class and, if sampled, as a span."""
+    exchanges = state.exchanges
+    flags = exchanges["flags"][exchange]
+    if flags & MEASURED == 0:
+        return
+    window = flags >> FLAGS_WINDOW_SHIFT
+    segment = segment_of(window)
+    edge = exchanges["edge"][exchange]
+    traffic = exchanges["traffic"][exchange]
+    series = state.series
+    windows = state.windows
+    queue_ns = exchanges["queue_ns"][exchange]
+    service_ns = exchanges["service_ns"][exchange]
+    proxy_ns = exchanges["proxy_ns"][exchange]
+    wire_ns = exchanges["wire_ns"][exchange]
+    series["requests"][segment, edge] += 1
+    if exchanges["status"][exchange] < _SUCCESS_BELOW:
+        latency_ns = state.counters["now_ns"][0] - exchanges["started_ns"][exchange]
+        series["successes"][segment, edge] += 1
+        series["latency_sum_ns"][segment, edge] += latency_ns
+        state.series_histogram[segment, edge, series_bin_index(latency_ns)] += 1
+    series["retries"][segment, edge] += exchanges["retry_count"][exchange]
+    series["queue_ns"][segment, edge] += queue_ns
+    series["service_ns"][segment, edge] += service_ns
+    series["proxy_ns"][segment, edge] += proxy_ns
+    series["wire_ns"][segment, edge] += wire_ns
+    call = exchanges["call"][exchange]
+    size_bytes = state.calls["request_bytes"][call] + state.calls["response_bytes"][call]
+    series["bytes"][segment, edge] += size_bytes
+    state.edge_flags[segment, edge, exchanges["response_flag"][exchange]] += 1
+    windows["queue_ns"][window, traffic] += queue_ns
+    windows["service_ns"][window, traffic] += service_ns
+    windows["proxy_ns"][window, traffic] += proxy_ns
+    windows["wire_ns"][window, traffic] += wire_ns
+    if flags & SAMPLED != 0:
+        _record_span(state, exchange)
+
+
+@kernel_jit
+def _record_span(state: Any, exchange: int) -> None:
+    """Write the span of `exchange`; when the table is full, spans are counted but not kept."""
+    exchanges = state.exchanges
+    spans = state.spans
+    number = state.counters["spans"][0]
+    state.counters["spans"][0] = number + 1
+    if number >= spans.shape[0]:
+        return
+    attempt = exchanges["attempt"][exchange]
+    spans["trace"][number] = exchanges["number"][exchange]
+    spans["span"][number] = exchanges["span"][exchange]
+    spans["parent_span"][number] = exchanges["parent_span"][exchange]
+    spans["edge"][number] = exchanges["edge"][exchange]
+    spans["endpoint"][number] = NO_INDEX
+    if attempt != NO_INDEX:
+        spans["endpoint"][number] = state.attempts["endpoint"][attempt]
+    spans["status"][number] = exchanges["status"][exchange]
+    spans["response_flag"][number] = exchanges["response_flag"][exchange]
+    spans["tries"][number] = exchanges["retry_count"][exchange] + 1
+    spans["start_ns"][number] = exchanges["started_ns"][exchange]
+    spans["end_ns"][number] = state.counters["now_ns"][0]
+    spans["queue_ns"][number] = exchanges["queue_ns"][exchange]
+    spans["service_ns"][number] = exchanges["service_ns"][exchange]
+    spans["proxy_ns"][number] = exchanges["proxy_ns"][exchange]
+    spans["wire_ns"][number] = exchanges["wire_ns"][exchange]
+
+
+@kernel_jit_inline
+def record_root(state: Any, exchange: int) -> None:
+    """Record the end of a root request; a closed loop's user starts to think."""
+    exchanges = state.exchanges
+    counters = state.counters
+    traffic = exchanges["traffic"][exchange]
+    now_ns = counters["now_ns"][0]
+    good = exchanges["status"][exchange] < _SUCCESS_BELOW
+    account_in_flight(state, traffic, -1)
+    counters["in_flight"][0] -= 1
+    clock_window = counters["window"][0]
+    if clock_window < WINDOW_COUNT:
+        state.windows["responses"][clock_window, traffic] += 1
+        if good:
+            state.windows["good_responses"][clock_window, traffic] += 1
+    flags = exchanges["flags"][exchange]
+    if flags & MEASURED != 0:
+        counters["measured_in_flight"][0] -= 1
+        window = flags >> FLAGS_WINDOW_SHIFT
+        flag = exchanges["response_flag"][exchange]
+        state.traffic_flags[segment_of(window), traffic, flag] += 1
+        if good:
+            latency_ns = now_ns - exchanges["started_ns"][exchange]
+            state.windows["successes"][window, traffic] += 1
+            state.windows["latency_sum_ns"][window, traffic] += latency_ns
+            state.window_histogram[window, traffic, bin_index(latency_ns)] += 1
+        else:
+            state.windows["failures"][window, traffic] += 1
+    think_time = state.traffic["think_time"][traffic]
+    if think_time != NO_INDEX:
+        key = mix_in(exchanges["key"][exchange], PURPOSE_THINK << 24)
+        think_ns = sample_ns(state.distributions, state.values, think_time, key)
+        wake = state.traffic["wake"][traffic]
+        push_event(state.events, counters, now_ns + think_ns, pack(ARRIVAL, traffic, wake))

@@ -1,0 +1,532 @@
+"""Servers: admission, queues, workers, and the programs that tasks run.
+
+Rule: an endpoint admits up to `concurrency` tasks; a task that finds no worker queues, first
+come first served within its priority class, unless the queue is full (the server answers 503
+at once) or its patience ends (503 when it leaves).  A task runs its program step by step;
+steps that take no time run in place.  `hold_worker` says whether a task keeps its worker while
+it calls; one that gave it back queues for it again before its next compute or sleep.
+
+A request that fails by `error_rate` does so before its first step and does no work.
+
+Service times, sleeps and branch coins are keyed by (exchange, try, step), so the same request
+draws the same values whatever policy or mesh it meets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.cores import add_to_container, remove_from_container
+from meshsim.kernel.events import (
+    CALL,
+    CANCEL_EXCHANGE,
+    CANCEL_TASK,
+    GENERATION_MASK,
+    NOTHING,
+    RENEGE,
+    RESPOND,
+    RETURN,
+    RUN,
+    STEP_DONE,
+    pack,
+    push_event,
+)
+from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
+from meshsim.kernel.pools import drop_abandoned, free_task, take_task
+from meshsim.kernel.queues import (
+    account,
+    dequeue,
+    enqueue,
+    leave_queue,
+    link_running,
+    unlink_running,
+    worst_running,
+)
+from meshsim.rng import (
+    PURPOSE_BRANCH,
+    PURPOSE_FAULT,
+    PURPOSE_PATIENCE,
+    PURPOSE_SERVICE,
+    key_uniform,
+    mix_in,
+)
+from meshsim.state.codes import NO_INDEX, RESET_CONNECT_FAILURE, RESET_NONE
+from meshsim.state.exchange import ATTEMPT_ABANDONED
+from meshsim.state.server import (
+    FCFS,
+    PREEMPTIVE_PRIORITY,
+    STEP_COMPUTE,
+    STEP_END,
+    STEP_PARALLEL,
+    STEP_SLEEP,
+    TASK_ENDED,
+    TASK_QUEUED,
+    TASK_RUNNING,
+    TASK_WAITING,
+    WORKER_BORROWED,
+    WORKER_NONE,
+    WORKER_OWN,
+)
+from meshsim.workload.distributions import sample_ns
+
+#: Step 0 of every memory is an END: the program of a request that fails at once.
+_END_STEP = 0
+_FAILED = 500
+_REFUSED = 503
+
+
+@kernel_jit_inline
+def _begin_service(state: Any, task: int, step: int) -> bool:
+    """Begin the compute or sleep at `step`; return False if it takes no time."""
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    ordinal = state.steps["ordinal"][step]
+    key = mix_in(tasks["key"][task], (PURPOSE_SERVICE << 24) + ordinal)
+    duration_ns = sample_ns(
+        state.distributions, state.values, state.steps["distribution"][step], key
+    )
+    if duration_ns == 0:
+        return False
+    computing = 1 if state.steps["kind"][step] == STEP_COMPUTE else 0
+    tasks["state"][task] = TASK_RUNNING
+    tasks["computing"][task] = computing
+    tasks["entered_ns"][task] = state.counters["now_ns"][0]
+    resume_service(state, task, float(duration_ns))
+    if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
+        link_running(state, endpoint, task)
+    return True
+
+
+@kernel_jit_inline
+def resume_service(state: Any, task: int, work_ns: float) -> None:
+    """Run the rest of a step: `work_ns` at nominal speed.  A paused server only notes it."""
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    speed = 1.0
+    if tasks["computing"][task] == 1:
+        container = state.endpoints["container"][endpoint]
+        if container != NO_INDEX:
+            add_to_container(state, container, task, work_ns)
+            return
+        speed = state.endpoints["speed"][endpoint]
+    tasks["work_ns"][task] = work_ns
+    if speed > 0.0:
+        finish_ns = state.counters["now_ns"][0] + int(work_ns / speed + 0.5)
+        tasks["finish_ns"][task] = finish_ns
+        push_event(
+            state.events, state.counters, finish_ns, pack(STEP_DONE, task, tasks["wake"][task])
+        )
+
+
+@kernel_jit_inline
+def _hand_worker(state: Any, endpoint: int) -> None:
+    """Give the free worker of `endpoint` to the task first in line, or leave it idle.
+
+    That task begins here if its step is a plain compute or sleep; otherwise it runs as an
+    event of its own at this instant.
+    """
+    endpoints = state.endpoints
+    tasks = state.tasks
+    now_ns = state.counters["now_ns"][0]
+    account(endpoints, endpoint, now_ns)
+    if endpoints["queued"][endpoint] == 0:
+        endpoints["busy"][endpoint] -= 1
+        return
+    task = dequeue(state, endpoint)
+    tasks["wake"][task] = (tasks["wake"][task] + 1) & GENERATION_MASK
+    tasks["worker"][task] = WORKER_OWN
+    tasks["queue_ns"][task] += now_ns - tasks["entered_ns"][task]
+    work_ns = tasks["work_ns"][task]
+    if work_ns > 0.0:  # it was preempted
+        tasks["state"][task] = TASK_RUNNING
+        tasks["entered_ns"][task] = now_ns
+        resume_service(state, task, work_ns)
+        link_running(state, endpoint, task)
+        return
+    step = tasks["step"][task]
+    kind = state.steps["kind"][step]
+    plain = kind == STEP_COMPUTE or kind == STEP_SLEEP
+    if not (
+        plain
+        and state.steps["probability"][step] >= 1.0
+        and _begin_service(state, task, step)
+    ):
+        tasks["state"][task] = TASK_WAITING
+        push_event(state.events, state.counters, now_ns, pack(RUN, task, tasks["wake"][task]))
+
+
+@kernel_jit_inline
+def _release_worker(state: Any, task: int) -> None:
+    """Give up the worker that `task` owns, if it owns one."""
+    if state.tasks["worker"][task] == WORKER_OWN:
+        state.tasks["worker"][task] = WORKER_NONE
+        _hand_worker(state, state.tasks["endpoint"][task])
+
+
+@kernel_jit
+def _preempt(state: Any, endpoint: int, priority: int) -> bool:
+    """Take the worker of the running task of the lowest priority below `priority`, if any."""
+    tasks = state.tasks
+    victim = worst_running(state, endpoint)
+    if victim == NO_INDEX or tasks["priority"][victim] <= priority:
+        return False
+    now_ns = state.counters["now_ns"][0]
+    unlink_running(state, endpoint, victim)
+    tasks["wake"][victim] = (tasks["wake"][victim] + 1) & GENERATION_MASK
+    speed = state.endpoints["speed"][endpoint] if tasks["computing"][victim] == 1 else 1.0
+    if speed > 0.0:
+        left_ns = (tasks["finish_ns"][victim] - now_ns) * speed
+        tasks["work_ns"][victim] = max(left_ns, 1.0)
+    tasks["service_ns"][victim] += now_ns - tasks["entered_ns"][victim]
+    tasks["worker"][victim] = WORKER_NONE
+    account(state.endpoints, endpoint, now_ns)
+    enqueue(state, endpoint, victim, True)
+    return True
+
+
+@kernel_jit_inline
+def _acquire_worker(state: Any, task: int) -> bool:
+    """Give `task` a worker if one is free or can be taken from a lower priority."""
+    endpoints = state.endpoints
+    endpoint = state.tasks["endpoint"][task]
+    if endpoints["busy"][endpoint] < endpoints["concurrency"][endpoint]:
+        account(endpoints, endpoint, state.counters["now_ns"][0])
+        endpoints["busy"][endpoint] += 1
+        state.tasks["worker"][task] = WORKER_OWN
+        return True
+    if endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY and _preempt(
+        state, endpoint, state.tasks["priority"][task]
+    ):
+        state.tasks["worker"][task] = WORKER_OWN
+        return True
+    return False
+
+
+@kernel_jit_inline
+def _queue(state: Any, task: int) -> None:
+    """Let `task` wait for a worker, for as long as its patience lasts."""
+    endpoints = state.endpoints
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    now_ns = state.counters["now_ns"][0]
+    account(endpoints, endpoint, now_ns)
+    enqueue(state, endpoint, task, False)
+    patience = endpoints["patience"][endpoint]
+    if patience != NO_INDEX:
+        key = mix_in(tasks["key"][task], PURPOSE_PATIENCE << 24)
+        patience_ns = sample_ns(state.distributions, state.values, patience, key)
+        push_event(
+            state.events,
+            state.counters,
+            now_ns + patience_ns,
+            pack(RENEGE, task, tasks["wake"][task]),
+        )
+
+
+@kernel_jit_inline
+def admit(state: Any, attempt: int) -> int:
+    """Start serving `attempt` at its endpoint; return the follow-up."""
+    attempts = state.attempts
+    endpoints = state.endpoints
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
+        drop_abandoned(state, attempt)
+        return NOTHING
+    exchange = attempts["exchange"][attempt]
+    endpoint = attempts["endpoint"][attempt]
+    endpoints["requests"][endpoint] += 1
+    if endpoints["alive"][endpoint] == 0:
+        attempts["reset"][attempt] = RESET_CONNECT_FAILURE
+        return send_back(state, attempt)
+    task = _new_task(state, attempt, exchange, endpoint)
+    if _acquire_worker(state, task):
+        return pack(RUN, task, state.tasks["wake"][task])
+    if endpoints["queued"][endpoint] >= endpoints["queue_limit"][endpoint]:
+        endpoints["rejected"][endpoint] += 1
+        state.tasks["status"][task] = _REFUSED
+        return _answer(state, task)
+    _queue(state, task)
+    return NOTHING
+
+
+@kernel_jit_inline
+def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
+    """Make the root task that serves `attempt`."""
+    tasks = state.tasks
+    exchanges = state.exchanges
+    task = take_task(state)
+    traffic = exchanges["traffic"][exchange]
+    key = mix_in(exchanges["key"][exchange], state.attempts["try_number"][attempt])
+    tasks["endpoint"][task] = endpoint
+    tasks["attempt"][task] = attempt
+    tasks["traffic"][task] = traffic
+    priority = 0
+    if state.endpoints["discipline"][endpoint] != FCFS:
+        priority = state.traffic["priority"][traffic]
+    tasks["priority"][task] = priority
+    tasks["flags"][task] = exchanges["flags"][exchange]
+    tasks["number"][task] = exchanges["number"][exchange]
+    tasks["span"][task] = exchanges["span"][exchange]
+    tasks["key"][task] = key
+    state.attempts["task"][attempt] = task
+    operation = state.calls["operation"][exchanges["call"][exchange]]
+    workload = state.endpoints["workload"][endpoint]
+    tasks["step"][task] = state.programs[workload, operation]
+    error_rate = state.endpoints["error_rate"][endpoint]
+    if error_rate > 0.0 and key_uniform(mix_in(key, PURPOSE_FAULT << 24)) < error_rate:
+        tasks["step"][task] = _END_STEP
+        tasks["status"][task] = _FAILED
+    return task
+
+
+@kernel_jit_inline
+def run_task(state: Any, task: int) -> int:
+    """Run the program of `task` until it takes time or ends; return the follow-up.
+
+    Returns
+    -------
+    int
+        NOTHING; or the follow-up of the end of the task; or CALL, which `advance` turns into
+        an exchange of the caller's proxy.
+    """
+    tasks = state.tasks
+    steps = state.steps
+    while True:
+        step = tasks["step"][task]
+        kind = steps["kind"][step]
+        if kind == STEP_END:
+            return end_task(state, task)
+        probability = steps["probability"][step]
+        if probability < 1.0:
+            key = mix_in(tasks["key"][task], (PURPOSE_BRANCH << 24) + steps["ordinal"][step])
+            if key_uniform(key) >= probability:
+                tasks["step"][task] = step + 1
+                continue
+        if kind == STEP_COMPUTE or kind == STEP_SLEEP:
+            if tasks["worker"][task] == WORKER_NONE and not _acquire_worker(state, task):
+                _queue(state, task)
+                return NOTHING
+            if _begin_service(state, task, step):
+                return NOTHING
+            tasks["step"][task] = step + 1
+            continue
+        tasks["state"][task] = TASK_WAITING
+        if state.endpoints["hold_worker"][tasks["endpoint"][task]] == 0:
+            _release_worker(state, task)
+        if kind == STEP_PARALLEL:
+            return _branch(state, task, step)
+        return pack(CALL, task, tasks["wake"][task])
+
+
+@kernel_jit
+def _branch(state: Any, task: int, step: int) -> int:
+    """Start every branch of the PARALLEL at `step` at this instant, in order."""
+    tasks = state.tasks
+    first = state.steps["branch_start"][step]
+    tasks["branches"][task] = state.steps["branch_count"][step]
+    tasks["first_branch"][task] = NO_INDEX
+    worker = WORKER_BORROWED if tasks["worker"][task] != WORKER_NONE else WORKER_NONE
+    for number in range(state.steps["branch_count"][step]):
+        branch = take_task(state)
+        tasks["state"][branch] = TASK_WAITING
+        tasks["endpoint"][branch] = tasks["endpoint"][task]
+        tasks["parent"][branch] = task
+        tasks["sibling"][branch] = tasks["first_branch"][task]
+        tasks["first_branch"][task] = branch
+        tasks["worker"][branch] = worker
+        tasks["traffic"][branch] = tasks["traffic"][task]
+        tasks["priority"][branch] = tasks["priority"][task]
+        tasks["flags"][branch] = tasks["flags"][task]
+        tasks["number"][branch] = tasks["number"][task]
+        tasks["span"][branch] = tasks["span"][task]
+        tasks["key"][branch] = tasks["key"][task]
+        tasks["step"][branch] = state.branches[first + number]
+        push_event(
+            state.events,
+            state.counters,
+            state.counters["now_ns"][0],
+            pack(RUN, branch, tasks["wake"][branch]),
+        )
+    return NOTHING
+
+
+@kernel_jit_inline
+def finish_service(state: Any, task: int) -> int:
+    """End the running step of `task` and go on; return the follow-up."""
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    served_ns = state.counters["now_ns"][0] - tasks["entered_ns"][task]
+    tasks["service_ns"][task] += served_ns
+    tasks["work_ns"][task] = 0.0
+    if tasks["computing"][task] == 1:
+        state.endpoints["cpu_ns"][endpoint] += served_ns
+    if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
+        unlink_running(state, endpoint, task)
+    tasks["step"][task] += 1
+    return pack(RUN, task, tasks["wake"][task])
+
+
+@kernel_jit_inline
+def go_on_after_call(state: Any, task: int, status: int) -> None:
+    """Take note of the answer to the call of `task`; a failed one ends the program."""
+    tasks = state.tasks
+    tasks["exchange"][task] = NO_INDEX
+    step = tasks["step"][task]
+    if status >= _FAILED and state.steps["optional"][step] == 0:
+        tasks["status"][task] = _FAILED
+        tasks["step"][task] = _END_STEP
+    else:
+        tasks["step"][task] = step + 1
+
+
+@kernel_jit_inline
+def end_task(state: Any, task: int) -> int:
+    """End the program of `task`: answer its attempt, or join its parent."""
+    if state.tasks["parent"][task] != NO_INDEX:
+        return _join(state, task)
+    _release_worker(state, task)
+    state.endpoints["completed"][state.tasks["endpoint"][task]] += 1
+    return _answer(state, task)
+
+
+@kernel_jit
+def _join(state: Any, branch: int) -> int:
+    """End `branch`; the last of its siblings lets the parent go on."""
+    tasks = state.tasks
+    parent = tasks["parent"][branch]
+    _release_worker(state, branch)
+    tasks["state"][branch] = TASK_ENDED
+    tasks["branches"][parent] -= 1
+    if tasks["branches"][parent] > 0:
+        return NOTHING
+    failed = False
+    child = tasks["first_branch"][parent]
+    while child != NO_INDEX:
+        sibling = tasks["sibling"][child]
+        failed = failed or tasks["status"][child] >= _FAILED
+        tasks["queue_ns"][parent] += tasks["queue_ns"][child]
+        tasks["service_ns"][parent] += tasks["service_ns"][child]
+        free_task(state, child)
+        child = sibling
+    tasks["first_branch"][parent] = NO_INDEX
+    go_on_after_call(state, parent, _FAILED if failed else 200)
+    # The parent stands at its next step: `advance` runs it as a task that was resumed.
+    now_ns = state.counters["now_ns"][0]
+    push_event(state.events, state.counters, now_ns, pack(RUN, parent, tasks["wake"][parent]))
+    return NOTHING
+
+
+@kernel_jit_inline
+def _answer(state: Any, task: int) -> int:
+    """Send the outcome of `task` back to its attempt and free the task."""
+    tasks = state.tasks
+    attempts = state.attempts
+    attempt = tasks["attempt"][task]
+    attempts["task"][attempt] = NO_INDEX
+    attempts["status"][attempt] = tasks["status"][task]
+    attempts["queue_ns"][attempt] = tasks["queue_ns"][task]
+    attempts["service_ns"][attempt] = tasks["service_ns"][task]
+    free_task(state, task)
+    return send_back(state, attempt)
+
+
+@kernel_jit_inline
+def send_back(state: Any, attempt: int) -> int:
+    """Send the response (or reset) of `attempt` to the client's proxy; return the follow-up."""
+    attempts = state.attempts
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
+        drop_abandoned(state, attempt)
+        return NOTHING
+    now_ns = state.counters["now_ns"][0]
+    exchange = attempts["exchange"][attempt]
+    endpoint = attempts["endpoint"][attempt]
+    proxy = state.endpoints["proxy"][endpoint]
+    leave_ns = now_ns
+    if (
+        state.proxies["costs"][proxy] == 1
+        and attempts["reset"][attempt] == RESET_NONE
+    ):
+        size_bytes = state.calls["response_bytes"][state.exchanges["call"][exchange]]
+        if state.proxies["container"][proxy] != NO_INDEX:
+            generation = attempts["generation"][attempt]
+            attempts["entered_ns"][attempt] = now_ns
+            enter_proxy(state, proxy, size_bytes, pack(RESPOND, attempt, generation))
+            return NOTHING
+        leave_ns = charge_pass(state, proxy, size_bytes)
+        attempts["proxy_ns"][attempt] += leave_ns - now_ns
+    return cross_back(state, attempt, leave_ns)
+
+
+@kernel_jit_inline
+def cross_back(state: Any, attempt: int, leave_ns: int) -> int:
+    """Send `attempt` over the wire to its client at `leave_ns`; return the follow-up."""
+    attempts = state.attempts
+    exchange = attempts["exchange"][attempt]
+    leg = 4 * attempts["try_number"][attempt] + 1
+    key = state.exchanges["key"][exchange]
+    client = state.exchanges["proxy"][exchange]
+    latency_ns = wire_ns(state, client, attempts["endpoint"][attempt], key, leg)
+    attempts["wire_ns"][attempt] += latency_ns
+    what = pack(RETURN, attempt, attempts["generation"][attempt])
+    time_ns = leave_ns + latency_ns
+    if time_ns == state.counters["now_ns"][0]:
+        return what
+    push_event(state.events, state.counters, time_ns, what)
+    return NOTHING
+
+
+@kernel_jit
+def renege(state: Any, task: int) -> int:
+    """`task` is out of patience: it leaves the queue and is answered 503."""
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    now_ns = state.counters["now_ns"][0]
+    account(state.endpoints, endpoint, now_ns)
+    leave_queue(state, endpoint, task)
+    state.endpoints["reneged"][endpoint] += 1
+    tasks["queue_ns"][task] += now_ns - tasks["entered_ns"][task]
+    tasks["status"][task] = _REFUSED
+    if tasks["parent"][task] != NO_INDEX:
+        return _join(state, task)
+    return _answer(state, task)
+
+
+@kernel_jit
+def stop_task(state: Any, task: int) -> None:
+    """Take `task` out of wherever it is, with its call and branches; it keeps its row."""
+    tasks = state.tasks
+    endpoint = tasks["endpoint"][task]
+    now_ns = state.counters["now_ns"][0]
+    tasks["wake"][task] = (tasks["wake"][task] + 1) & GENERATION_MASK
+    if tasks["state"][task] == TASK_QUEUED:
+        account(state.endpoints, endpoint, now_ns)
+        leave_queue(state, endpoint, task)
+    elif tasks["state"][task] == TASK_RUNNING:
+        if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
+            unlink_running(state, endpoint, task)
+        container = state.endpoints["container"][endpoint]
+        if container != NO_INDEX and tasks["computing"][task] == 1:
+            remove_from_container(state, container, task)
+        tasks["service_ns"][task] += now_ns - tasks["entered_ns"][task]
+    exchange = tasks["exchange"][task]
+    if exchange != NO_INDEX:
+        generation = tasks["exchange_generation"][task]
+        what = pack(CANCEL_EXCHANGE, exchange, generation)
+        push_event(state.events, state.counters, now_ns, what)
+    branch = tasks["first_branch"][task]
+    while branch != NO_INDEX:
+        what = pack(CANCEL_TASK, branch, tasks["generation"][branch])
+        push_event(state.events, state.counters, now_ns, what)
+        branch = tasks["sibling"][branch]
+    _release_worker(state, task)
+
+
+@kernel_jit
+def cancel_task(state: Any, task: int) -> None:
+    """End `task` because its caller is gone; nobody is answered."""
+    attempt = state.tasks["attempt"][task]
+    stop_task(state, task)
+    free_task(state, task)
+    if attempt != NO_INDEX:
+        state.attempts["task"][attempt] = NO_INDEX
+        drop_abandoned(state, attempt)

@@ -1,0 +1,152 @@
+"""The servers as they are: endpoints, the programs they run, and the cores they share.
+
+An ENDPOINT is a station: it admits up to `concurrency` tasks and queues the rest.  A TASK is
+one request being served (or one parallel branch of it).  Compute on dedicated cores ends at a
+time known when it starts; compute on shared cores belongs to a CONTAINER, whose tasks advance
+together in *virtual* time at a rate that the NODE grants.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Queueing disciplines.
+FCFS = 0
+PRIORITY = 1
+PREEMPTIVE_PRIORITY = 2
+#: Number of priority classes; 0 is served first.
+PRIORITY_COUNT = 4
+
+# What a server does when the caller gives up.
+ON_TIMEOUT_CONTINUE = 0
+ON_TIMEOUT_CANCEL_QUEUED = 1
+ON_TIMEOUT_CANCEL_WORK = 2
+
+ENDPOINT_DTYPE = np.dtype(
+    [
+        ("workload", "i4"),
+        ("alive", "i4"),  # 0: refuses connections
+        ("discipline", "i4"),
+        ("concurrency", "i4"),
+        ("busy", "i4"),  # workers held
+        ("queued", "i4"),
+        ("queue_limit", "i4"),
+        ("running_head", "i4"),  # tasks in service; kept for PREEMPTIVE_PRIORITY only
+        ("hold_worker", "i4"),  # 1: a task keeps its worker while it calls
+        ("on_timeout", "i4"),
+        ("patience", "i4"),  # DISTRIBUTION, or NO_INDEX
+        ("container", "i4"),  # shared cores, or NO_INDEX: dedicated
+        ("proxy", "i4"),  # sidecar in front of it, or NO_INDEX
+        ("node", "i4"),
+        ("zone", "i4"),
+        ("speed", "f8"),  # 1: nominal; 0: paused
+        ("error_rate", "f8"),
+        ("requests", "i8"),
+        ("rejected", "i8"),
+        ("reneged", "i8"),
+        ("completed", "i8"),
+        ("busy_ns", "i8"),  # integral of `busy` up to updated_ns
+        ("queue_ns", "i8"),  # integral of `queued` up to updated_ns
+        ("cpu_ns", "i8"),
+        ("updated_ns", "i8"),
+    ],
+    align=True,
+)
+
+# States of a task.
+TASK_FREE = 0
+TASK_QUEUED = 1
+TASK_RUNNING = 2  # computing or sleeping
+TASK_WAITING = 3  # for a call, or for its branches
+TASK_ENDED = 4  # a branch that waits for its siblings
+TASK_PASSING = 5  # not a server's: a pass through a proxy on shared cores
+
+# How a task holds a worker.
+WORKER_NONE = 0
+WORKER_OWN = 1
+WORKER_BORROWED = 2  # a branch working on its parent's worker
+
+TASK_DTYPE = np.dtype(
+    [
+        ("generation", "i4"),  # of the row: handles, cancellations
+        ("wake", "i4"),  # of its one outstanding event
+        ("state", "i4"),
+        ("next", "i4"),  # free list, queue, or running list
+        ("previous", "i4"),
+        ("endpoint", "i4"),
+        ("attempt", "i4"),  # ATTEMPT it answers; NO_INDEX for a branch
+        ("parent", "i4"),  # TASK whose branch it is, or NO_INDEX
+        ("branches", "i4"),  # branches not yet ended
+        ("first_branch", "i4"),
+        ("sibling", "i4"),
+        ("exchange", "i4"),  # call under way, or NO_INDEX
+        ("exchange_generation", "i4"),
+        ("step", "i4"),  # program counter
+        ("worker", "i4"),
+        ("status", "i4"),
+        ("priority", "i4"),
+        ("traffic", "i4"),
+        ("flags", "i4"),
+        ("left", "i4"),  # skew heap of its container
+        ("right", "i4"),
+        ("computing", "i4"),  # 1: the running step is compute, 0: sleep
+        ("number", "i8"),
+        ("span", "i8"),
+        ("entered_ns", "i8"),  # since when it is in this state
+        ("finish_ns", "i8"),  # dedicated cores: end of the running step
+        ("work_ns", "f8"),  # not yet done, while preempted or paused
+        ("tag", "f8"),  # shared cores: virtual time at which the step ends
+        ("queue_ns", "i8"),
+        ("service_ns", "i8"),
+        ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
+        ("key", "u8"),
+    ],
+    align=True,
+)
+
+CONTAINER_DTYPE = np.dtype(
+    [
+        ("node", "i4"),
+        ("running", "i4"),
+        ("root", "i4"),  # TASK with the smallest tag, or NO_INDEX
+        ("next", "i4"),  # next container of the node
+        ("limit_cores", "f8"),
+        ("share_cores", "f8"),
+        ("speed", "f8"),
+        ("penalty", "f8"),  # compute slows by 1 + penalty * (running - 1)
+        ("virtual_ns", "f8"),
+        ("rate", "f8"),  # virtual ns per ns for each running task
+        ("updated_ns", "i8"),
+    ],
+    align=True,
+)
+
+NODE_DTYPE = np.dtype(
+    [
+        ("first", "i4"),  # first CONTAINER
+        ("wake", "i4"),  # of its one outstanding completion event
+        ("cores", "f8"),
+    ],
+    align=True,
+)
+
+# Kinds of steps.
+STEP_END = 0
+STEP_COMPUTE = 1
+STEP_SLEEP = 2
+STEP_CALL = 3
+STEP_PARALLEL = 4
+
+STEP_DTYPE = np.dtype(
+    [
+        ("kind", "i4"),
+        ("distribution", "i4"),
+        ("call", "i4"),
+        ("ordinal", "i4"),  # place in its program: part of the draw key
+        ("optional", "i4"),
+        ("branch_start", "i4"),  # branches[branch_start:][:branch_count] are first steps
+        ("branch_count", "i4"),
+        ("probability", "f8"),
+    ],
+    align=True,
+)

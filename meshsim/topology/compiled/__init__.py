@@ -1,0 +1,118 @@
+"""Compile a resolved topology into state arrays.
+
+Rule: compilation is a pure function of (topology, profile); it draws nothing and knows no
+seed.  Rows are laid out in the order of the scenario: services, workloads, replicas; sidecars
+in the order of their endpoints, then one gateway a traffic class; the HOST rows of one proxy
+are adjacent.  Everything a request needs on its way is an index by then: routes are matched
+once for each (call site, traffic class), because headers and paths are known.
+
+Limits: an endpoint's proxy is one Envoy whose load-balancing state is shared by its workers;
+PREEMPTIVE_PRIORITY needs dedicated cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+from meshsim.state.record import Catalog
+from meshsim.topology.compiled.draws import Draws
+from meshsim.topology.compiled.layout import Layout, Rows, lay_out
+from meshsim.topology.compiled.programs import Programs, compile_programs
+from meshsim.topology.compiled.servers import Servers, compile_servers
+from meshsim.topology.compiled.upstreams import compile_upstreams
+from meshsim.topology.compiled.workload import compile_traffic
+from meshsim.topology.model import Topology
+from meshsim.topology.profile import MeshProfile
+
+__all__ = ["CompiledTopology", "compile_topology"]
+
+
+@dataclass(frozen=True)
+class CompiledTopology:
+    """A topology as rows, ready to be copied into a kernel's memory.
+
+    Parameters
+    ----------
+    topology : Topology
+        As resolved.
+    profile : MeshProfile
+    layout : Layout
+        Which rows belong to which name.
+    arrays : dict of str to ndarray
+        By the field names of `meshsim.kernel.memory.KernelState`; pools, streams and
+        recording are the kernel's own.
+    catalog : Catalog
+    fan_out : int
+        The most rows one event can need in any pool, at least 16.
+    """
+
+    topology: Topology
+    profile: MeshProfile
+    layout: Layout
+    arrays: dict[str, Rows]
+    catalog: Catalog
+    fan_out: int
+
+
+def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopology:
+    """Compile `topology`, whose policies are filled (`meshsim.meshes.resolve`).
+
+    Raises
+    ------
+    ConfigError
+        If the topology asks for what the kernel cannot do (see the limits above), or a
+        distribution is impossible.
+    """
+    layout = lay_out(topology)
+    draws = Draws()
+    programs = compile_programs(topology, layout, draws)
+    upstreams = compile_upstreams(topology, layout, programs)
+    servers = compile_servers(topology, profile, layout, draws, upstreams)
+    arrays = {
+        **programs.arrays,
+        **upstreams.arrays,
+        **servers.arrays,
+        **compile_traffic(topology, layout, programs, draws),
+    }
+    return CompiledTopology(
+        topology,
+        profile,
+        layout,
+        arrays,
+        _catalog(topology, profile, layout, programs, servers),
+        programs.fan_out,
+    )
+
+
+def _catalog(
+    topology: Topology,
+    profile: MeshProfile,
+    layout: Layout,
+    programs: Programs,
+    servers: Servers,
+) -> Catalog:
+    digest = hashlib.sha256(topology.model_dump_json().encode()).hexdigest()[:16]
+    workloads = [layout.workloads[index] for index in layout.endpoint_workload]
+    return Catalog(
+        scenario=topology.name,
+        mesh=profile.name,
+        topology_hash=digest,
+        traffic=tuple(topology.traffic),
+        edges=tuple(programs.edges),
+        edge_is_entry=tuple(caller in topology.traffic for caller, _ in programs.edges),
+        endpoints=tuple(
+            (place.service, place.workload, name)
+            for place, name in zip(workloads, layout.endpoint_names, strict=True)
+        ),
+        endpoint_concurrency=tuple(int(value) for value in servers.arrays["endpoints"]["concurrency"]),
+        endpoint_zones=tuple(layout.zones[zone] for zone in layout.endpoint_zone),
+        proxies=servers.proxy_names,
+        proxy_memory_bytes=profile.cost.memory_bytes,
+        connection_memory_bytes=profile.cost.connection_memory_bytes,
+        timed_faults=bool(topology.faults),
+        trigger=any(fault.trigger for fault in topology.faults),
+    )
+
+

@@ -1,0 +1,137 @@
+"""Programs: the steps of every operation of every workload, and the calls they make.
+
+Rule: a sequence of steps lies in adjacent rows and ends with STEP_END; the branches of a
+parallel step are sequences of their own.  Row 0 is an END: the program of a request that fails
+at once, and of an operation that a workload does not declare.  `ordinal` numbers the steps of
+one workload, so a draw key does not depend on other workloads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.kernel import CALL_DTYPE
+from meshsim.state.server import (
+    STEP_CALL,
+    STEP_COMPUTE,
+    STEP_DTYPE,
+    STEP_END,
+    STEP_PARALLEL,
+    STEP_SLEEP,
+)
+from meshsim.topology.calls import operation_steps
+from meshsim.topology.compiled.draws import Draws
+from meshsim.topology.compiled.layout import Layout, Rows
+from meshsim.topology.model import Call, Step, Topology, TrafficClass
+
+__all__ = ["CallSite", "Programs", "compile_programs"]
+
+#: Rows that an event may need beside those of its branches.
+_FAN_OUT_MIN = 16
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """Who calls what: `workload` is the caller's index, or None for a traffic class."""
+
+    workload: int | None
+    call: Call | TrafficClass
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Arrays `steps`, `branches`, `programs`, `calls`, and what upstreams need of them."""
+
+    arrays: dict[str, Rows]
+    edges: list[tuple[str, str]]
+    sites: list[CallSite]  # one a CALL row
+    entry_calls: dict[str, int]
+    fan_out: int
+
+
+class _Compiler:
+    def __init__(self, topology: Topology, draws: Draws) -> None:
+        self.draws = draws
+        self.operations: dict[str, int] = {"default": 0}
+        for service in topology.services.values():
+            for workload in service.workloads.values():
+                for name in workload.operations:
+                    self.operations.setdefault(name, len(self.operations))
+        self.steps: list[tuple[int, ...] | tuple[float, ...]] = []
+        self.branches: list[int] = []
+        self.calls: list[tuple[int, ...]] = []
+        self.sites: list[CallSite] = []
+        self.edges: dict[tuple[str, str], int] = {}
+        self.fan_out = _FAN_OUT_MIN
+        self.ordinal = 0
+        self._end()
+
+    def _end(self) -> None:
+        self.steps.append((STEP_END, NO_INDEX, NO_INDEX, self.ordinal, 0, 0, 0, 1.0))
+
+    def call(self, caller: str, target: str, site: CallSite) -> int:
+        """Add a CALL row; return its index."""
+        edge = self.edges.setdefault((caller, target), len(self.edges))
+        call = site.call
+        operation = self.operations.get(call.operation, 0)
+        self.calls.append((operation, call.request_bytes, call.response_bytes, edge, NO_INDEX))
+        self.sites.append(site)
+        return len(self.calls) - 1
+
+    def sequence(self, steps: tuple[Step, ...], service: str, workload: int) -> int:
+        """Add a sequence and its END; return its first row."""
+        first = len(self.steps)
+        parallels: list[tuple[int, Step]] = []
+        for step in steps:
+            self.ordinal += 1
+            row = [STEP_END, NO_INDEX, NO_INDEX, self.ordinal, int(step.optional), 0, 0]
+            if step.compute is not None:
+                row[:2] = [STEP_COMPUTE, self.draws.row(step.compute)]
+            elif step.sleep is not None:
+                row[:2] = [STEP_SLEEP, self.draws.row(step.sleep)]
+            elif step.call is not None:
+                row[0] = STEP_CALL
+                row[2] = self.call(service, step.call.service, CallSite(workload, step.call))
+            else:
+                row[0] = STEP_PARALLEL
+                parallels.append((len(self.steps), step))
+            self.steps.append((*row, step.probability))
+        self._end()
+        for at, step in parallels:
+            branches = [
+                self.sequence(branch, service, workload) for branch in step.parallel or ()
+            ]
+            self.fan_out = max(self.fan_out, _FAN_OUT_MIN + 2 * len(branches))
+            row = list(self.steps[at])
+            row[5:7] = [len(self.branches), len(branches)]
+            self.steps[at] = tuple(row)
+            self.branches += branches
+        return first
+
+
+def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Programs:
+    """Compile the steps of `topology`; distributions are collected in `draws`."""
+    compiler = _Compiler(topology, draws)
+    entry_calls = {
+        name: compiler.call(name, item.to, CallSite(None, item))
+        for name, item in topology.traffic.items()
+    }
+    programs = np.zeros((len(layout.workloads), len(compiler.operations)), np.int32)
+    for index, place in enumerate(layout.workloads):
+        workload = topology.services[place.service].workloads[place.workload]
+        compiler.ordinal = 0
+        for name, operation in compiler.operations.items():
+            steps = operation_steps(workload, name)
+            if steps:
+                programs[index, operation] = compiler.sequence(steps, place.service, index)
+    arrays = {
+        "steps": np.array(compiler.steps, STEP_DTYPE),
+        "branches": np.array(compiler.branches or [0], np.int32),
+        "programs": programs,
+        "calls": np.array(compiler.calls, CALL_DTYPE),
+    }
+    edges = list(compiler.edges)
+    return Programs(arrays, edges, compiler.sites, entry_calls, compiler.fan_out)

@@ -1,0 +1,427 @@
+"""Upstreams: clusters, hosts, routes and hash tables, as each client proxy holds them.
+
+Rule: a client proxy holds CLUSTER and HOST rows only for the clusters its routes can reach;
+the replicas of one workload hold equal ones.  A cluster is a (service, subset) pair.  Routes
+are matched once for each (call site, traffic class): headers of the class travel along the
+call path, headers of the call are added, and the authority is the called service.
+
+The hash key of a request is the value of the header (or the source address) that the
+cluster's policy names; a class with `users` carries that many values, named
+``<value>-<number>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from meshsim.policy.hashing import xxh64
+from meshsim.policy.load_balancing.maglev import build_maglev
+from meshsim.policy.load_balancing.ring_hash import build_ring
+from meshsim.policy.retry import retry_on_bits
+from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
+from meshsim.state.codes import (
+    LEAST_REQUEST,
+    LEAST_REQUEST_FULL_SCAN,
+    MAGLEV,
+    NEVER_NS,
+    NO_INDEX,
+    PEAK_EWMA,
+    RANDOM,
+    RING_HASH,
+    ROUND_ROBIN,
+)
+from meshsim.state.kernel import TIMER_DTYPE
+from meshsim.state.upstream import (
+    CLUSTER_CONFIG_DTYPE,
+    CLUSTER_DTYPE,
+    HOST_DTYPE,
+    ROUTE_DTYPE,
+    SPLIT_DTYPE,
+    TABLE_DTYPE,
+)
+from meshsim.topology.compiled.layout import Layout, Rows
+from meshsim.topology.compiled.programs import CallSite, Programs
+from meshsim.topology.model import (
+    ClusterPolicy,
+    LoadBalancing,
+    Route,
+    ServicePolicy,
+    Topology,
+    TrafficClass,
+)
+
+__all__ = ["ClusterName", "Upstreams", "cluster_endpoints", "compile_upstreams"]
+
+#: A service, and a subset of it or None.
+ClusterName = tuple[str, str | None]
+
+_BALANCING = {
+    "ROUND_ROBIN": ROUND_ROBIN,
+    "LEAST_REQUEST": LEAST_REQUEST,
+    "RANDOM": RANDOM,
+    "RING_HASH": RING_HASH,
+    "MAGLEV": MAGLEV,
+    "PEAK_EWMA": PEAK_EWMA,
+}
+
+
+@dataclass(frozen=True)
+class Upstreams:
+    """Arrays of the upstream side, and which proxy holds which CLUSTER rows.
+
+    `cluster_start` and `cluster_count` are by proxy: endpoints first, then traffic classes.
+    """
+
+    arrays: dict[str, Rows]
+    config_names: tuple[ClusterName, ...]  # of each CLUSTER_CONFIG row
+    cluster_start: Rows
+    cluster_count: Rows
+
+
+def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> Rows:
+    """Return the endpoints of a cluster, in the order of the scenario."""
+    service, subset = name
+    labels: dict[str, str] = {}
+    if subset is not None:
+        labels = topology.policies[service].subsets[subset].labels
+    rows = [
+        np.arange(place.first_endpoint, place.first_endpoint + place.replicas)
+        for place in (layout.workloads[index] for index in layout.services[service])
+        if labels.items() <= _labels(topology, place.service, place.workload).items()
+    ]
+    return np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
+
+
+def _labels(topology: Topology, service: str, workload: str) -> dict[str, str]:
+    """Return a workload's labels; ``version`` is its name unless it says otherwise."""
+    return {"version": workload, **topology.services[service].workloads[workload].labels}
+
+
+def compile_upstreams(topology: Topology, layout: Layout, programs: Programs) -> Upstreams:
+    """Compile routes and clusters; fills `route_start` of the CALL rows."""
+    compiler = _Compiler(topology, layout)
+    traffic = list(topology.traffic.values())
+    routes_by_traffic = np.zeros((len(programs.sites), max(len(traffic), 1)), np.int32)
+    for row, site in enumerate(programs.sites):
+        for column, item in enumerate(traffic):
+            routes_by_traffic[row, column] = compiler.route(site, item)
+    programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
+    return compiler.build(routes_by_traffic)
+
+
+class _Compiler:
+    def __init__(self, topology: Topology, layout: Layout) -> None:
+        self.topology = topology
+        self.layout = layout
+        self.local: dict[int | None, dict[ClusterName, int]] = {}  # by caller
+        self.configs: dict[ClusterName, int] = {}
+        self.routes: dict[tuple[object, ...], int] = {}
+        self.route_rows: list[tuple[Route, list[tuple[int, int]], tuple[int, int]]] = []
+        self.hash_keys: dict[tuple[str, int], int] = {}
+        self.hash_values: list[int] = []
+
+    # --- Routes ---
+
+    def route(self, site: CallSite, traffic: TrafficClass) -> int:
+        """Return the ROUTE row of requests of `traffic` at `site`, or NO_INDEX."""
+        call = site.call
+        target = call.to if isinstance(call, TrafficClass) else call.service
+        labels: dict[str, str] = {}
+        if site.workload is not None:
+            place = self.layout.workloads[site.workload]
+            labels = _labels(self.topology, place.service, place.workload)
+        headers = {**traffic.headers, **call.headers}
+        authority = (call.authority if isinstance(call, TrafficClass) else "") or target
+        request = RequestAttributes(call.path, call.method, authority, headers)
+        policy = self.topology.policies[target]
+        number = match_route(policy.routes, request, labels)
+        if number == NO_ROUTE:
+            return NO_INDEX
+        chosen = policy.routes[number]
+        keys = self._hash_slice(policy, chosen, target, headers, traffic)
+        caller = site.workload if site.workload is not None else ~self._traffic_row(traffic)
+        identity = (caller, target, number, keys)
+        if identity not in self.routes:
+            self.routes[identity] = len(self.route_rows)
+            self.route_rows.append((chosen, self._split(caller, chosen, target), keys))
+        return self.routes[identity]
+
+    def _traffic_row(self, traffic: TrafficClass) -> int:
+        return list(self.topology.traffic.values()).index(traffic)
+
+    def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
+        if chosen.direct_response is not None:
+            return []
+        return [
+            (self._local(caller, (item.service or target, item.subset)), item.weight)
+            for item in chosen.split
+            if item.weight > 0
+        ]
+
+    def _local(self, caller: int, name: ClusterName) -> int:
+        self.configs.setdefault(name, len(self.configs))
+        clusters = self.local.setdefault(caller, {})
+        return clusters.setdefault(name, len(clusters))
+
+    def _hash_slice(
+        self,
+        policy: ServicePolicy,
+        chosen: Route,
+        target: str,
+        headers: dict[str, str],
+        traffic: TrafficClass,
+    ) -> tuple[int, int]:
+        """Return the slice of hash keys of these requests; empty if they carry none."""
+        destination = chosen.split[0] if chosen.split else None
+        service = (destination.service if destination else None) or target
+        balancing = _policy_of(self.topology, (service, destination.subset if destination else None))
+        settings = balancing.load_balancing or LoadBalancing()
+        lowered = {name.lower(): value for name, value in headers.items()}
+        if settings.hash_source_ip:
+            value = "source"
+        elif settings.hash_header is not None and settings.hash_header.lower() in lowered:
+            value = lowered[settings.hash_header.lower()]
+        else:
+            return 0, 0
+        count = traffic.users or 1
+        key = (value, count)
+        if key not in self.hash_keys:
+            self.hash_keys[key] = len(self.hash_values)
+            names: Iterable[str] = [value]
+            if traffic.users is not None:
+                names = (f"{value}-{number}" for number in range(count))
+            self.hash_values += [xxh64(name) for name in names]
+        return self.hash_keys[key], count
+
+    # --- Rows ---
+
+    def build(self, routes_by_traffic: Rows) -> Upstreams:
+        timers = _Timers()
+        route_arrays = self._route_arrays(timers)
+        configs, table = self._configs()
+        hosts, members, clusters, start, count = self._holdings(configs)
+        arrays = {
+            **route_arrays,
+            "routes_by_traffic": routes_by_traffic.reshape(-1),
+            "hash_keys": np.array(self.hash_values or [0], np.uint64),
+            "configs": configs,
+            "table": table,
+            "hosts": hosts,
+            "members": members,
+            "clusters": clusters,
+            "timers": timers.build(),
+        }
+        return Upstreams(arrays, tuple(self.configs), start, count)
+
+    def _route_arrays(self, timers: _Timers) -> dict[str, Rows]:
+        routes = np.zeros(max(len(self.route_rows), 1), ROUTE_DTYPE)
+        splits: list[tuple[int, int]] = []
+        codes: list[int] = []
+        for row, (chosen, split, keys) in enumerate(self.route_rows):
+            fields = routes[row : row + 1]
+            fields["split_start"] = len(splits)
+            fields["split_count"] = len(split)
+            fields["weight_total"] = sum(weight for _, weight in split)
+            fields["direct_response"] = chosen.direct_response or 0
+            fields["hash_start"], fields["hash_count"] = keys
+            fields["code_start"] = len(codes)
+            _fill_retry(fields, chosen, timers, codes)
+            splits += split
+        return {
+            "routes": routes,
+            "splits": np.array(splits or [(0, 0)], SPLIT_DTYPE),
+            "codes": np.array(codes or [0], np.int32),
+        }
+
+    def _configs(self) -> tuple[Rows, Rows]:
+        configs = np.zeros(max(len(self.configs), 1), CLUSTER_CONFIG_DTYPE)
+        tables = [np.zeros(1, TABLE_DTYPE)]
+        size = 1
+        for name, row in self.configs.items():
+            fields = configs[row : row + 1]
+            policy = _policy_of(self.topology, name)
+            _fill_config(fields, policy)
+            endpoints = cluster_endpoints(self.topology, self.layout, name)
+            weights = self._weights(policy, endpoints)
+            fields["weights_equal"] = int(len(set(weights)) <= 1)
+            table = self._table(policy.load_balancing or LoadBalancing(), endpoints, weights)
+            fields["table_start"], fields["table_count"] = size, len(table)
+            tables.append(table)
+            size += len(table)
+        return configs, np.concatenate(tables)
+
+    def _table(self, settings: LoadBalancing, endpoints: Rows, weights: list[int]) -> Rows:
+        names = [self.layout.endpoint_names[endpoint] for endpoint in endpoints]
+        if names and settings.policy == "RING_HASH":
+            return build_ring(
+                names, weights, settings.minimum_ring_size, settings.maximum_ring_size
+            )
+        if names and settings.policy == "MAGLEV":
+            return build_maglev(names, weights, settings.table_size)
+        return np.zeros(0, TABLE_DTYPE)
+
+    def _weights(self, policy: ClusterPolicy, endpoints: Rows) -> list[int]:
+        stated = (policy.load_balancing or LoadBalancing()).weights or {}
+        workloads = [self.layout.workloads[self.layout.endpoint_workload[row]] for row in endpoints]
+        return [stated.get(place.workload, 1) for place in workloads]
+
+    def _holdings(self, configs: Rows) -> tuple[Rows, Rows, Rows, Rows, Rows]:
+        """Return HOST, member and CLUSTER rows, and the cluster range of each proxy."""
+        del configs
+        endpoint_count = len(self.layout.endpoint_names)
+        proxy_count = endpoint_count + len(self.topology.traffic)
+        start = np.zeros(proxy_count, np.int32)
+        count = np.zeros(proxy_count, np.int32)
+        host_blocks: list[Rows] = []
+        cluster_blocks: list[Rows] = []
+        host_total = 0
+        cluster_total = 0
+        members_of = {
+            name: cluster_endpoints(self.topology, self.layout, name) for name in self.configs
+        }
+        weights_of = {
+            name: self._weights(_policy_of(self.topology, name), members_of[name])
+            for name in self.configs
+        }
+        for caller, first_proxy, replicas in self._callers():
+            names = list(self.local.get(caller, {}))
+            proxies = np.arange(first_proxy, first_proxy + replicas)
+            start[proxies] = cluster_total + np.arange(replicas) * len(names)
+            count[proxies] = len(names)
+            if not names or replicas == 0:
+                continue
+            hosts, clusters = _holding(names, self.configs, members_of, weights_of)
+            per_proxy = len(hosts)
+            hosts = np.tile(hosts, replicas)
+            clusters = np.tile(clusters, replicas)
+            shift = np.repeat(np.arange(replicas), per_proxy)
+            hosts["cluster"] += (cluster_total + shift * len(names)).astype(np.int32)
+            shift = np.repeat(np.arange(replicas), len(names))
+            clusters["member_start"] += (host_total + shift * per_proxy).astype(np.int32)
+            clusters["proxy"] = np.repeat(proxies, len(names))
+            host_blocks.append(hosts)
+            cluster_blocks.append(clusters)
+            host_total += len(hosts)
+            cluster_total += len(clusters)
+        hosts = np.concatenate([*host_blocks, np.zeros(int(host_total == 0), HOST_DTYPE)])
+        clusters = np.concatenate(
+            [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)]
+        )
+        return hosts, np.arange(max(host_total, 1), dtype=np.int32), clusters, start, count
+
+    def _callers(self) -> Iterable[tuple[int, int, int]]:
+        """Yield (caller, first proxy, number of proxies) in the order of the proxies."""
+        for index, place in enumerate(self.layout.workloads):
+            yield index, place.first_endpoint, place.replicas
+        for index in range(len(self.topology.traffic)):
+            yield ~index, len(self.layout.endpoint_names) + index, 1
+
+
+class _Timers:
+    """TIMER lists: one for each duration and kind of row (route or try)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], int] = {}
+
+    def row(self, kind: str, duration_ns: int) -> int:
+        if duration_ns == NEVER_NS:
+            return NO_INDEX
+        return self.rows.setdefault((kind, duration_ns), len(self.rows))
+
+    def build(self) -> Rows:
+        timers = np.zeros(max(len(self.rows), 1), TIMER_DTYPE)
+        timers["head"] = timers["tail"] = NO_INDEX
+        for (_, duration_ns), row in self.rows.items():
+            timers["duration_ns"][row] = duration_ns
+        return timers
+
+
+def _holding(
+    names: list[ClusterName],
+    configs: dict[ClusterName, int],
+    members_of: dict[ClusterName, Rows],
+    weights_of: dict[ClusterName, list[int]],
+) -> tuple[Rows, Rows]:
+    """Return the HOST and CLUSTER rows of one proxy, indices from 0."""
+    clusters = np.zeros(len(names), CLUSTER_DTYPE)
+    blocks = []
+    total = 0
+    for row, name in enumerate(names):
+        endpoints = members_of[name]
+        hosts = np.zeros(len(endpoints), HOST_DTYPE)
+        hosts["endpoint"] = endpoints
+        hosts["cluster"] = row
+        for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+            hosts[field] = NO_INDEX
+        hosts["weight"] = weights_of[name]
+        hosts["table_index"] = np.arange(len(endpoints))
+        hosts["healthy"] = 1
+        blocks.append(hosts)
+        clusters["config"][row] = configs[name]
+        clusters["member_start"][row] = total
+        clusters["member_count"][row] = len(endpoints)
+        total += len(endpoints)
+    return np.concatenate(blocks), clusters
+
+
+def _policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
+    service, subset = name
+    policy = topology.policies[service]
+    return policy.subsets[subset] if subset is not None else policy
+
+
+def _never(duration_ns: int | None) -> int:
+    """Return `duration_ns`, or NEVER_NS for 0 or None: Envoy's 0 disables."""
+    return duration_ns or NEVER_NS
+
+
+def _fill_retry(fields: Rows, chosen: Route, timers: _Timers, codes: list[int]) -> None:
+    retry = chosen.retry
+    fields["timeout_ns"] = _never(chosen.timeout)
+    fields["timeout_timer"] = timers.row("route", _never(chosen.timeout))
+    fields["per_try_timeout_ns"] = NEVER_NS
+    fields["per_try_timer"] = NO_INDEX
+    if retry is None:
+        return
+    fields["num_retries"] = retry.num_retries or 0
+    fields["retry_on"] = retry_on_bits(retry.retry_on or ())
+    fields["code_count"] = len(retry.retriable_status_codes or ())
+    codes += retry.retriable_status_codes or ()
+    fields["previous_hosts"] = int(bool(retry.previous_hosts))
+    fields["host_selection_attempts"] = retry.host_selection_retry_max_attempts or 1
+    fields["base_interval_ns"] = retry.base_interval or 0
+    fields["max_interval_ns"] = retry.max_interval or 0
+    per_try_ns = _never(retry.per_try_timeout)
+    if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
+        fields["per_try_timeout_ns"] = per_try_ns
+        fields["per_try_timer"] = timers.row("try", per_try_ns)
+
+
+def _fill_config(fields: Rows, policy: ClusterPolicy) -> None:
+    settings = policy.load_balancing or LoadBalancing()
+    breakers = policy.circuit_breakers
+    pool = policy.connection_pool
+    fields["balancing"] = _BALANCING[settings.policy or "ROUND_ROBIN"]
+    if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
+        fields["balancing"] = LEAST_REQUEST_FULL_SCAN
+    fields["choice_count"] = settings.choice_count or 2
+    bias = settings.active_request_bias
+    fields["active_request_bias"] = 1.0 if bias is None else bias
+    fields["hash_balance_factor"] = settings.hash_balance_factor or 0
+    fields["decay_ns"] = settings.decay or 0
+    fields["default_rtt_ns"] = settings.default_rtt or 0
+    assert breakers is not None
+    assert pool is not None
+    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+        value = getattr(breakers, field)
+        fields[field] = np.iinfo(np.int64).max if value is None else value
+    fields["budget_percent"] = -1.0
+    if breakers.retry_budget is not None:
+        fields["budget_percent"] = breakers.retry_budget.budget_percent
+        fields["min_retry_concurrency"] = breakers.retry_budget.min_retry_concurrency
+    fields["connect_timeout_ns"] = _never(pool.connect_timeout)
+    fields["idle_timeout_ns"] = _never(pool.idle_timeout)
+    fields["max_requests_per_connection"] = pool.max_requests_per_connection or 0
