@@ -184,7 +184,7 @@ def _draw_nodes(
         )
         text = name
         if not source and not math.isnan(load.get(name, math.nan)):
-            text += f"\n{100 * load[name]:.0f} % busy"
+            text += f"\n{short_number(100 * load[name])} % busy"
         axes.text(
             x,
             y,

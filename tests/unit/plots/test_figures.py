@@ -22,7 +22,7 @@ def texts(figure):
 
 def test_graph_names_every_service_and_call(result):
     found = texts(result.plot.graph())
-    assert {"browse", "buy", "front\n38 % busy", "cart\n50 % busy"} <= set(found)
+    assert {"browse", "buy", "front\n37.5 % busy", "cart\n50 % busy"} <= set(found)
     assert any(text.startswith("89.7/s\np99 93") for text in found)
     assert any("99.96 % ok" in text for text in found)
 
