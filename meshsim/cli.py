@@ -192,15 +192,12 @@ def _write(result: Result, json_file: str | None, png_file: str | None, save: st
         result.save(save)
 
 
-def _compile_announced(report: Bar) -> None:
-    """Compile what this version has not compiled on this machine, and say so."""
+def _announce_compilation() -> None:
+    """Say that the first run of a version compiles the engine, because that takes a while."""
     from meshsim import kernel
 
-    if kernel.compiled():
-        return
-    click.echo("First run of this version: compiling the engine, once (about a minute).", err=True)
-    kernel.prepare(report)
-    report.close()
+    if not kernel.compiled():
+        click.echo("First run of this version: compiling the engine, once.", err=True)
 
 
 @contextlib.contextmanager
@@ -267,7 +264,7 @@ def _commands() -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=click.IntRange(0, 2**62 - 1),
     metavar="N",
     default=1,
     show_default=True,
@@ -305,7 +302,7 @@ def _run(
     _check_writable(json_file, png_file, save)
     topology = _changed(_load(scenario, manifests, traffic), rates, values)
     with _progress() as report:
-        _compile_announced(report)
+        _announce_compilation()
         import meshsim
 
         result = meshsim.simulate(
@@ -355,7 +352,7 @@ def _bench(as_json: bool) -> None:
     from meshsim import benchmark
 
     with _progress() as report:
-        _compile_announced(report)
+        _announce_compilation()
         measurements = benchmark.measure(report)
     click.echo(benchmark.to_json(measurements) if as_json else benchmark.table(measurements))
 
