@@ -20,6 +20,7 @@ from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.handlers import HANDLERS
 from meshsim.kernel.memory import HANDLER
 from meshsim.kernel.sources import begin_traffic
+from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
 
 __all__ = ["compiled", "handler_table", "prepare"]
 
@@ -32,6 +33,10 @@ _DIRECT: tuple[tuple[Any, tuple[Any, ...]], ...] = (
     (begin_traffic, (_STATE, types.Array(types.int64, 1, "C"))),
     (close_window, (_STATE,)),
     (settle_endpoints, (_STATE,)),
+    (count_tasks, (_STATE, types.int64)),
+    (kill_endpoint, (_STATE, types.int64)),
+    (set_speed, (_STATE, types.int64, types.float64)),
+    (set_rate, (_STATE, types.int64, types.float64)),
 )
 
 #: Called as (parts done, parts in all, name of the next part).

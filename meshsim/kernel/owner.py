@@ -66,12 +66,14 @@ class Kernel:
         Together they decide every draw; 0 <= seed < 2**62, replication >= 0.
     duration_ns : int
         Measured time [ns], > 0.
-    sampled_traces : int
-        About how many requests of the run to keep as traces.
+    sample_share : float
+        Share of the requests to keep as traces.
     rows_max : int
         Limit of each pool of rows.
     on_slice : callable, optional
         Called between slices of the compiled loop with the simulated time [ns].
+    wall_clock : callable
+        Seconds of the machine's clock, to measure the compiled loop; without it no time passes.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Kernel:
         sample_share: float = 0.0,
         rows_max: int = ROWS_MAX,
         on_slice: Callable[[int], None] | None = None,
+        wall_clock: Callable[[], float] = float,
     ) -> None:
         self.compiled = compiled
         self.duration_ns = duration_ns
@@ -91,7 +94,12 @@ class Kernel:
         self.replication = replication
         self.rows_max = rows_max
         self.limit = ""
+        #: Grow with replicas that are added.
+        self.endpoint_names = list(compiled.layout.endpoint_names)
+        self.config_names = list(compiled.config_names)
         self._on_slice = on_slice
+        self._wall_clock = wall_clock
+        self._wall_s = 0.0
         self._segments_endpoints: list[Rows] = []
         self._segments_proxies: list[Rows] = []
         self._margin = compiled.fan_out
@@ -127,7 +135,7 @@ class Kernel:
     def _seed(self, arrays: dict[str, Rows]) -> None:
         """Give every stream and every class the key of (seed, replication)."""
         base = np.uint64(mix_in(np.uint64(mix(np.uint64(self.seed))), self.replication))
-        run_seed = int(base >> np.uint64(2))
+        self.stream_seed = run_seed = int(base >> np.uint64(2))
         arrays["arrival_streams"] = make_streams(
             run_seed, PURPOSE_ARRIVAL, len(arrays["traffic"])
         )
@@ -190,7 +198,9 @@ class Kernel:
             False if the run cannot go on (`limit` says why).
         """
         while not self.limit:
+            begin_s = self._wall_clock()
             reason = advance(self.state, until_ns, _EVENTS_A_SLICE, self._margin, draining)
+            self._wall_s += self._wall_clock() - begin_s
             if reason == GROW:
                 self._grow()
             elif reason in (EVENTS, WAKE):
@@ -235,7 +245,7 @@ class Kernel:
             )
         self._segments_proxies.append(proxies)
 
-    def record(self, wall_s: float) -> RunRecord:
+    def record(self) -> RunRecord:
         """Return what the run left behind; the kernel is not used afterwards."""
         while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
             self._snapshot()
@@ -262,7 +272,7 @@ class Kernel:
             spans=state.spans[: min(int(state.counters["spans"][0]), len(state.spans))].copy(),
             counters=counters,
             limit=self.limit,
-            wall_s=wall_s,
+            wall_s=self._wall_s,
         )
 
     def _host_records(self) -> Rows:

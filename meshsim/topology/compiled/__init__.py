@@ -21,7 +21,7 @@ from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows, lay_out
 from meshsim.topology.compiled.programs import Programs, compile_programs
 from meshsim.topology.compiled.servers import Servers, compile_servers
-from meshsim.topology.compiled.upstreams import compile_upstreams
+from meshsim.topology.compiled.upstreams import ClusterName, compile_upstreams
 from meshsim.topology.compiled.workload import compile_traffic
 from meshsim.topology.model import Topology
 from meshsim.topology.profile import MeshProfile
@@ -43,6 +43,10 @@ class CompiledTopology:
     arrays : dict of str to ndarray
         By the field names of `meshsim.kernel.memory.KernelState`; pools, streams and
         recording are the kernel's own.
+    config_names : tuple
+        (service, subset) of each CLUSTER_CONFIG row.
+    splits : tuple
+        (ROUTE row, SPLIT row, routed service, subset) of every destination of a split.
     catalog : Catalog
     fan_out : int
         The most rows one event can need in any pool, at least 16.
@@ -52,6 +56,8 @@ class CompiledTopology:
     profile: MeshProfile
     layout: Layout
     arrays: dict[str, Rows]
+    config_names: tuple[ClusterName, ...]
+    splits: tuple[tuple[int, int, str, str | None], ...]
     catalog: Catalog
     fan_out: int
 
@@ -81,6 +87,8 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         profile,
         layout,
         arrays,
+        upstreams.config_names,
+        upstreams.splits,
         _catalog(topology, profile, layout, programs, servers),
         programs.fan_out,
     )

@@ -12,7 +12,7 @@ cluster's policy names; a class with `users` carries that many values, named
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +51,17 @@ from meshsim.topology.model import (
     ServicePolicy,
     Topology,
     TrafficClass,
+    WeightedCluster,
 )
 
-__all__ = ["ClusterName", "Upstreams", "cluster_endpoints", "compile_upstreams"]
+__all__ = [
+    "ClusterName",
+    "Upstreams",
+    "cluster_endpoints",
+    "compile_upstreams",
+    "hash_table",
+    "policy_of",
+]
 
 #: A service, and a subset of it or None.
 ClusterName = tuple[str, str | None]
@@ -77,6 +85,7 @@ class Upstreams:
 
     arrays: dict[str, Rows]
     config_names: tuple[ClusterName, ...]  # of each CLUSTER_CONFIG row
+    splits: tuple[tuple[int, int, str, str | None], ...]  # ROUTE, SPLIT, service, subset
     cluster_start: Rows
     cluster_count: Rows
 
@@ -93,6 +102,35 @@ def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> 
         if labels.items() <= _labels(topology, place.service, place.workload).items()
     ]
     return np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
+
+
+def hash_table(
+    endpoint_names: Sequence[str],
+    policy: ClusterPolicy,
+    endpoints: Rows,
+    weights: Sequence[int],
+) -> Rows:
+    """Return the ring or Maglev table of a cluster with these endpoints; empty if it has none.
+
+    Hosts are hashed by their endpoint names, as Envoy does with ``hash_key`` metadata.
+    """
+    settings = policy.load_balancing or LoadBalancing()
+    names = [endpoint_names[endpoint] for endpoint in endpoints]
+    if names and settings.policy == "RING_HASH":
+        assert settings.minimum_ring_size is not None
+        assert settings.maximum_ring_size is not None
+        return build_ring(names, weights, settings.minimum_ring_size, settings.maximum_ring_size)
+    if names and settings.policy == "MAGLEV":
+        assert settings.table_size is not None
+        return build_maglev(names, weights, settings.table_size)
+    return np.zeros(0, TABLE_DTYPE)
+
+
+def policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
+    """Return the policies of a cluster."""
+    service, subset = name
+    policy = topology.policies[service]
+    return policy.subsets[subset] if subset is not None else policy
 
 
 def _labels(topology: Topology, service: str, workload: str) -> dict[str, str]:
@@ -153,12 +191,9 @@ class _Compiler:
         return list(self.topology.traffic.values()).index(traffic)
 
     def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
-        if chosen.direct_response is not None:
-            return []
         return [
             (self._local(caller, (item.service or target, item.subset)), item.weight)
-            for item in chosen.split
-            if item.weight > 0
+            for item in _weighted(chosen)
         ]
 
     def _local(self, caller: int, name: ClusterName) -> int:
@@ -177,7 +212,7 @@ class _Compiler:
         """Return the slice of hash keys of these requests; empty if they carry none."""
         destination = chosen.split[0] if chosen.split else None
         service = (destination.service if destination else None) or target
-        balancing = _policy_of(self.topology, (service, destination.subset if destination else None))
+        balancing = policy_of(self.topology, (service, destination.subset if destination else None))
         settings = balancing.load_balancing or LoadBalancing()
         lowered = {name.lower(): value for name, value in headers.items()}
         if settings.hash_source_ip:
@@ -214,7 +249,21 @@ class _Compiler:
             "clusters": clusters,
             "timers": timers.build(),
         }
-        return Upstreams(arrays, tuple(self.configs), start, count)
+        splits = tuple(
+            (row, start_of + number, target, item.subset)
+            for row, (chosen, target, start_of) in enumerate(self._split_starts())
+            for number, item in enumerate(_weighted(chosen))
+        )
+        return Upstreams(arrays, tuple(self.configs), splits, start, count)
+
+    def _split_starts(self) -> Iterable[tuple[Route, str, int]]:
+        """Yield (route, routed service, first SPLIT row) of each ROUTE row."""
+        first = 0
+        for (_, target, _, _), (chosen, split, _) in zip(
+            self.routes, self.route_rows, strict=True
+        ):
+            yield chosen, target, first
+            first += len(split)
 
     def _route_arrays(self, timers: _Timers) -> dict[str, Rows]:
         routes = np.zeros(max(len(self.route_rows), 1), ROUTE_DTYPE)
@@ -242,26 +291,16 @@ class _Compiler:
         size = 1
         for name, row in self.configs.items():
             fields = configs[row : row + 1]
-            policy = _policy_of(self.topology, name)
+            policy = policy_of(self.topology, name)
             _fill_config(fields, policy)
             endpoints = cluster_endpoints(self.topology, self.layout, name)
             weights = self._weights(policy, endpoints)
             fields["weights_equal"] = int(len(set(weights)) <= 1)
-            table = self._table(policy.load_balancing or LoadBalancing(), endpoints, weights)
+            table = hash_table(self.layout.endpoint_names, policy, endpoints, weights)
             fields["table_start"], fields["table_count"] = size, len(table)
             tables.append(table)
             size += len(table)
         return configs, np.concatenate(tables)
-
-    def _table(self, settings: LoadBalancing, endpoints: Rows, weights: list[int]) -> Rows:
-        names = [self.layout.endpoint_names[endpoint] for endpoint in endpoints]
-        if names and settings.policy == "RING_HASH":
-            return build_ring(
-                names, weights, settings.minimum_ring_size, settings.maximum_ring_size
-            )
-        if names and settings.policy == "MAGLEV":
-            return build_maglev(names, weights, settings.table_size)
-        return np.zeros(0, TABLE_DTYPE)
 
     def _weights(self, policy: ClusterPolicy, endpoints: Rows) -> list[int]:
         stated = (policy.load_balancing or LoadBalancing()).weights or {}
@@ -283,7 +322,7 @@ class _Compiler:
             name: cluster_endpoints(self.topology, self.layout, name) for name in self.configs
         }
         weights_of = {
-            name: self._weights(_policy_of(self.topology, name), members_of[name])
+            name: self._weights(policy_of(self.topology, name), members_of[name])
             for name in self.configs
         }
         for caller, first_proxy, replicas in self._callers():
@@ -318,6 +357,11 @@ class _Compiler:
             yield index, place.first_endpoint, place.replicas
         for index in range(len(self.topology.traffic)):
             yield ~index, len(self.layout.endpoint_names) + index, 1
+
+
+def _weighted(chosen: Route) -> tuple[WeightedCluster, ...]:
+    """Return the destinations of `chosen`; those of weight 0 are kept, they may get weight."""
+    return () if chosen.direct_response is not None else chosen.split
 
 
 class _Timers:
@@ -365,12 +409,6 @@ def _holding(
         clusters["member_count"][row] = len(endpoints)
         total += len(endpoints)
     return np.concatenate(blocks), clusters
-
-
-def _policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
-    service, subset = name
-    policy = topology.policies[service]
-    return policy.subsets[subset] if subset is not None else policy
 
 
 def _never(duration_ns: int | None) -> int:

@@ -1,0 +1,236 @@
+"""The running mesh as the slow world sees it: named parts, and verbs that change them.
+
+Rule: a process holds names; the control finds rows.  What changes is the truth (endpoints,
+rates); what proxies believe changes only through membership, which `add_replicas` and
+`withdraw` update at once in every proxy.
+
+Examples
+--------
+>>> def outage(env, mesh):                                     # doctest: +SKIP
+...     yield env.timeout(30)
+...     mesh.kill("reviews", workload="v2", replica=0)
+...     yield env.timeout(10)
+...     mesh.restore("reviews", workload="v2", replica=0)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+from meshsim.errors import ConfigError, Problem
+from meshsim.kernel.growth import with_replicas
+from meshsim.kernel.owner import Kernel
+from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.kernel import POOLS
+
+__all__ = ["MeshControl"]
+
+
+class MeshControl:
+    """Verbs on one replication under way; the clock is the environment's.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._nominal_speed = kernel.state.endpoints["speed"].copy()
+        self._nominal_errors = kernel.state.endpoints["error_rate"].copy()
+
+    def kill(
+        self,
+        service: str | None = None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Kill replicas: what they serve is reset, and they refuse connections.
+
+        Parameters
+        ----------
+        service, workload, zone : str, optional
+            What to kill; all that match.  At least one of service and zone.
+        replica : int, optional
+            Number of the replica within its workload, from 0.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names.
+        """
+        for endpoint in self._endpoints(service, workload, replica, zone):
+            self._kernel.reserve_events(2 * count_tasks(self._kernel.state, endpoint))
+            kill_endpoint(self._kernel.state, endpoint)
+
+    def restore(
+        self,
+        service: str | None = None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Bring replicas back: alive, at nominal speed, with their stated error rate."""
+        for endpoint in self._endpoints(service, workload, replica, zone):
+            state = self._kernel.state
+            state.endpoints["alive"][endpoint] = 1
+            state.endpoints["error_rate"][endpoint] = self._nominal_errors[endpoint]
+            self._set_speed(endpoint, float(self._nominal_speed[endpoint]))
+
+    def slow(
+        self,
+        service: str | None = None,
+        factor: float = 0.5,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Let replicas compute at `factor` times their nominal speed; 0 pauses them.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names, or `factor` is negative.
+        """
+        if factor < 0:
+            raise ConfigError([Problem("a speed is >= 0", found=str(factor))])
+        for endpoint in self._endpoints(service, workload, replica, zone):
+            self._set_speed(endpoint, factor * float(self._nominal_speed[endpoint]))
+
+    def fail(
+        self,
+        service: str | None = None,
+        share: float = 1.0,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Let replicas answer a `share` of their requests with 500."""
+        for endpoint in self._endpoints(service, workload, replica, zone):
+            self._kernel.state.endpoints["error_rate"][endpoint] = share
+
+    def withdraw(
+        self,
+        service: str | None = None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+        healthy: bool = False,
+    ) -> None:
+        """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
+        endpoints = self._endpoints(service, workload, replica, zone)
+        hosts = self._kernel.state.hosts
+        hosts["healthy"][np.isin(hosts["endpoint"], endpoints)] = int(healthy)
+
+    def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
+        """Add `count` equal replicas; every proxy knows them at once.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such workload, it has no replica to copy, or `count` < 1.
+        """
+        endpoints = self._endpoints(service, workload, None, None)
+        if count < 1:
+            raise ConfigError([Problem("at least one replica is added", found=str(count))])
+        for _ in range(count):
+            with_replicas(self._kernel, endpoints[0])
+            self._nominal_speed = np.append(self._nominal_speed, self._nominal_speed[endpoints[0]])
+            self._nominal_errors = np.append(
+                self._nominal_errors, self._nominal_errors[endpoints[0]]
+            )
+
+    def set_rate(self, traffic: str, factor: float) -> None:
+        """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""
+        row = self._row("traffic class", traffic, self._kernel.compiled.catalog.traffic)
+        if self._kernel.state.traffic["think_time"][row] != NO_INDEX:
+            raise ConfigError(f"{traffic}: a closed loop has users, not a rate")
+        if factor < 0:
+            raise ConfigError([Problem("a rate is >= 0", found=str(factor))])
+        self._kernel.reserve_events(len(POOLS))
+        set_rate(self._kernel.state, row, factor)
+
+    def set_weights(self, service: str, weights: dict[str, int]) -> None:
+        """Set the weights of every split to `service`, by subset name, in every proxy at once.
+
+        Raises
+        ------
+        ConfigError
+            If no split has these subsets, or the weights sum to zero.
+        """
+        state = self._kernel.state
+        rows = [
+            (route, split, subset)
+            for route, split, routed, subset in self._kernel.compiled.splits
+            if routed == service and subset is not None
+        ]
+        unknown = set(weights) - {subset for _, _, subset in rows}
+        if unknown or not rows:
+            found = ", ".join(sorted(unknown)) or service
+            raise ConfigError([Problem("no weighted split has these subsets", found=found)])
+        if sum(weights.values()) <= 0 or min(weights.values()) < 0:
+            raise ConfigError([Problem("weights are >= 0 and not all 0", found=str(weights))])
+        for _, split, subset in rows:
+            state.splits["weight"][split] = weights.get(subset, 0)
+        for route in {route for route, _, _ in rows}:
+            start = state.routes["split_start"][route]
+            end = start + state.routes["split_count"][route]
+            state.routes["weight_total"][route] = state.splits["weight"][start:end].sum()
+
+    # --- Names ---
+
+    def _set_speed(self, endpoint: int, speed: float) -> None:
+        self._kernel.reserve_events(int(self._kernel.state.endpoints["busy"][endpoint]) + 1)
+        set_speed(self._kernel.state, endpoint, speed)
+
+    def _endpoints(
+        self, service: str | None, workload: str | None, replica: int | None, zone: str | None
+    ) -> list[int]:
+        catalog = self._kernel.compiled.catalog
+        if service is None and zone is None:
+            raise ConfigError("name a service or a zone")
+        if service is not None:
+            self._row("service", service, tuple(dict.fromkeys(row[0] for row in catalog.endpoints)))
+        found = []
+        numbers: dict[tuple[str, str], int] = {}
+        for endpoint, (of_service, of_workload, _) in enumerate(catalog.endpoints):
+            number = numbers.get((of_service, of_workload), 0)
+            numbers[of_service, of_workload] = number + 1
+            if (
+                service in (None, of_service)
+                and workload in (None, of_workload)
+                and replica in (None, number)
+                and zone in (None, catalog.endpoint_zones[endpoint])
+            ):
+                found.append(endpoint)
+        if not found:
+            wanted = f"{service or ''}/{workload or '*'}/{'*' if replica is None else replica}"
+            raise ConfigError([Problem("no endpoint matches", found=f"{wanted} zone {zone or '*'}")])
+        return found
+
+    @staticmethod
+    def _row(kind: str, name: str, names: Iterable[str]) -> int:
+        known = list(names)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(
+                [
+                    Problem(
+                        f"unknown {kind}",
+                        found=name,
+                        allowed=", ".join(known[:20]),
+                        suggestion=near[0] if near else "",
+                    )
+                ]
+            )
+        return known.index(name)

@@ -1,0 +1,187 @@
+"""Replicas added while the run goes on.
+
+Rule: rows never move.  A new endpoint and its proxy are appended; every cluster that the
+workload belongs to gets a HOST row at the end and a new member list, and the old list is
+abandoned.  Hash tables are rebuilt under a new config row, which every proxy of the old one
+takes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshsim.kernel.memory import Rows
+from meshsim.rng import PURPOSE_PICK, make_streams
+from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
+from meshsim.topology.compiled.upstreams import hash_table, policy_of
+
+__all__ = ["with_replicas"]
+
+
+def with_replicas(kernel: Any, like: int) -> None:
+    """Append an endpoint equal to endpoint `like`, and make every proxy know it."""
+    state = kernel.state
+    endpoint = _append_endpoint(kernel, like)
+    clusters = state.clusters
+    holds = state.hosts["endpoint"] == like
+    holding = np.unique(state.hosts["cluster"][holds])
+    first_host = len(state.hosts)
+    hosts = np.zeros(len(holding), state.hosts.dtype)
+    members = [state.members]
+    size = len(state.members)
+    for row, cluster in enumerate(holding):
+        start, count = clusters["member_start"][cluster], clusters["member_count"][cluster]
+        current = state.members[start : start + count]
+        model = current[state.hosts["endpoint"][current] == like][0]
+        hosts["weight"][row] = state.hosts["weight"][model]
+        hosts["table_index"][row] = count
+        hosts["cluster"][row] = cluster
+        members.append(np.append(current, np.int32(first_host + row)))
+        clusters["member_start"][cluster] = size
+        clusters["member_count"][cluster] = count + 1
+        size += count + 1
+    hosts["endpoint"] = endpoint
+    hosts["healthy"] = 1
+    hosts["rtt_updated_ns"] = kernel.now_ns
+    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+        hosts[field] = NO_INDEX
+    state.replace(
+        hosts=np.concatenate([state.hosts, hosts]), members=np.concatenate(members)
+    )
+    _rebuild_tables(kernel, holding)
+
+
+def _append_endpoint(kernel: Any, like: int) -> int:
+    """Append the ENDPOINT and PROXY rows (with own clusters and hosts); return the endpoint."""
+    state = kernel.state
+    endpoint, proxy = len(state.endpoints), len(state.proxies)
+    kernel.endpoint_names.append(f"{kernel.endpoint_names[like].rpartition('-')[0]}-{endpoint}")
+    added = state.endpoints[like : like + 1].copy()
+    for field in ("busy", "queued", "requests", "rejected", "reneged", "completed"):
+        added[field] = 0
+    for field in ("busy_ns", "queue_ns", "cpu_ns"):
+        added[field] = 0
+    added["alive"] = 1
+    added["running_head"] = NO_INDEX
+    added["updated_ns"] = kernel.now_ns
+    added["proxy"] = proxy
+    model = int(state.endpoints["proxy"][like])
+    proxies = state.proxies[model : model + 1].copy()
+    proxies["endpoint"] = endpoint
+    proxies["requests"] = proxies["cpu_ns"] = 0
+    proxies["worker_start"] = len(state.worker_free_ns)
+    proxies["cluster_start"] = len(state.clusters)
+    workers = np.full(int(proxies["workers"][0]), kernel.now_ns, np.int64)
+    added["container"] = _copy_container(state, int(added["container"][0]))
+    proxies["container"] = _copy_container(state, int(proxies["container"][0]))
+    _copy_holdings(kernel, model, proxy)
+    blank = np.full((1, state.queue_heads.shape[1]), NO_INDEX, np.int32)
+    streams = make_streams(kernel.stream_seed, PURPOSE_PICK, proxy + 1)
+    state.replace(
+        endpoints=np.concatenate([state.endpoints, added]),
+        proxies=np.concatenate([state.proxies, proxies]),
+        worker_free_ns=np.concatenate([state.worker_free_ns, workers]),
+        queue_heads=np.concatenate([state.queue_heads, blank]),
+        queue_tails=np.concatenate([state.queue_tails, blank]),
+        pick_streams=np.concatenate([state.pick_streams, streams[proxy:]]),
+    )
+    return endpoint
+
+
+def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
+    """Give `proxy` CLUSTER and HOST rows like those of proxy `model`, unused."""
+    state = kernel.state
+    start = int(state.proxies["cluster_start"][model])
+    clusters = state.clusters[start : start + int(state.proxies["cluster_count"][model])].copy()
+    first_cluster, size, first_host = len(state.clusters), len(state.members), len(state.hosts)
+    host_blocks, member_blocks = [state.hosts], [state.members]
+    for row in range(len(clusters)):
+        at, count = int(clusters["member_start"][row]), int(clusters["member_count"][row])
+        hosts = state.hosts[state.members[at : at + count]].copy()
+        _clear_hosts(hosts, first_cluster + row, kernel.now_ns)
+        host_blocks.append(hosts)
+        member_blocks.append(np.arange(first_host, first_host + count, dtype=np.int32))
+        clusters["member_start"][row] = size
+        size += count
+        first_host += count
+    keep = {"config", "member_start", "member_count"}
+    for field in set(clusters.dtype.names) - keep:
+        clusters[field] = 0
+    clusters["proxy"] = proxy
+    state.replace(
+        clusters=np.concatenate([state.clusters, clusters]),
+        hosts=np.concatenate(host_blocks),
+        members=np.concatenate(member_blocks),
+    )
+
+
+def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:
+    keep = {"endpoint", "weight", "table_index", "healthy"}
+    for field in set(hosts.dtype.names or ()) - keep:
+        hosts[field] = 0
+    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+        hosts[field] = NO_INDEX
+    hosts["cluster"] = cluster
+    hosts["rtt_updated_ns"] = now_ns
+
+
+def _copy_container(state: Any, container: int) -> int:
+    """Append a container like `container` on the same node (its own, if it was alone)."""
+    if container == NO_INDEX:
+        return NO_INDEX
+    node = int(state.containers["node"][container])
+    alone = state.nodes["first"][node] == container
+    alone = alone and state.containers["next"][container] == NO_INDEX
+    added = state.containers[container : container + 1].copy()
+    for field in ("running", "virtual_ns", "rate", "share_cores"):
+        added[field] = 0
+    added["root"] = NO_INDEX
+    added["updated_ns"] = state.counters["now_ns"][0]
+    row = len(state.containers)
+    if alone and state.nodes["cores"][node] == state.containers["limit_cores"][container]:
+        fresh = state.nodes[node : node + 1].copy()
+        fresh["first"] = row
+        fresh["wake"] = 0
+        added["node"] = len(state.nodes)
+        added["next"] = NO_INDEX
+        state.replace(nodes=np.concatenate([state.nodes, fresh]))
+    else:
+        added["next"] = state.nodes["first"][node]
+        state.nodes["first"][node] = row
+    state.replace(containers=np.concatenate([state.containers, added]))
+    return row
+
+
+def _rebuild_tables(kernel: Any, clusters: Rows) -> None:
+    """Give hashing clusters a config row with a table over their present members."""
+    state = kernel.state
+    for old in np.unique(state.clusters["config"][clusters]):
+        if state.configs["balancing"][old] not in (RING_HASH, MAGLEV):
+            continue
+        users = clusters[state.clusters["config"][clusters] == old]
+        start = state.clusters["member_start"][users[0]]
+        count = state.clusters["member_count"][users[0]]
+        hosts = state.members[start : start + count]
+        table = _table(kernel, int(old), hosts)
+        config = state.configs[old : old + 1].copy()
+        config["table_start"], config["table_count"] = len(state.table), len(table)
+        state.clusters["config"][users] = len(state.configs)
+        kernel.config_names.append(kernel.config_names[old])
+        state.replace(
+            configs=np.concatenate([state.configs, config]),
+            table=np.concatenate([state.table, table]),
+        )
+
+
+def _table(kernel: Any, config: int, hosts: Rows) -> Rows:
+    """Return the hash table of config row `config` over these HOST rows."""
+    compiled = kernel.compiled
+    name = kernel.config_names[config]
+    return hash_table(
+        kernel.endpoint_names,
+        policy_of(compiled.topology, name),
+        kernel.state.hosts["endpoint"][hosts],
+        [int(weight) for weight in kernel.state.hosts["weight"][hosts]],
+    )
