@@ -7,7 +7,8 @@ when it keeps it (nested possession)?
     client -> gateway -> A[i] -> B[j]
 
 Each replica has `workers` workers and one first-come-first-served queue.  Service times are
-exponential, and all of a replica's compute comes before its call.  There is no network, no
+exponential, and all of a replica's compute comes before its call.  Every caller balances for
+itself: each replica of A has its own round-robin cursor over those of B.  There is no network, no
 proxy and no failure.  It shares no code with the simulator, not even its random numbers.
 """
 
@@ -34,7 +35,7 @@ CHAIN = (Tier(0.002), Tier(0.014, replicas=4), Tier(0.012, replicas=4))
 
 
 def _picks(balancing: str, replicas: int, rng: np.random.Generator) -> Iterator[int]:
-    """Yield the replica of each request."""
+    """Yield the replica that each request of one caller goes to."""
     if balancing == "ROUND_ROBIN":
         return cycle(range(replicas))
     if balancing == "RANDOM":
@@ -70,24 +71,28 @@ def simulate_chain(
     arrivals, services, picks = np.random.default_rng(seed).spawn(3)
     env = simpy.Environment()
     replicas = [[simpy.Resource(env, tier.workers) for _ in range(tier.replicas)] for tier in tiers]
-    next_replica = [_picks(balancing, tier.replicas, picks) for tier in tiers]
+    callers = [1, *(tier.replicas for tier in tiers[:-1])]
+    next_replica = [
+        [_picks(balancing, tier.replicas, picks) for _ in range(caller_count)]
+        for tier, caller_count in zip(tiers, callers, strict=True)
+    ]
     latencies = np.full(count, np.nan)
 
-    def serve(depth: int) -> Generator[simpy.Event, None, None]:
-        """Pass one request through tier `depth` and all that follow."""
-        replica = replicas[depth][next(next_replica[depth])]
+    def serve(depth: int, caller: int) -> Generator[simpy.Event, None, None]:
+        """Pass one request of replica `caller` through tier `depth` and all that follow."""
+        chosen = next(next_replica[depth][caller])
         last = depth == len(tiers) - 1
-        with replica.request() as worker:
+        with replicas[depth][chosen].request() as worker:
             yield worker
             yield env.timeout(services.exponential(tiers[depth].mean))
             if hold_worker and not last:
-                yield from serve(depth + 1)
+                yield from serve(depth + 1, chosen)
         if not hold_worker and not last:
-            yield from serve(depth + 1)
+            yield from serve(depth + 1, chosen)
 
     def request(number: int) -> Generator[simpy.Event, None, None]:
         started = env.now
-        yield from serve(0)
+        yield from serve(0, 0)
         latencies[number] = env.now - started
 
     def source() -> Generator[simpy.Event, None, None]:
