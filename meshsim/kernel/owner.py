@@ -35,6 +35,7 @@ from meshsim.state.record import (
 )
 from meshsim.state.server import TASK_DTYPE
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
+from meshsim.stats.sparse import SparseHistogram
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.units import seconds
 
@@ -70,6 +71,8 @@ class Kernel:
         Share of the requests to keep as traces.
     rows_max : int
         Limit of each pool of rows.
+    events_a_slice : int
+        Events between two calls of `on_slice`, >= 1.
     on_slice : callable, optional
         Called between slices of the compiled loop with the simulated time [ns].
     wall_clock : callable
@@ -85,6 +88,7 @@ class Kernel:
         *,
         sample_share: float = 0.0,
         rows_max: int = ROWS_MAX,
+        events_a_slice: int = _EVENTS_A_SLICE,
         on_slice: Callable[[int], None] | None = None,
         wall_clock: Callable[[], float] = float,
     ) -> None:
@@ -93,6 +97,7 @@ class Kernel:
         self.seed = seed
         self.replication = replication
         self.rows_max = rows_max
+        self._events_a_slice = events_a_slice
         self.limit = ""
         #: Grow with replicas that are added.
         self.endpoint_names = list(compiled.layout.endpoint_names)
@@ -199,7 +204,7 @@ class Kernel:
         """
         while not self.limit:
             begin_s = self._wall_clock()
-            reason = advance(self.state, until_ns, _EVENTS_A_SLICE, self._margin, draining)
+            reason = advance(self.state, until_ns, self._events_a_slice, self._margin, draining)
             self._wall_s += self._wall_clock() - begin_s
             if reason == GROW:
                 self._grow()
@@ -260,10 +265,11 @@ class Kernel:
             seed=self.seed,
             replication=self.replication,
             duration_ns=self.duration_ns,
+            ended_ns=min(self.now_ns, self.duration_ns) if self.limit else self.duration_ns,
             windows=state.windows,
             window_histogram=state.window_histogram,
             series=state.series,
-            series_histogram=state.series_histogram,
+            series_histogram=self._take_series_histogram(),
             traffic_flags=state.traffic_flags,
             edge_flags=state.edge_flags,
             endpoints=np.array([rows[:endpoint_count] for rows in self._segments_endpoints]),
@@ -274,6 +280,12 @@ class Kernel:
             limit=self.limit,
             wall_s=self._wall_s,
         )
+
+    def _take_series_histogram(self) -> SparseHistogram:
+        """Return the histograms of the edges compressed, and free the dense ones at once."""
+        dense = self.state.series_histogram
+        self.state.replace(series_histogram=dense[:, :0].copy())
+        return SparseHistogram.from_dense(dense)
 
     def _host_records(self) -> Rows:
         hosts = self.state.hosts

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from meshsim.stats.intervals import (
     Interval,
-    design_effect,
-    quantile_interval_ns,
+    design_effects,
+    quantile_intervals_ns,
     ratio_interval,
+    ratio_intervals,
     wilson_interval,
 )
 
@@ -97,7 +98,7 @@ def _shown(interval: Interval, samples: int, effective: float, method: str) -> E
 
 
 def _quantile(
-    histograms: npt.NDArray[np.int64], name: str, samples: int, effective: float, method: str
+    interval: Interval, name: str, samples: int, effective: float, method: str
 ) -> Estimate:
     q = QUANTILES[name]
     beyond = effective * min(q, 1 - q)
@@ -106,7 +107,6 @@ def _quantile(
     if beyond < TAIL_MINIMUM:
         reason = f"{beyond:.0f} effective samples beyond {name}, {TAIL_MINIMUM} needed"
         return _withheld(samples, effective, method, reason)
-    interval = quantile_interval_ns(histograms, q)
     if math.isinf(interval.high):
         reason = f"the interval of {name} leaves the sample"
         return _withheld(samples, effective, method, reason)
@@ -118,14 +118,14 @@ def latency_estimates(
     histograms: npt.NDArray[np.int64],
     method: str,
     withheld: str = "",
-) -> dict[str, Estimate]:
-    """Estimate the mean and the quantiles of a latency [ms].
+) -> list[dict[str, Estimate]]:
+    """Estimate the mean and the quantiles of latencies [ms], of many rows at once.
 
     Parameters
     ----------
-    sums : ndarray[int64], shape (groups,)
+    sums : ndarray[int64], shape (rows, groups)
         Latency sum of each group [ns].  Read only.
-    histograms : ndarray[int64], shape (groups, bins)
+    histograms : ndarray[int64], shape (rows, groups, bins)
         Latencies of each group.  Read only.
     method : str
         How the groups were made, for the reader.
@@ -134,21 +134,30 @@ def latency_estimates(
 
     Returns
     -------
-    dict
-        One `Estimate` for each of `METRICS`.
+    list of dict
+        One `Estimate` for each of `METRICS`, by row.
     """
-    counts = histograms.sum(axis=1)
-    samples = int(counts.sum())
-    if not withheld and samples == 0:
-        withheld = "no successful request"
-    if withheld:
-        return {name: _withheld(samples, math.nan, method, withheld) for name in METRICS}
-    effective = samples / design_effect(histograms)
-    mean = _shown(ratio_interval(sums, counts), samples, effective, method)
-    estimates = {"mean": mean}
-    for name in QUANTILES:
-        estimates[name] = _quantile(histograms, name, samples, effective, method)
-    return estimates
+    cumulated = np.cumsum(histograms, axis=-1, dtype=np.int64)
+    counts = cumulated[..., -1]
+    samples = counts.sum(axis=1)
+    effects = design_effects(cumulated)
+    limits = {"mean": ratio_intervals(sums, counts)}
+    limits |= {name: quantile_intervals_ns(cumulated, q) for name, q in QUANTILES.items()}
+    rows = []
+    for row, sampled in enumerate(samples.tolist()):
+        reason = withheld or ("" if sampled else "no successful request")
+        if reason:
+            rows.append({name: _withheld(sampled, math.nan, method, reason) for name in METRICS})
+            continue
+        effective = sampled / float(effects[row])
+        intervals = {
+            name: Interval(*(float(limit[row]) for limit in limits[name])) for name in METRICS
+        }
+        estimates = {"mean": _shown(intervals["mean"], sampled, effective, method)}
+        for name in QUANTILES:
+            estimates[name] = _quantile(intervals[name], name, sampled, effective, method)
+        rows.append(estimates)
+    return rows
 
 
 def share_estimate(

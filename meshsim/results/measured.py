@@ -12,7 +12,6 @@ edges, whose histograms are kept by segment only, use the kept segments as batch
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT, Catalog, RunRecord
+from meshsim.stats.histogram import SERIES_BIN_COUNT
 from meshsim.stats.warm_up import PAIRED_MINIMUM, SIGNIFICANCE, Cut, kept_from
 from meshsim.units import NS_PER_S
 
@@ -77,15 +77,22 @@ class Measured:
 
     @cached_property
     def window_end(self) -> int:
-        """One past the last window that every replication reached.
+        """One past the last window that every replication reached, perhaps in part.
 
         Only a run that hit a limit ends early; its later windows are empty.
         """
-        if not self.stopped:
-            return WINDOW_COUNT
-        active = self.windows["in_flight_ns"].sum(axis=2) + self.windows["arrivals"].sum(axis=2)
-        reached = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in active]
-        return max(min(reached), self.window_start + 1)
+        return max(math.ceil(self._ended_s / self.window_s), self.window_start + 1)
+
+    @cached_property
+    def whole_window_end(self) -> int:
+        """One past the last window that every replication passed to its end."""
+        ended = min(record.ended_ns * WINDOW_COUNT // record.duration_ns for record in self.records)
+        return int(ended)
+
+    @property
+    def _ended_s(self) -> float:
+        """When the first replication to be stopped was; else the duration [s]."""
+        return min(record.ended_ns for record in self.records) / NS_PER_S
 
     @property
     def window_s(self) -> float:
@@ -99,13 +106,23 @@ class Measured:
 
     @property
     def time_s(self) -> float:
-        """Measured time of one replication [s]."""
-        return (self.window_end - self.window_start) * self.window_s
+        """Measured time of the windows of one replication [s]."""
+        end_s = min(self.window_end * self.window_s, self._ended_s)
+        return end_s - self.window_start * self.window_s
 
     @property
     def time_total_s(self) -> float:
-        """Measured time of all replications together [s]."""
+        """Measured time of the windows of all replications together [s]."""
         return self.time_s * len(self.records)
+
+    @property
+    def segments_time_s(self) -> float:
+        """Measured time of the segments of all replications, each to its own end [s].
+
+        Segments cannot be cut where the first replication was stopped, windows are.
+        """
+        ended_s = sum(record.ended_ns for record in self.records) / NS_PER_S
+        return ended_s - len(self.records) * self.warm_up_s
 
     @cached_property
     def batches(self) -> tuple[slice, ...]:
@@ -168,30 +185,61 @@ class Measured:
             return [slice(self.cut.segment, count)]
         return [slice(segment, segment + 1) for segment in range(self.cut.segment, count)]
 
-    def series_field(self, field: str, edges: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Sum a series field over each group and over `edges`, shape (groups,)."""
-        index = list(edges)
-        return np.array(
-            [
-                record.series[field][segments][:, index].sum()
-                for segments in self._segments()
-                for record in self.records
-            ],
-            dtype=np.int64,
-        )
+    @property
+    def series_groups(self) -> int:
+        """Number of groups of edges."""
+        return len(self._segments()) * len(self.records)
 
-    def series_histogram(self, edges: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Latency histogram of each group over `edges`, shape (groups, SERIES_BIN_COUNT)."""
-        return np.stack(
-            [
-                sum(
-                    record.series_histogram[segments, edge].sum(axis=0, dtype=np.int64)
-                    for edge in edges
-                )
-                for segments in self._segments()
-                for record in self.records
-            ]
-        )
+    def series_field(self, field: str, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        """Sum a series field over each group.
+
+        Parameters
+        ----------
+        field : str
+        rows : ndarray[intp], shape (edges,)
+            The row that each edge is counted in: several edges may share one.  Read only.
+
+        Returns
+        -------
+        ndarray[int64], shape (rows, groups)
+        """
+        groups = [
+            record.series[field][segments].sum(axis=0)
+            for segments in self._segments()
+            for record in self.records
+        ]
+        total = np.zeros((int(rows.max(initial=-1)) + 1, len(groups)), np.int64)
+        np.add.at(total, rows, np.stack(groups, axis=1))
+        return total
+
+    def series_histogram(
+        self, rows: npt.NDArray[np.intp], first: int, end: int
+    ) -> npt.NDArray[np.int64]:
+        """Return the latency histograms of the rows from `first` up to `end`.
+
+        Parameters
+        ----------
+        rows : ndarray[intp], shape (edges,)
+            The row that each edge is counted in.  Read only.
+        first, end : int
+            Few rows at a time: each takes 8 KB a group.
+
+        Returns
+        -------
+        ndarray[int64], shape (end - first, groups, SERIES_BIN_COUNT)
+        """
+        edges = np.flatnonzero((rows >= first) & (rows < end))
+        histograms = np.zeros((end - first, self.series_groups, SERIES_BIN_COUNT), np.int64)
+        group = 0
+        for segments in self._segments():
+            for record in self.records:
+                for segment in range(segments.start, segments.stop):
+                    place = segment * len(rows) + edges
+                    which, bins, counts = record.series_histogram.cells(place)
+                    where = (rows[edges][which] - first, group, bins.astype(np.intp))
+                    np.add.at(histograms, where, counts.astype(np.int64))
+                group += 1
+        return histograms
 
     def series_total(self, field: str) -> npt.NDArray[np.int64]:
         """Sum a series field over the measured part of all replications, shape (edges,)."""

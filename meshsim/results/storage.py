@@ -35,6 +35,7 @@ from meshsim.state.record import (
     Catalog,
     RunRecord,
 )
+from meshsim.stats.sparse import SparseHistogram
 
 __all__ = ["FORMAT", "load", "save"]
 
@@ -63,14 +64,18 @@ _RECORD_DTYPES: dict[str, np.dtype[Any]] = {
     "hosts": HOST_RECORD_DTYPE,
     "spans": SPAN_DTYPE,
 }
-_SCALARS = ("seed", "replication", "duration_ns", "counters", "limit", "wall_s")
+_SCALARS = ("seed", "replication", "duration_ns", "ended_ns", "counters", "limit", "wall_s")
 
 
 def _columns(
-    array: npt.NDArray[Any], axes: Sequence[str], position: int
+    array: npt.NDArray[Any] | SparseHistogram, axes: Sequence[str], position: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Return one record's array as columns of a long table."""
-    if array.dtype.names:
+    if isinstance(array, SparseHistogram):
+        rows, bins, counts = array.cells(np.arange(len(array.starts) - 1))
+        where = np.stack([*np.divmod(rows, max(array.shape[1], 1)), bins])
+        values = {"count": counts.astype(np.int32)}
+    elif array.dtype.names:
         where = np.indices(array.shape).reshape(array.ndim, -1)
         values = {name: array[name].ravel() for name in array.dtype.names}
     else:
@@ -93,9 +98,16 @@ def _write_tables(folder: Path, records: Sequence[RunRecord]) -> dict[str, Any]:
         pq.write_table(pa.concat_tables(parts), folder / f"{field}.parquet", compression="zstd")
         layout[field] = {
             "shapes": [list(array.shape) for array in arrays],
-            "dtype": arrays[0].dtype.str if not arrays[0].dtype.names else "",
+            "dtype": _plain_dtype(arrays[0]),
         }
     return layout
+
+
+def _plain_dtype(array: npt.NDArray[Any] | SparseHistogram) -> str:
+    """Return the type of an array of counts; empty where it follows from the table."""
+    if isinstance(array, SparseHistogram) or array.dtype.names:
+        return ""
+    return array.dtype.str
 
 
 def save(
@@ -164,10 +176,18 @@ def _plain(value: Any) -> Any:
 
 def _array(
     table: pa.Table, field: str, shape: list[int], dtype: str, position: int
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[Any] | SparseHistogram:
     """Rebuild one record's array from its rows of the long table."""
     record_dtype = _RECORD_DTYPES.get(field)
     rows = table["record"].to_numpy() == position
+    if field == "series_histogram":
+        segment, edge, bins, counts = (
+            table[name].to_numpy()[rows]
+            for name in ("segment_index", "edge_index", "bin_index", "count")
+        )
+        segments, edges, bin_count = shape
+        place = segment.astype(np.intp) * edges + edge
+        return SparseHistogram.from_cells((segments, edges, bin_count), place, bins, counts)
     array = np.zeros(shape, record_dtype if record_dtype is not None else np.dtype(dtype))
     where = tuple(table[f"{axis}_index"].to_numpy()[rows] for axis in _AXES[field])
     if record_dtype is None:

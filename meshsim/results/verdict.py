@@ -64,8 +64,8 @@ class Verdict:
 
 
 def _in_flight(measured: Measured) -> npt.NDArray[np.float64]:
-    """Return the mean number in flight, shape (replications, windows reached, classes)."""
-    reached = measured.windows["in_flight_ns"][:, : measured.window_end]
+    """Return the mean number in flight, shape (replications, windows passed, classes)."""
+    reached = measured.windows["in_flight_ns"][:, : measured.whole_window_end]
     mean: npt.NDArray[np.float64] = reached / (measured.window_s * NS_PER_S)
     return mean
 

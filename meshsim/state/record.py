@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from meshsim.stats.sparse import SparseHistogram
+
 __all__ = [
     "ENDPOINT_RECORD_DTYPE",
     "HOST_RECORD_DTYPE",
@@ -144,6 +146,8 @@ class Catalog:
     connection_memory_bytes: float
     timed_faults: bool
     trigger: bool  # a fault declared as a trigger
+    #: (what happens, begin [ns], end [ns] or NO_INDEX if it stays) of each timed fault.
+    fault_spans: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,12 @@ class RunRecord:
     seed: int
     replication: int
     duration_ns: int
+    #: When it stopped measuring: `duration_ns`, or earlier if the run was stopped at a limit.
+    ended_ns: int
     windows: npt.NDArray[np.void]  # WINDOW_DTYPE (W, T)
     window_histogram: npt.NDArray[np.int32]  # (W, T, BIN_COUNT), successes, latency
     series: npt.NDArray[np.void]  # SERIES_DTYPE (S, E)
-    series_histogram: npt.NDArray[np.int32]  # (S, E, SERIES_BIN_COUNT)
+    series_histogram: SparseHistogram  # (S, E, SERIES_BIN_COUNT)
     traffic_flags: npt.NDArray[np.int64]  # (S, T, FLAG_COUNT)
     edge_flags: npt.NDArray[np.int64]  # (S, E, FLAG_COUNT)
     endpoints: npt.NDArray[np.void]  # ENDPOINT_RECORD_DTYPE (S, N), cumulative

@@ -27,6 +27,8 @@ __all__ = [
     "bin_bounds_ns",
     "bin_index",
     "count_below",
+    "cumulated_count_below",
+    "cumulated_quantile_ns",
     "quantile_ns",
     "series_bin_index",
 ]
@@ -102,14 +104,16 @@ def bin_bounds_ns(bin_count: int) -> npt.NDArray[np.float64]:
     return bounds
 
 
-def quantile_ns(counts: npt.NDArray[np.integer], q: float) -> npt.NDArray[np.float64]:
+def quantile_ns(
+    counts: npt.NDArray[np.integer], q: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Return the `q` quantile of each histogram, interpolated within its bin [ns].
 
     Parameters
     ----------
     counts : ndarray[int], shape (..., bin_count)
         Histograms on either grid.  Read only.
-    q : float
+    q : float, or ndarray[float64] of shape (...)
         Share of the values below the quantile, 0 to 1.
 
     Returns
@@ -122,40 +126,66 @@ def quantile_ns(counts: npt.NDArray[np.integer], q: float) -> npt.NDArray[np.flo
     The inverse of the piecewise linear distribution function whose knots are the bounds of
     the bins.  Cost O(bins) a histogram.
     """
-    bounds = bin_bounds_ns(counts.shape[-1])
-    rows = counts.reshape(-1, counts.shape[-1])
-    values = np.full(len(rows), np.nan)
-    for index, row in enumerate(rows):
-        cumulated = np.cumsum(row, dtype=np.int64)
-        total = int(cumulated[-1])
-        if total == 0:
-            continue
-        rank = min(max(q, 0.0), 1.0) * total
-        # The first bin that reaches the rank; for rank 0 the first that holds a value.
-        bin_ = int(np.searchsorted(cumulated, rank, side="left" if rank > 0 else "right"))
-        inside = int(row[bin_])
-        share = (rank - (int(cumulated[bin_]) - inside)) / inside
-        values[index] = bounds[bin_] + (bounds[bin_ + 1] - bounds[bin_]) * share
-    return values.reshape(counts.shape[:-1])
+    return cumulated_quantile_ns(np.cumsum(counts, axis=-1, dtype=np.int64), q)
 
 
-def count_below(counts: npt.NDArray[np.integer], value_ns: float) -> npt.NDArray[np.float64]:
+def cumulated_quantile_ns(
+    cumulated: npt.NDArray[np.int64], q: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return what `quantile_ns` does, from histograms already summed up along their bins."""
+    bounds = bin_bounds_ns(cumulated.shape[-1])
+    total = cumulated[..., -1]
+    rank = np.clip(q, 0.0, 1.0) * total
+    # The first bin that reaches the rank; for rank 0 the first that holds a value.
+    before = (cumulated < rank[..., None]) | (cumulated == 0)
+    bins = np.minimum(np.count_nonzero(before, axis=-1), cumulated.shape[-1] - 1)
+    below, inside = _about_bin(cumulated, bins)
+    share = np.full(rank.shape, np.nan)
+    np.divide(rank - below, inside, out=share, where=(total > 0) & (inside > 0))
+    values: npt.NDArray[np.float64] = bounds[bins] + (bounds[bins + 1] - bounds[bins]) * share
+    return values
+
+
+def _about_bin(
+    cumulated: npt.NDArray[np.int64], bins: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many values of each histogram are below a bin, and how many in it."""
+    upto = np.take_along_axis(cumulated, bins[..., None], axis=-1)[..., 0]
+    previous = np.maximum(bins - 1, 0)
+    below = np.take_along_axis(cumulated, previous[..., None], axis=-1)[..., 0]
+    below = np.where(bins > 0, below, 0)
+    return below, upto - below
+
+
+def count_below(
+    counts: npt.NDArray[np.integer], value_ns: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Return how many values of each histogram are below `value_ns`, the inverse of a quantile.
 
     Parameters
     ----------
     counts : ndarray[int], shape (..., bin_count)
         Histograms on either grid.  Read only.
-    value_ns : float
+    value_ns : float, or ndarray[float64] that broadcasts to shape (...)
         Threshold [ns], >= 0.
 
     Returns
     -------
     ndarray[float64], shape (...)
-        Counts, with the values of the bin that holds `value_ns` spread evenly over it.
+        Counts, with the values of the bin that holds `value_ns` spread evenly over it; NaN
+        where `value_ns` is.
     """
-    bounds = bin_bounds_ns(counts.shape[-1])
-    bin_ = int(np.clip(np.searchsorted(bounds, value_ns, side="right") - 1, 0, len(bounds) - 2))
-    share = min((value_ns - bounds[bin_]) / (bounds[bin_ + 1] - bounds[bin_]), 1.0)
-    below = counts[..., :bin_].sum(axis=-1, dtype=np.int64) + share * counts[..., bin_]
-    return np.asarray(below, dtype=np.float64)
+    return cumulated_count_below(np.cumsum(counts, axis=-1, dtype=np.int64), value_ns)
+
+
+def cumulated_count_below(
+    cumulated: npt.NDArray[np.int64], value_ns: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return what `count_below` does, from histograms already summed up along their bins."""
+    bounds = bin_bounds_ns(cumulated.shape[-1])
+    value = np.broadcast_to(np.asarray(value_ns, np.float64), cumulated.shape[:-1])
+    bins = np.clip(np.searchsorted(bounds, value, side="right") - 1, 0, len(bounds) - 2)
+    share = np.minimum((value - bounds[bins]) / (bounds[bins + 1] - bounds[bins]), 1.0)
+    below, inside = _about_bin(cumulated, bins)
+    counted: npt.NDArray[np.float64] = below + share * inside
+    return counted

@@ -41,16 +41,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as distributions
 
-from meshsim.stats.histogram import count_below, quantile_ns
+from meshsim.stats.histogram import (
+    cumulated_count_below,
+    cumulated_quantile_ns,
+    quantile_ns,
+)
 
 __all__ = [
     "CONFIDENCE",
     "Interval",
+    "Intervals",
     "design_effect",
+    "design_effects",
     "jackknife_values",
     "mean_interval",
     "quantile_interval_ns",
+    "quantile_intervals_ns",
     "ratio_interval",
+    "ratio_intervals",
     "t_quantile",
     "wilson_interval",
 ]
@@ -70,7 +78,20 @@ class Interval(NamedTuple):
     high: float
 
 
+class Intervals(NamedTuple):
+    """Intervals of many estimates at once, each an array of one shape."""
+
+    value: _FloatArray
+    low: _FloatArray
+    high: _FloatArray
+
+
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+def _single(intervals: Intervals) -> Interval:
+    """Return the only interval of `intervals`."""
+    return Interval(*(float(limit[0]) for limit in intervals))
 
 
 @cache
@@ -82,6 +103,12 @@ def t_quantile(groups: int, confidence: float = CONFIDENCE) -> float:
     if groups < 2:
         return math.inf
     return float(distributions.t.ppf(0.5 + confidence / 2, groups - 1))
+
+
+@cache
+def _normal_quantile(confidence: float) -> float:
+    """Return the two-sided quantile of the normal distribution."""
+    return float(distributions.norm.ppf(0.5 + confidence / 2))
 
 
 def mean_interval(values: _FloatArray, confidence: float = CONFIDENCE) -> Interval:
@@ -108,84 +135,96 @@ def mean_interval(values: _FloatArray, confidence: float = CONFIDENCE) -> Interv
     return Interval(mean, mean - half, mean + half)
 
 
-def _ratio_error(sums: _Numbers, counts: _Numbers, ratio: float) -> float:
-    """Return the linearised standard error of ``sum(sums) / sum(counts)``."""
-    groups = len(counts)
-    total = float(counts.sum())
-    if groups < 2 or total == 0:
-        return math.nan
-    residual = sums - ratio * counts
-    return math.sqrt(groups / (groups - 1) * float((residual**2).sum())) / total
+def _ratio_errors(sums: _Numbers, counts: _Numbers, ratios: _FloatArray) -> _FloatArray:
+    """Return the linearised standard errors of ``sum(sums) / sum(counts)`` over the last axis."""
+    groups = counts.shape[-1]
+    total = counts.sum(axis=-1)
+    errors = np.full(total.shape, np.nan)
+    if groups < 2:
+        return errors
+    residual = sums - ratios[..., None] * counts
+    spread = np.sqrt(groups / (groups - 1) * (residual**2).sum(axis=-1))
+    np.divide(spread, total, out=errors, where=total > 0)
+    return errors
 
 
-def ratio_interval(sums: _Numbers, counts: _Numbers, confidence: float = CONFIDENCE) -> Interval:
-    """Return ``sum(sums) / sum(counts)`` with its interval over independent groups.
+def ratio_intervals(sums: _Numbers, counts: _Numbers, confidence: float = CONFIDENCE) -> Intervals:
+    """Return ``sum(sums) / sum(counts)`` of each row with its interval over independent groups.
 
     Parameters
     ----------
-    sums, counts : ndarray, shape (groups,)
+    sums, counts : ndarray, shape (..., groups)
         Numerator and denominator of each group, e.g. latency sum [ns] and requests.  A group
         weighs by its count.  Read only.
 
     Returns
     -------
-    Interval
+    Intervals, arrays of shape (...)
         NaN where there is nothing to count; NaN limits with a single group.
     """
-    total = float(counts.sum())
-    if total == 0:
-        return _UNKNOWN
-    ratio = float(sums.sum()) / total
-    error = _ratio_error(sums, counts, ratio)
-    if math.isnan(error):
-        return Interval(ratio, math.nan, math.nan)
-    half = t_quantile(len(counts), confidence) * error
-    return Interval(ratio, ratio - half, ratio + half)
+    total = counts.sum(axis=-1)
+    ratios = np.full(total.shape, np.nan)
+    np.divide(sums.sum(axis=-1), total, out=ratios, where=total > 0)
+    errors = _ratio_errors(sums, counts, ratios)
+    # A single group has no error, and an infinite t.
+    half = np.where(np.isnan(errors), np.nan, t_quantile(counts.shape[-1], confidence) * errors)
+    return Intervals(ratios, ratios - half, ratios + half)
 
 
-def quantile_interval_ns(
-    histograms: npt.NDArray[np.integer], q: float, confidence: float = CONFIDENCE
-) -> Interval:
-    """Return the pooled `q` quantile with its Woodruff interval over groups [ns].
+def ratio_interval(sums: _Numbers, counts: _Numbers, confidence: float = CONFIDENCE) -> Interval:
+    """Return `ratio_intervals` of one row: sums and counts of shape (groups,)."""
+    return _single(ratio_intervals(sums[None], counts[None], confidence))
+
+
+def quantile_intervals_ns(
+    cumulated: npt.NDArray[np.int64], q: float, confidence: float = CONFIDENCE
+) -> Intervals:
+    """Return the pooled `q` quantile of each row with its Woodruff interval over groups [ns].
 
     Parameters
     ----------
-    histograms : ndarray[int], shape (groups, bins)
-        Latencies of each group, on either grid.  Read only.
+    cumulated : ndarray[int64], shape (..., groups, bins)
+        Latencies of each group, on either grid, summed up along the bins.  Read only.
     q : float
         Strictly between 0 and 1.
 
     Returns
     -------
-    Interval
+    Intervals, arrays of shape (...)
         A limit is infinite (or 0) if the share it inverts leaves the sample, NaN if there is
         one group or none.
     """
-    pooled = histograms.sum(axis=0, dtype=np.int64)
-    counts = histograms.sum(axis=1, dtype=np.int64)
-    if counts.sum() == 0:
-        return _UNKNOWN
-    value = float(quantile_ns(pooled, q))
-    error = _ratio_error(count_below(histograms, value), counts, q)
-    if math.isnan(error):
-        return Interval(value, math.nan, math.nan)
-    half = t_quantile(len(counts), confidence) * error
-    low = float(quantile_ns(pooled, q - half)) if half < q else 0.0
-    high = float(quantile_ns(pooled, q + half)) if q + half < 1 else math.inf
-    return Interval(value, low, high)
+    pooled = cumulated.sum(axis=-2)
+    counts = cumulated[..., -1]
+    values = cumulated_quantile_ns(pooled, q)
+    shares = np.full(values.shape, q)
+    errors = _ratio_errors(cumulated_count_below(cumulated, values[..., None]), counts, shares)
+    unknown = np.isnan(errors)
+    half = np.where(unknown, np.nan, t_quantile(counts.shape[-1], confidence) * errors)
+    low = np.where(half < q, cumulated_quantile_ns(pooled, q - half), 0.0)
+    high = np.where(q + half < 1, cumulated_quantile_ns(pooled, q + half), np.inf)
+    return Intervals(values, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high))
 
 
-def design_effect(histograms: npt.NDArray[np.integer]) -> float:
+def quantile_interval_ns(
+    histograms: npt.NDArray[np.integer], q: float, confidence: float = CONFIDENCE
+) -> Interval:
+    """Return `quantile_intervals_ns` of one row of histograms, shape (groups, bins)."""
+    cumulated = np.cumsum(histograms, axis=-1, dtype=np.int64)
+    return _single(quantile_intervals_ns(cumulated[None], q, confidence))
+
+
+def design_effects(cumulated: npt.NDArray[np.int64]) -> _FloatArray:
     """Return by how much correlation inflates the variance of a share, at the median.
 
     Parameters
     ----------
-    histograms : ndarray[int], shape (groups, bins)
-        Latencies of each group.  Read only.
+    cumulated : ndarray[int64], shape (..., groups, bins)
+        Latencies of each group, summed up along the bins.  Read only.
 
     Returns
     -------
-    float
+    ndarray[float64], shape (...)
         At least 1 (a smaller value is taken as chance); NaN with fewer than two groups.
 
     Notes
@@ -193,13 +232,17 @@ def design_effect(histograms: npt.NDArray[np.integer]) -> float:
     Kish's design effect.  For an M/M/1 queue at 80 % it is 24; samples divided by it is what
     an interval may rely on.
     """
-    counts = histograms.sum(axis=1, dtype=np.int64)
-    total = int(counts.sum())
-    if len(counts) < 2 or total == 0:
-        return math.nan
-    median = float(quantile_ns(histograms.sum(axis=0, dtype=np.int64), 0.5))
-    error = _ratio_error(count_below(histograms, median), counts, 0.5)
-    return max(1.0, error**2 * total / 0.25)
+    counts = cumulated[..., -1]
+    median = cumulated_quantile_ns(cumulated.sum(axis=-2), 0.5)
+    below = cumulated_count_below(cumulated, median[..., None])
+    errors = _ratio_errors(below, counts, np.full(median.shape, 0.5))
+    effects: _FloatArray = np.maximum(1.0, errors**2 * counts.sum(axis=-1) / 0.25)
+    return effects
+
+
+def design_effect(histograms: npt.NDArray[np.integer]) -> float:
+    """Return `design_effects` of one row of histograms, shape (groups, bins)."""
+    return float(design_effects(np.cumsum(histograms, axis=-1, dtype=np.int64)))
 
 
 def jackknife_values(histograms: npt.NDArray[np.integer], q: float) -> _FloatArray:
@@ -240,7 +283,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
     """
     if trials <= 0:
         return _UNKNOWN
-    z = float(distributions.norm.ppf(0.5 + confidence / 2))
+    z = _normal_quantile(confidence)
     share = successes / trials
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale

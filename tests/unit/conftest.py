@@ -20,6 +20,7 @@ from meshsim.state.record import (
     RunRecord,
 )
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT, bin_index, series_bin_index
+from meshsim.stats.sparse import SparseHistogram
 
 DURATION_S = 60
 WINDOW_NS = DURATION_S * 1_000_000_000 // WINDOW_COUNT
@@ -122,10 +123,11 @@ def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0)
         seed=7,
         replication=replication,
         duration_ns=DURATION_S * 1_000_000_000,
+        ended_ns=DURATION_S * 1_000_000_000,
         windows=windows,
         window_histogram=histogram,
         series=series,
-        series_histogram=series_histogram,
+        series_histogram=SparseHistogram.from_dense(series_histogram),
         traffic_flags=flags[:, :2],
         edge_flags=flags,
         endpoints=endpoints,

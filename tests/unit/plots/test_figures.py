@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
 
 from meshsim.results import Result
+from meshsim.stats.sparse import SparseHistogram
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,9 @@ def test_of_many_calls_the_busiest_that_hang_together_are_drawn(make_catalog, re
     wide = replace(
         record,
         series=series,
-        series_histogram=np.repeat(record.series_histogram[:, :1], 52, axis=1),
+        series_histogram=SparseHistogram.from_dense(
+            np.repeat(record.series_histogram.dense()[:, :1], 52, axis=1)
+        ),
         edge_flags=np.repeat(record.edge_flags[:, :1], 52, axis=1),
     )
     figure = Result.from_records(catalog, [wide]).plot.graph()

@@ -18,8 +18,14 @@ def histograms(groups, size, seed=1):
     return values.sum(axis=1), counts
 
 
+def estimates_of(sums, counts, *rest):
+    """The estimates of one row."""
+    (estimates,) = latency_estimates(sums[None], counts[None], *rest)
+    return estimates
+
+
 def test_independent_latencies_give_all_estimates_near_the_truth():
-    estimates = latency_estimates(*histograms(10, 10_000), "test")
+    estimates = estimates_of(*histograms(10, 10_000), "test")
     assert estimates["mean"].value == pytest.approx(10.0, rel=0.02)
     for name, q in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
         estimate = estimates[name]
@@ -33,7 +39,7 @@ def test_independent_latencies_give_all_estimates_near_the_truth():
 
 def test_a_quantile_is_withheld_with_fewer_than_thirty_effective_samples_beyond():
     # 2,000 requests: at most 20 beyond p99, 2 beyond p99.9.
-    estimates = latency_estimates(*histograms(10, 200), "test")
+    estimates = estimates_of(*histograms(10, 200), "test")
     assert not estimates["p90"].withheld
     assert math.isnan(estimates["p99"].value)
     assert "effective samples beyond p99, 30 needed" in estimates["p99"].withheld
@@ -44,24 +50,24 @@ def test_a_quantile_is_withheld_with_fewer_than_thirty_effective_samples_beyond(
 def test_correlated_groups_have_fewer_effective_samples():
     sums, counts = histograms(10, 1_000)
     slow = np.roll(counts[:5], 256, axis=1)  # two octaves slower
-    estimates = latency_estimates(sums, np.concatenate([slow, counts[5:]]), "test")
+    estimates = estimates_of(sums, np.concatenate([slow, counts[5:]]), "test")
     assert estimates["p50"].withheld
     assert estimates["mean"].effective_samples < 60
 
 
 def test_one_group_gives_a_mean_without_limits_and_no_quantile():
-    estimates = latency_estimates(*histograms(1, 10_000), "test")
+    estimates = estimates_of(*histograms(1, 10_000), "test")
     assert math.isnan(estimates["mean"].low)
     assert estimates["p50"].withheld == "a single group gives no interval"
 
 
 def test_a_reason_withholds_everything():
-    estimates = latency_estimates(*histograms(2, 10), "test", "unstable: it grows")
+    estimates = estimates_of(*histograms(2, 10), "test", "unstable: it grows")
     assert {estimate.withheld for estimate in estimates.values()} == {"unstable: it grows"}
 
 
 def test_no_successful_request():
-    estimates = latency_estimates(np.zeros(3), np.zeros((3, BIN_COUNT), np.int64), "test")
+    estimates = estimates_of(np.zeros(3, np.int64), np.zeros((3, BIN_COUNT), np.int64), "test")
     assert estimates["mean"].withheld == "no successful request"
 
 

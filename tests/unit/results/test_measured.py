@@ -30,9 +30,10 @@ def test_few_replications_are_cut_into_batches(catalog, records, replications, g
 def test_every_table_uses_the_same_cut(catalog, records):
     measured = Measured(catalog, tuple(records))
     browse = measured.traffic_field("arrivals", 0).sum()
-    assert measured.series_field("requests", [0]).sum() == browse
+    each = np.arange(3)
+    assert measured.series_field("requests", each)[0].sum() == browse
     assert measured.series_total("requests")[0] == browse
-    assert measured.series_histogram([0]).sum() == browse
+    assert measured.series_histogram(each, 0, 1).sum() == browse
     # busy 2 workers during 54 s in each of ten replications
     assert measured.cumulative("endpoints", "busy_ns")[0] == 2 * 54 * 10**9 * 10
 
@@ -50,12 +51,19 @@ def test_a_run_that_hit_a_limit_ends_where_its_records_end(catalog, records):
     endpoints = records[0].endpoints.copy()
     endpoints[-1] = 0
     limited = replace(
-        records[0], windows=windows, endpoints=endpoints, limit="tasks limit reached at 40s"
+        records[0],
+        windows=windows,
+        endpoints=endpoints,
+        limit="tasks limit reached at 39.5s",
+        ended_ns=39_500_000_000,
     )
     measured = Measured(catalog, (limited, *records[1:]))
     assert measured.window_end == 40
+    assert measured.whole_window_end == 39
     assert measured.warm_up_s == 0.0
-    assert measured.time_s == 40.0
+    assert measured.time_s == 39.5
+    # Segments and endpoints go on to the end of each replication.
+    assert measured.segments_time_s == 39.5 + 9 * 60
     assert "stopped at a limit" in measured.cut_text
     # busy 2 workers up to the last segment reached, which ends at 30 s
     alone = Measured(catalog, (limited,))

@@ -7,6 +7,7 @@ import pytest
 
 from meshsim.errors import ConfigError
 from meshsim.results import Result, storage
+from meshsim.stats.sparse import SparseHistogram
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def result(catalog, records):
 def same(first, second):
     for field in fields(first):
         left, right = getattr(first, field.name), getattr(second, field.name)
-        if isinstance(left, np.ndarray):
+        if isinstance(left, SparseHistogram):
+            same(left, right)
+        elif isinstance(left, np.ndarray):
             assert left.dtype == right.dtype, field.name
             assert left.shape == right.shape, field.name
             assert np.array_equal(left, right), field.name
