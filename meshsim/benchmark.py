@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from meshsim import kernel
 from meshsim.progress import Report, silent
 from meshsim.simulation import simulate
 from meshsim.topology.model import Topology
@@ -129,21 +130,22 @@ def measure(report: Report = silent, requests: int | None = None) -> list[Measur
     -------
     list of Measurement
     """
+    if not kernel.compiled():
+        kernel.prepare(report)
     measurements = []
     for index, (case, (topology, rate)) in enumerate(CASES.items()):
         report(index, len(CASES), case)
         result = simulate(
             topology, duration=(requests or REQUESTS) / rate, replications=1, progress=False
         )
-        engine = result.to_dict()["engine"]
-        traffic = result.to_dict()["traffic"][0]
+        engine = result.engine
         measurements.append(
             Measurement(
                 case,
-                engine["requests"],
-                engine["events"],
+                int(engine["requests"]),
+                int(engine["events"]),
                 engine["wall_s"],
-                traffic["latency_ms"]["mean"]["value"],
+                result.estimate("all", "mean").value,
             )
         )
     return measurements

@@ -24,7 +24,7 @@ from meshsim.errors import ConfigError, MeshsimError, Problem
 from meshsim.units import parse_duration
 
 if TYPE_CHECKING:
-    from meshsim.progress import Bar
+    from meshsim.progress import Report
     from meshsim.results import Result
     from meshsim.topology.model import Topology
 
@@ -192,28 +192,30 @@ def _write(result: Result, json_file: str | None, png_file: str | None, save: st
         result.save(save)
 
 
-def _announce_compilation() -> None:
-    """Say that the first run of a version compiles the engine, because that takes a while."""
-    from meshsim import kernel
-
-    if not kernel.compiled():
-        click.echo("First run of this version: compiling the engine, once.", err=True)
-
-
 @contextlib.contextmanager
-def _progress() -> Iterator[Bar]:
-    """Yield a bar that is drawn on a terminal only; say how far an interrupted run came."""
+def _progress() -> Iterator[Report]:
+    """Yield a report that draws on a terminal only, and announces a compilation anywhere.
+
+    An interrupted run says how far it came.
+    """
+    from meshsim import kernel
     from meshsim.progress import Bar
 
     with Bar(visible=sys.stderr.isatty()) as bar:
+
+        def report(done: float, total: float, name: str) -> None:
+            if bar.last is None and not kernel.compiled():
+                click.echo("First run of this version: compiling the engine, once.", err=True)
+            bar(done, total, name)
+
         try:
-            yield bar
+            yield report
         except KeyboardInterrupt:
             bar.close()
             done = "before the run began"
             if bar.last is not None:
                 count, total, name = bar.last
-                done = f"at {name}: {count:g} of {total:g} done"
+                done = f"while {name}: {count:g} of {total:g} done"
             raise _Failed(f"interrupted {done}; nothing was written.") from None
 
 
@@ -302,7 +304,6 @@ def _run(
     _check_writable(json_file, png_file, save)
     topology = _changed(_load(scenario, manifests, traffic), rates, values)
     with _progress() as report:
-        _announce_compilation()
         import meshsim
 
         result = meshsim.simulate(
@@ -352,7 +353,6 @@ def _bench(as_json: bool) -> None:
     from meshsim import benchmark
 
     with _progress() as report:
-        _announce_compilation()
         measurements = benchmark.measure(report)
     click.echo(benchmark.to_json(measurements) if as_json else benchmark.table(measurements))
 

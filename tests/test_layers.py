@@ -33,6 +33,7 @@ LAYERS = {
     "meshes": 4,
     "controlplane": 5,
     "explain": 5,
+    "loading": 5,
     "kernel": 6,
     "simulation": 7,
     "benchmark": 8,

@@ -58,5 +58,5 @@ def test_python_works(project):
 
 
 def test_files_that_are_named_exist():
-    for name in re.findall(r"\]\(([^)#]+)\)|\b((?:topologies|notebooks)/[\w.]+)", README):
+    for name in re.findall(r"\]\(([^)#]+)\)|\b((?:topologies|notebooks)/[\w.-]+)", README):
         assert (ROOT / (name[0] or name[1])).exists(), name

@@ -15,7 +15,9 @@ SOURCES = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.py"
 
 
 def cells(path: Path, kind: str) -> list[str]:
-    return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == kind]
+    """Return the cells of a kind, without IPython's magic lines."""
+    sources = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == kind]
+    return ["\n".join(s for s in source.splitlines() if s[:1] != "%") for source in sources]
 
 
 def test_there_is_a_notebook():
