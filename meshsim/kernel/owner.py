@@ -34,8 +34,8 @@ from meshsim.state.record import (
     RunRecord,
 )
 from meshsim.state.server import TASK_DTYPE
+from meshsim.state.sparse import SparseHistogram
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
-from meshsim.stats.sparse import SparseHistogram
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.units import seconds
 

@@ -229,17 +229,19 @@ class Measured:
         ndarray[int64], shape (end - first, groups, SERIES_BIN_COUNT)
         """
         edges = np.flatnonzero((rows >= first) & (rows < end))
-        histograms = np.zeros((end - first, self.series_groups, SERIES_BIN_COUNT), np.int64)
+        groups = self.series_groups
+        cells = np.zeros((end - first) * groups * SERIES_BIN_COUNT, np.int64)
         group = 0
         for segments in self._segments():
             for record in self.records:
                 for segment in range(segments.start, segments.stop):
                     place = segment * len(rows) + edges
                     which, bins, counts = record.series_histogram.cells(place)
-                    where = (rows[edges][which] - first, group, bins.astype(np.intp))
-                    np.add.at(histograms, where, counts.astype(np.int64))
+                    row = rows[edges][which] - first
+                    cell = (row * groups + group) * SERIES_BIN_COUNT + bins
+                    np.add.at(cells, cell, counts.astype(np.int64))
                 group += 1
-        return histograms
+        return cells.reshape(end - first, groups, SERIES_BIN_COUNT)
 
     def series_total(self, field: str) -> npt.NDArray[np.int64]:
         """Sum a series field over the measured part of all replications, shape (edges,)."""

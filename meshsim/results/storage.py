@@ -35,7 +35,7 @@ from meshsim.state.record import (
     Catalog,
     RunRecord,
 )
-from meshsim.stats.sparse import SparseHistogram
+from meshsim.state.sparse import SparseHistogram
 
 __all__ = ["FORMAT", "load", "save"]
 

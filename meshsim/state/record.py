@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from meshsim.stats.sparse import SparseHistogram
+from meshsim.state.sparse import SparseHistogram
 
 __all__ = [
     "ENDPOINT_RECORD_DTYPE",

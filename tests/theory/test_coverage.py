@@ -34,8 +34,8 @@ from meshsim.state.record import (
     Catalog,
     RunRecord,
 )
+from meshsim.state.sparse import SparseHistogram
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT, bin_bounds_ns, quantile_ns
-from meshsim.stats.sparse import SparseHistogram
 
 ARRIVALS = 200.0
 GATEWAY_S, A_S, B_S = 0.002, 0.014, 0.012

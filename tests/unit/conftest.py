@@ -19,8 +19,8 @@ from meshsim.state.record import (
     Catalog,
     RunRecord,
 )
+from meshsim.state.sparse import SparseHistogram
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT, bin_index, series_bin_index
-from meshsim.stats.sparse import SparseHistogram
 
 DURATION_S = 60
 WINDOW_NS = DURATION_S * 1_000_000_000 // WINDOW_COUNT

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
 
 from meshsim.results import Result
-from meshsim.stats.sparse import SparseHistogram
+from meshsim.state.sparse import SparseHistogram
 
 
 @pytest.fixture(scope="module")

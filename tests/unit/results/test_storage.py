@@ -7,7 +7,7 @@ import pytest
 
 from meshsim.errors import ConfigError
 from meshsim.results import Result, storage
-from meshsim.stats.sparse import SparseHistogram
+from meshsim.state.sparse import SparseHistogram
 
 
 @pytest.fixture(scope="module")

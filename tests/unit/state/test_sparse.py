@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meshsim.stats.sparse import SparseHistogram
+from meshsim.state.sparse import SparseHistogram
 
 
 @pytest.fixture
