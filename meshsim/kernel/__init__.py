@@ -4,6 +4,7 @@
 """
 
 from meshsim.kernel.compilation import compiled, prepare
+from meshsim.kernel.invariants import validate
 from meshsim.kernel.owner import ROWS_MAX, Kernel
 
-__all__ = ["ROWS_MAX", "Kernel", "compiled", "prepare"]
+__all__ = ["ROWS_MAX", "Kernel", "compiled", "prepare", "validate"]

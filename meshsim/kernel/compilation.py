@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 from numba import types
 
 from meshsim.jit import CACHE_FOLDER, JIT_ENABLED
@@ -50,8 +49,11 @@ def compiled() -> bool:
 
 @cache
 def _address(kind: int) -> int:
-    function = HANDLERS[kind]
-    return int(numba.cfunc(HANDLER, cache=True)(function).address)
+    """Compile handler `kind` (or load it) and return the address of its machine code."""
+    dispatcher: Any = HANDLERS[kind]
+    dispatcher.compile(HANDLER)
+    compiled = dispatcher.overloads[HANDLER.args]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
 def prepare(report: Report | None = None) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "announce_connection",
     "close_connection",
     "connect_for_pending",
+    "is_used_up",
     "join_pending",
     "leave_pending",
     "release_connection",
@@ -63,8 +64,8 @@ def _pop_idle(state: Any, host: int) -> int:
 
 
 @kernel_jit_inline
-def _push_idle(state: Any, host: int, connection: int) -> None:
-    """Put `connection` on top of the idle stack of `host`."""
+def release_connection(state: Any, host: int, connection: int) -> None:
+    """Put `connection`, for which nobody waits, on top of the idle stack of `host`."""
     hosts = state.hosts
     connections = state.connections
     newest = hosts["idle_newest"][host]
@@ -188,17 +189,13 @@ def acquire_connection(state: Any, host: int, round_trip_ns: int) -> int:
 
 
 @kernel_jit_inline
-def release_connection(state: Any, host: int, connection: int) -> None:
-    """Make `connection` idle after a response, or close it if it has served its share."""
+def is_used_up(state: Any, host: int, connection: int) -> bool:
+    """Count a request that `connection` has served; return whether it may serve no other."""
     connections = state.connections
-    cluster = state.hosts["cluster"][host]
-    config = state.clusters["config"][cluster]
-    limit = state.configs["max_requests_per_connection"][config]
     connections["requests"][connection] += 1
-    if limit > 0 and connections["requests"][connection] >= limit:
-        close_connection(state, host, connection)
-    else:
-        _push_idle(state, host, connection)
+    config = state.clusters["config"][state.hosts["cluster"][host]]
+    limit = state.configs["max_requests_per_connection"][config]
+    return limit > 0 and connections["requests"][connection] >= limit
 
 
 @kernel_jit

@@ -29,6 +29,10 @@ from meshsim.state.kernel import POOLS
 
 __all__ = ["MeshControl"]
 
+#: Events that stopping one task schedules: its answer, its call, its worker's next task, two of
+#: its node.
+_EVENTS_A_TASK = 5
+
 
 class MeshControl:
     """Verbs on one replication under way; the clock is the environment's.
@@ -66,7 +70,7 @@ class MeshControl:
             If nothing is meant by these names.
         """
         for endpoint in self._endpoints(service, workload, replica, zone):
-            self._kernel.reserve_events(2 * count_tasks(self._kernel.state, endpoint))
+            self._reserve_events(endpoint)
             kill_endpoint(self._kernel.state, endpoint)
 
     def restore(
@@ -79,10 +83,7 @@ class MeshControl:
     ) -> None:
         """Bring replicas back: alive, at nominal speed, with their stated error rate."""
         for endpoint in self._endpoints(service, workload, replica, zone):
-            state = self._kernel.state
-            state.endpoints["alive"][endpoint] = 1
-            state.endpoints["error_rate"][endpoint] = self._nominal_errors[endpoint]
-            self._set_speed(endpoint, float(self._nominal_speed[endpoint]))
+            self._heal(endpoint)
 
     def slow(
         self,
@@ -143,12 +144,13 @@ class MeshControl:
         endpoints = self._endpoints(service, workload, None, None)
         if count < 1:
             raise ConfigError([Problem("at least one replica is added", found=str(count))])
+        like = endpoints[0]
         for _ in range(count):
-            with_replicas(self._kernel, endpoints[0])
-            self._nominal_speed = np.append(self._nominal_speed, self._nominal_speed[endpoints[0]])
-            self._nominal_errors = np.append(
-                self._nominal_errors, self._nominal_errors[endpoints[0]]
-            )
+            with_replicas(self._kernel, like)
+            self._nominal_speed = np.append(self._nominal_speed, self._nominal_speed[like])
+            self._nominal_errors = np.append(self._nominal_errors, self._nominal_errors[like])
+            # What is wrong with the replica that was copied is not wrong with the new one.
+            self._heal(len(self._nominal_speed) - 1)
 
     def set_rate(self, traffic: str, factor: float) -> None:
         """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""
@@ -187,11 +189,21 @@ class MeshControl:
             end = start + state.routes["split_count"][route]
             state.routes["weight_total"][route] = state.splits["weight"][start:end].sum()
 
+    def _heal(self, endpoint: int) -> None:
+        state = self._kernel.state
+        state.endpoints["alive"][endpoint] = 1
+        state.endpoints["error_rate"][endpoint] = self._nominal_errors[endpoint]
+        self._set_speed(endpoint, float(self._nominal_speed[endpoint]))
+
     # --- Names ---
 
     def _set_speed(self, endpoint: int, speed: float) -> None:
-        self._kernel.reserve_events(int(self._kernel.state.endpoints["busy"][endpoint]) + 1)
+        self._reserve_events(endpoint)
         set_speed(self._kernel.state, endpoint, speed)
+
+    def _reserve_events(self, endpoint: int) -> None:
+        tasks = count_tasks(self._kernel.state, endpoint)
+        self._kernel.reserve_events(_EVENTS_A_TASK * tasks + 1)
 
     def _endpoints(
         self, service: str | None, workload: str | None, replica: int | None, zone: str | None
@@ -202,20 +214,26 @@ class MeshControl:
         if service is not None:
             self._row("service", service, tuple(dict.fromkeys(row[0] for row in catalog.endpoints)))
         found = []
-        numbers: dict[tuple[str, str], int] = {}
-        for endpoint, (of_service, of_workload, _) in enumerate(catalog.endpoints):
-            number = numbers.get((of_service, of_workload), 0)
-            numbers[of_service, of_workload] = number + 1
+        layout = self._kernel.compiled.layout
+        rows = self._kernel.state.endpoints
+        numbers = [0] * len(layout.workloads)
+        for endpoint in range(len(rows)):  # those of the scenario, then those added since
+            index = int(rows["workload"][endpoint])
+            place = layout.workloads[index]
+            number = numbers[index]
+            numbers[index] += 1
             if (
-                service in (None, of_service)
-                and workload in (None, of_workload)
+                service in (None, place.service)
+                and workload in (None, place.workload)
                 and replica in (None, number)
-                and zone in (None, catalog.endpoint_zones[endpoint])
+                and zone in (None, layout.zones[rows["zone"][endpoint]])
             ):
                 found.append(endpoint)
         if not found:
             wanted = f"{service or ''}/{workload or '*'}/{'*' if replica is None else replica}"
-            raise ConfigError([Problem("no endpoint matches", found=f"{wanted} zone {zone or '*'}")])
+            raise ConfigError(
+                [Problem("no endpoint matches", found=f"{wanted} zone {zone or '*'}")]
+            )
         return found
 
     @staticmethod

@@ -127,52 +127,62 @@ def node_event(state: Any, node: int) -> int:
     return pack(STEP_DONE, task, state.tasks["wake"][task])
 
 
+@kernel_jit
 def _on_arrival(state: Any, row: int, generation: int) -> int:
     if state.traffic["wake"][row] != generation:
         return NOTHING
     return arrive_root(state, row)
 
 
+@kernel_jit
 def _on_route(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
     return route(state, row)
 
 
+@kernel_jit
 def _on_arrive(state: Any, row: int, generation: int) -> int:
     return at_machine(state, row)
 
 
+@kernel_jit
 def _on_admit(state: Any, row: int, generation: int) -> int:
     return passed_inbound(state, row)
 
 
+@kernel_jit
 def _on_step_done(state: Any, row: int, generation: int) -> int:
     if state.tasks["wake"][row] != generation or state.tasks["state"][row] != TASK_RUNNING:
         return NOTHING
     return finish_service(state, row)
 
 
+@kernel_jit
 def _on_return(state: Any, row: int, generation: int) -> int:
     return returned(state, row)
 
 
+@kernel_jit
 def _on_done(state: Any, row: int, generation: int) -> int:
     return done(state, row)
 
 
+@kernel_jit
 def _on_run(state: Any, row: int, generation: int) -> int:
     if state.tasks["wake"][row] != generation:
         return NOTHING
     return run_task(state, row)
 
 
+@kernel_jit
 def _on_node(state: Any, row: int, generation: int) -> int:
     if state.nodes["wake"][row] != generation:
         return NOTHING
     return node_event(state, row)
 
 
+@kernel_jit
 def _on_route_timer(state: Any, row: int, generation: int) -> int:
     exchange = take_expired(
         state.timers, row, state.exchanges, state.events, state.counters, ROUTE_TIMER
@@ -180,6 +190,7 @@ def _on_route_timer(state: Any, row: int, generation: int) -> int:
     return NOTHING if exchange == NO_INDEX else on_route_timeout(state, exchange)
 
 
+@kernel_jit
 def _on_try_timer(state: Any, row: int, generation: int) -> int:
     attempt = take_expired(
         state.timers, row, state.attempts, state.events, state.counters, TRY_TIMER
@@ -187,48 +198,57 @@ def _on_try_timer(state: Any, row: int, generation: int) -> int:
     return NOTHING if attempt == NO_INDEX else on_per_try_timeout(state, attempt)
 
 
+@kernel_jit
 def _on_back_off(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
     return retry(state, row)
 
 
+@kernel_jit
 def _on_connected(state: Any, row: int, generation: int) -> int:
     if state.connections["generation"][row] == generation:
         connected(state, row)
     return NOTHING
 
 
+@kernel_jit
 def _on_renege(state: Any, row: int, generation: int) -> int:
     if state.tasks["wake"][row] != generation or state.tasks["state"][row] != TASK_QUEUED:
         return NOTHING
     return renege(state, row)
 
 
+@kernel_jit
 def _on_cancel_exchange(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
     return on_downstream_reset(state, row)
 
 
+@kernel_jit
 def _on_cancel_task(state: Any, row: int, generation: int) -> int:
     if state.tasks["generation"][row] == generation and caller_gone(state, row):
         cancel_task(state, row)
     return NOTHING
 
 
+@kernel_jit
 def _on_respond(state: Any, row: int, generation: int) -> int:
     return passed_back(state, row)
 
 
+@kernel_jit
 def _on_call(state: Any, row: int, generation: int) -> int:
     return call(state, row)
 
 
+@kernel_jit
 def _on_send(state: Any, row: int, generation: int) -> int:
     return send(state, row)
 
 
+@kernel_jit
 def _on_finish(state: Any, row: int, generation: int) -> int:
     return finish(state, row)
 
@@ -256,5 +276,5 @@ _BY_KIND: dict[int, Handler] = {
     FINISH: _on_finish,
 }
 
-#: Handler of each kind of event, as plain functions.
+#: Handler of each kind of event.
 HANDLERS: tuple[Handler, ...] = tuple(_BY_KIND[kind] for kind in range(KIND_COUNT))

@@ -248,10 +248,20 @@ def _invoke(typing_context: Any, state: Any, kind: Any, row: Any, generation: An
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, number, index, stamp = arguments
         word = ir.IntType(64)
-        first = word(len(FIELDS) * _ROW_WORDS)
-        address = builder.load(builder.gep(pointer, [builder.add(first, number)]))
-        function = ir.FunctionType(word, [word.as_pointer(), word, word]).as_pointer()
-        return builder.call(builder.inttoptr(address, function), [pointer, index, stamp])
+        slot = builder.add(word(len(FIELDS) * _ROW_WORDS), number)
+        address = builder.load(builder.gep(pointer, [slot]))
+        convention = context.call_conv
+        function = convention.get_function_type(HANDLER.return_type, HANDLER.args)
+        status, follow_up = convention.call_function(
+            builder,
+            builder.inttoptr(address, function.as_pointer()),
+            HANDLER.return_type,
+            HANDLER.args,
+            [pointer, index, stamp],
+        )
+        with cgutils.if_unlikely(builder, status.is_error):
+            convention.return_status_propagate(builder, status)
+        return follow_up
 
     return types.int64(_STATE, types.int64, types.int64, types.int64), codegen
 

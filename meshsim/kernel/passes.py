@@ -20,6 +20,7 @@ from meshsim.kernel.pools import take_task
 from meshsim.rng import PURPOSE_WIRE, mix_in
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.server import TASK_PASSING
+from meshsim.state.workload import CONSTANT
 from meshsim.workload.distributions import sample_ns
 
 __all__ = ["charge_pass", "enter_proxy", "wire_ns"]
@@ -83,5 +84,7 @@ def wire_ns(state: Any, proxy: int, endpoint: int, key: np.uint64, leg: int) -> 
     else:
         row = state.proxies["zone"][proxy]
         distribution = state.wire[row, state.endpoints["zone"][endpoint]]
+    if state.distributions["kind"][distribution] == CONSTANT:
+        return int(state.distributions["mean_ns"][distribution])
     draw_key = mix_in(key, (PURPOSE_WIRE << 24) + leg)
     return sample_ns(state.distributions, state.values, distribution, draw_key)

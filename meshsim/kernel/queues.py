@@ -10,7 +10,7 @@ from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.server import TASK_QUEUED
+from meshsim.state.server import TASK_QUEUED, WORKER_OWN
 
 
 @kernel_jit_inline
@@ -103,12 +103,13 @@ def unlink_running(state: Any, endpoint: int, task: int) -> None:
 
 @kernel_jit
 def worst_running(state: Any, endpoint: int) -> int:
-    """Return the running task of the lowest priority, the latest begun of these."""
+    """Return the running task of the lowest priority with a worker of its own, latest first."""
     tasks = state.tasks
     worst = NO_INDEX
     task = state.endpoints["running_head"][endpoint]
     while task != NO_INDEX:
-        if worst == NO_INDEX or tasks["priority"][task] > tasks["priority"][worst]:
+        own = tasks["worker"][task] == WORKER_OWN
+        if own and (worst == NO_INDEX or tasks["priority"][task] > tasks["priority"][worst]):
             worst = task
         task = tasks["next"][task]
     return worst

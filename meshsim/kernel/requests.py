@@ -24,6 +24,7 @@ from meshsim.kernel.connections import (
     announce_connection,
     close_connection,
     connect_for_pending,
+    is_used_up,
     join_pending,
     leave_pending,
     release_connection,
@@ -416,18 +417,14 @@ def connected(state: Any, connection: int) -> None:
 
 @kernel_jit_inline
 def returned(state: Any, attempt: int) -> int:
-    """The response of `attempt` reached its client: pass the proxy; return the follow-up."""
+    """The response of `attempt` reached a proxy that takes time; return the follow-up."""
     attempts = state.attempts
-    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
-        return pack(DONE, attempt, attempts["generation"][attempt])
-    exchange = attempts["exchange"][attempt]
-    proxy = state.exchanges["proxy"][exchange]
     what = pack(DONE, attempt, attempts["generation"][attempt])
-    attempts["entered_ns"][attempt] = state.counters["now_ns"][0]
-    if state.proxies["costs"][proxy] == 0:
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
         return what
+    exchange = attempts["exchange"][attempt]
     size_bytes = state.calls["response_bytes"][state.exchanges["call"][exchange]]
-    enter_proxy(state, proxy, size_bytes, what)
+    enter_proxy(state, state.exchanges["proxy"][exchange], size_bytes, what)
     return NOTHING
 
 
@@ -487,7 +484,7 @@ def _settle(state: Any, attempt: int, failed: bool) -> None:
     if failed:
         on_error(hosts, host)
     attempts["connection"][attempt] = NO_INDEX
-    if not answered:
+    if not answered or is_used_up(state, host, connection):
         close_connection(state, host, connection)
         _reconnect(state, host)
     elif hosts["pending_head"][host] == NO_INDEX:
@@ -601,8 +598,6 @@ def finish(state: Any, exchange: int) -> int:
 def caller_gone(state: Any, task: int) -> bool:
     """Return whether `task`, whose caller gave up, is to be cancelled now."""
     tasks = state.tasks
-    if tasks["parent"][task] != NO_INDEX:
-        return True
     attempt = tasks["attempt"][task]
     if state.attempts["state"][attempt] != ATTEMPT_ABANDONED:
         return False

@@ -21,7 +21,7 @@ from meshsim.kernel.cores import add_to_container, remove_from_container
 from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
-    CANCEL_TASK,
+    DONE,
     GENERATION_MASK,
     NOTHING,
     RENEGE,
@@ -107,6 +107,7 @@ def resume_service(state: Any, task: int, work_ns: float) -> None:
     if tasks["computing"][task] == 1:
         container = state.endpoints["container"][endpoint]
         if container != NO_INDEX:
+            tasks["work_ns"][task] = work_ns
             add_to_container(state, container, task, work_ns)
             return
         speed = state.endpoints["speed"][endpoint]
@@ -178,7 +179,10 @@ def _preempt(state: Any, endpoint: int, priority: int) -> bool:
     if speed > 0.0:
         left_ns = (tasks["finish_ns"][victim] - now_ns) * speed
         tasks["work_ns"][victim] = max(left_ns, 1.0)
-    tasks["service_ns"][victim] += now_ns - tasks["entered_ns"][victim]
+    served_ns = now_ns - tasks["entered_ns"][victim]
+    tasks["service_ns"][victim] += served_ns
+    if tasks["computing"][victim] == 1:
+        state.endpoints["cpu_ns"][endpoint] += served_ns
     tasks["worker"][victim] = WORKER_NONE
     account(state.endpoints, endpoint, now_ns)
     enqueue(state, endpoint, victim, True)
@@ -357,9 +361,12 @@ def finish_service(state: Any, task: int) -> int:
     endpoint = tasks["endpoint"][task]
     served_ns = state.counters["now_ns"][0] - tasks["entered_ns"][task]
     tasks["service_ns"][task] += served_ns
-    tasks["work_ns"][task] = 0.0
     if tasks["computing"][task] == 1:
+        # On shared cores a task is served for longer than it computes.
+        if state.endpoints["container"][endpoint] != NO_INDEX:
+            served_ns = int(tasks["work_ns"][task])
         state.endpoints["cpu_ns"][endpoint] += served_ns
+    tasks["work_ns"][task] = 0.0
     if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
         unlink_running(state, endpoint, task)
     tasks["step"][task] += 1
@@ -459,7 +466,10 @@ def send_back(state: Any, attempt: int) -> int:
 
 @kernel_jit_inline
 def cross_back(state: Any, attempt: int, leave_ns: int) -> int:
-    """Send `attempt` over the wire to its client at `leave_ns`; return the follow-up."""
+    """Send `attempt` over the wire to its client at `leave_ns`; return the follow-up.
+
+    A client whose proxy costs nothing has the outcome as soon as it arrives.
+    """
     attempts = state.attempts
     exchange = attempts["exchange"][attempt]
     leg = 4 * attempts["try_number"][attempt] + 1
@@ -467,8 +477,10 @@ def cross_back(state: Any, attempt: int, leave_ns: int) -> int:
     client = state.exchanges["proxy"][exchange]
     latency_ns = wire_ns(state, client, attempts["endpoint"][attempt], key, leg)
     attempts["wire_ns"][attempt] += latency_ns
-    what = pack(RETURN, attempt, attempts["generation"][attempt])
     time_ns = leave_ns + latency_ns
+    attempts["entered_ns"][attempt] = time_ns
+    kind = RETURN if state.proxies["costs"][client] == 1 else DONE
+    what = pack(kind, attempt, attempts["generation"][attempt])
     if time_ns == state.counters["now_ns"][0]:
         return what
     push_event(state.events, state.counters, time_ns, what)
@@ -493,7 +505,29 @@ def renege(state: Any, task: int) -> int:
 
 @kernel_jit
 def stop_task(state: Any, task: int) -> None:
-    """Take `task` out of wherever it is, with its call and branches; it keeps its row."""
+    """Take `task` out of wherever it is, with its call and branches; it keeps its row.
+
+    Notes
+    -----
+    Branches end here, innermost first: one that only heard of it by an event could meanwhile
+    join a task that is gone.
+    """
+    tasks = state.tasks
+    while tasks["first_branch"][task] != NO_INDEX:
+        parent = task
+        branch = tasks["first_branch"][task]
+        while tasks["first_branch"][branch] != NO_INDEX:
+            parent = branch
+            branch = tasks["first_branch"][branch]
+        tasks["first_branch"][parent] = tasks["sibling"][branch]
+        _stop_alone(state, branch)
+        free_task(state, branch)
+    _stop_alone(state, task)
+
+
+@kernel_jit
+def _stop_alone(state: Any, task: int) -> None:
+    """Take `task`, which has no branches, out of wherever it is, with its call."""
     tasks = state.tasks
     endpoint = tasks["endpoint"][task]
     now_ns = state.counters["now_ns"][0]
@@ -504,20 +538,21 @@ def stop_task(state: Any, task: int) -> None:
     elif tasks["state"][task] == TASK_RUNNING:
         if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
             unlink_running(state, endpoint, task)
-        container = state.endpoints["container"][endpoint]
-        if container != NO_INDEX and tasks["computing"][task] == 1:
-            remove_from_container(state, container, task)
-        tasks["service_ns"][task] += now_ns - tasks["entered_ns"][task]
+        served_ns = now_ns - tasks["entered_ns"][task]
+        if tasks["computing"][task] == 1:
+            container = state.endpoints["container"][endpoint]
+            cpu_ns = served_ns
+            if container != NO_INDEX:
+                remove_from_container(state, container, task)
+                left_ns = tasks["tag"][task] - state.containers["virtual_ns"][container]
+                cpu_ns = int(tasks["work_ns"][task] - left_ns)
+            state.endpoints["cpu_ns"][endpoint] += cpu_ns
+        tasks["service_ns"][task] += served_ns
     exchange = tasks["exchange"][task]
     if exchange != NO_INDEX:
         generation = tasks["exchange_generation"][task]
         what = pack(CANCEL_EXCHANGE, exchange, generation)
         push_event(state.events, state.counters, now_ns, what)
-    branch = tasks["first_branch"][task]
-    while branch != NO_INDEX:
-        what = pack(CANCEL_TASK, branch, tasks["generation"][branch])
-        push_event(state.events, state.counters, now_ns, what)
-        branch = tasks["sibling"][branch]
     _release_worker(state, task)
 
 

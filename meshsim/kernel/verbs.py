@@ -22,7 +22,7 @@ __all__ = ["count_tasks", "kill_endpoint", "set_rate", "set_speed"]
 
 @kernel_jit
 def count_tasks(state: Any, endpoint: int) -> int:
-    """Return the number of tasks of `endpoint`: the most events that killing it schedules."""
+    """Return the number of tasks of `endpoint`, which bounds the events of a verb on it."""
     count = 0
     for task in range(state.tasks.shape[0]):
         in_use = state.tasks["state"][task] not in (TASK_FREE, TASK_PASSING)
