@@ -20,15 +20,15 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.events import CONNECTED, pack, push_event
+from meshsim.kernel.events import CONNECTED, pack, schedule
 from meshsim.kernel.pools import free_connection, take_connection
 from meshsim.policy.circuit_breakers import (
     can_open_connection,
     can_wait,
     on_connection_closed,
     on_connection_opened,
-    on_pending_removed,
     on_pending_added,
+    on_pending_removed,
 )
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_PENDING
@@ -63,7 +63,7 @@ def _pop_idle(state: Any, host: int) -> int:
     return connection
 
 
-@kernel_jit_inline
+@kernel_jit
 def release_connection(state: Any, host: int, connection: int) -> None:
     """Put `connection`, for which nobody waits, on top of the idle stack of `host`."""
     hosts = state.hosts
@@ -79,7 +79,7 @@ def release_connection(state: Any, host: int, connection: int) -> None:
     hosts["idle_newest"][host] = connection
 
 
-@kernel_jit_inline
+@kernel_jit
 def close_connection(state: Any, host: int, connection: int) -> None:
     """Close `connection` of `host`, which is in no list."""
     cluster = state.hosts["cluster"][host]
@@ -95,10 +95,7 @@ def expire_idle(state: Any, host: int, idle_timeout_ns: int) -> None:
     connections = state.connections
     now_ns = state.counters["now_ns"][0]
     oldest = hosts["idle_oldest"][host]
-    while (
-        oldest != NO_INDEX
-        and now_ns - connections["idle_since_ns"][oldest] >= idle_timeout_ns
-    ):
+    while oldest != NO_INDEX and now_ns - connections["idle_since_ns"][oldest] >= idle_timeout_ns:
         newer = connections["newer"][oldest]
         hosts["idle_oldest"][host] = newer
         if newer == NO_INDEX:
@@ -138,7 +135,7 @@ def announce_connection(state: Any, connection: int, delay_ns: int) -> None:
     state.connections["connecting"][connection] = 1
     state.hosts["connections_connecting"][state.connections["host"][connection]] += 1
     what = pack(CONNECTED, connection, state.connections["generation"][connection])
-    push_event(state.events, counters, counters["now_ns"][0] + delay_ns, what)
+    schedule(state, counters["now_ns"][0] + delay_ns, what)
 
 
 @kernel_jit
@@ -161,7 +158,7 @@ def connect_for_pending(state: Any, host: int, round_trip_ns: int) -> int:
     return _open_connection(state, host, round_trip_ns)
 
 
-@kernel_jit_inline
+@kernel_jit
 def acquire_connection(state: Any, host: int, round_trip_ns: int) -> int:
     """Return a connection of `host` for one request.
 

@@ -8,7 +8,6 @@ Python, about a millisecond for a thousand rows: tests and chaos runs call it, r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 

@@ -22,7 +22,7 @@ def account(endpoints: Any, endpoint: int, now_ns: int) -> None:
     endpoints["updated_ns"][endpoint] = now_ns
 
 
-@kernel_jit_inline
+@kernel_jit
 def enqueue(state: Any, endpoint: int, task: int, at_front: bool) -> None:
     """Queue `task` in its priority class, at the front if it was preempted."""
     tasks = state.tasks
@@ -46,7 +46,7 @@ def enqueue(state: Any, endpoint: int, task: int, at_front: bool) -> None:
         tasks["previous"][later] = task
 
 
-@kernel_jit_inline
+@kernel_jit
 def leave_queue(state: Any, endpoint: int, task: int) -> None:
     """Take `task` out of its queue."""
     tasks = state.tasks
@@ -64,7 +64,7 @@ def leave_queue(state: Any, endpoint: int, task: int) -> None:
         tasks["previous"][later] = earlier
 
 
-@kernel_jit_inline
+@kernel_jit
 def dequeue(state: Any, endpoint: int) -> int:
     """Take the task first in line; the queue is not empty."""
     priority = 0

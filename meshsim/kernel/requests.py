@@ -42,7 +42,7 @@ from meshsim.kernel.events import (
     SEND,
     TRY_TIMER,
     pack,
-    push_event,
+    schedule,
 )
 from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
@@ -105,7 +105,7 @@ from meshsim.state.server import (
 _NOT_SENT = -1
 
 
-@kernel_jit_inline
+@kernel_jit
 def start_exchange(state: Any, proxy: int, call: int, traffic: int, parent: int) -> int:
     """Take an EXCHANGE for one request at `proxy`; the caller fills in its identity."""
     exchanges = state.exchanges
@@ -143,9 +143,7 @@ def call(state: Any, task: int) -> int:
     exchanges = state.exchanges
     at = tasks["step"][task]
     proxy = state.endpoints["proxy"][tasks["endpoint"][task]]
-    exchange = start_exchange(
-        state, proxy, state.steps["call"][at], tasks["traffic"][task], task
-    )
+    exchange = start_exchange(state, proxy, state.steps["call"][at], tasks["traffic"][task], task)
     exchanges["parent_generation"][exchange] = tasks["generation"][task]
     exchanges["flags"][exchange] = tasks["flags"][task]
     exchanges["number"][exchange] = tasks["number"][task]
@@ -156,7 +154,7 @@ def call(state: Any, task: int) -> int:
     return enter(state, exchange)
 
 
-@kernel_jit_inline
+@kernel_jit
 def _tell(state: Any, exchange: int, stimulus: int, status: int, reset: int) -> tuple[int, int]:
     """Tell the machine what happened; return its action and deadline [ns]."""
     return step(
@@ -181,7 +179,7 @@ def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
         return pack(FINISH, exchange, 0)
     if action == ACTION_BACK_OFF:
         what = pack(BACK_OFF, exchange, state.exchanges["generation"][exchange])
-        push_event(state.events, state.counters, deadline_ns, what)
+        schedule(state, deadline_ns, what)
     elif action == ACTION_ABANDON:
         _drop(state, exchange)
     elif action == ACTION_INVALID:
@@ -230,9 +228,7 @@ def route(state: Any, exchange: int) -> int:
         return pack(FINISH, exchange, 0)
     timer = state.routes["timeout_timer"][chosen]
     if timer != NO_INDEX:
-        start_timer(
-            state.timers, timer, exchanges, exchange, state.events, state.counters, ROUTE_TIMER
-        )
+        start_timer(state, timer, exchanges, exchange, ROUTE_TIMER)
     return pack(SEND, exchange, 0)
 
 
@@ -262,7 +258,7 @@ def _was_tried(state: Any, exchange: int, host: int) -> bool:
     return False
 
 
-@kernel_jit_inline
+@kernel_jit
 def _choose_host(state: Any, exchange: int, cluster: int) -> int:
     """Return the HOST for the next try, avoiding previous hosts as the route says."""
     chosen = state.exchanges["route"][exchange]
@@ -328,7 +324,7 @@ def send(state: Any, exchange: int) -> int:
     return _transmit(state, attempt, connection)
 
 
-@kernel_jit_inline
+@kernel_jit
 def _handshake_ns(state: Any, attempt: int) -> int:
     """Return the time to establish a connection for `attempt`: one round trip of TCP [ns]."""
     exchange = state.attempts["exchange"][attempt]
@@ -338,7 +334,7 @@ def _handshake_ns(state: Any, attempt: int) -> int:
     return 2 * wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
 
 
-@kernel_jit_inline
+@kernel_jit
 def _transmit(state: Any, attempt: int, connection: int) -> int:
     """Put `attempt` on the wire over `connection`; return the follow-up."""
     attempts = state.attempts
@@ -352,9 +348,7 @@ def _transmit(state: Any, attempt: int, connection: int) -> int:
     on_request_sent(state.hosts, host, now_ns)
     timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
     if timer != NO_INDEX:
-        start_timer(
-            state.timers, timer, attempts, attempt, state.events, state.counters, TRY_TIMER
-        )
+        start_timer(state, timer, attempts, attempt, TRY_TIMER)
     key = state.exchanges["key"][exchange]
     leg = 4 * attempts["try_number"][attempt]
     endpoint = attempts["endpoint"][attempt]
@@ -363,14 +357,13 @@ def _transmit(state: Any, attempt: int, connection: int) -> int:
     what = pack(ARRIVE, attempt, attempts["generation"][attempt])
     if latency_ns == 0:
         return what
-    push_event(state.events, state.counters, now_ns + latency_ns, what)
+    schedule(state, now_ns + latency_ns, what)
     return NOTHING
 
 
 @kernel_jit
 def serve_pending(state: Any, host: int, connection: int) -> None:
     """Give the ready `connection` to the request waiting longest, or make it idle."""
-    attempts = state.attempts
     attempt = state.hosts["pending_head"][host]
     if attempt == NO_INDEX:
         release_connection(state, host, connection)
@@ -382,7 +375,7 @@ def serve_pending(state: Any, host: int, connection: int) -> None:
         return
     follow_up = _transmit(state, attempt, connection)
     if follow_up != NOTHING:
-        push_event(state.events, state.counters, state.counters["now_ns"][0], follow_up)
+        schedule(state, state.counters["now_ns"][0], follow_up)
 
 
 @kernel_jit
@@ -391,7 +384,7 @@ def _fail_pending(state: Any, attempt: int, reset: int) -> None:
     state.attempts["reset"][attempt] = reset
     state.attempts["state"][attempt] = ATTEMPT_SENT
     what = pack(DONE, attempt, state.attempts["generation"][attempt])
-    push_event(state.events, state.counters, state.counters["now_ns"][0], what)
+    schedule(state, state.counters["now_ns"][0], what)
 
 
 @kernel_jit
@@ -525,7 +518,7 @@ def abandon(state: Any, attempt: int) -> None:
         proxy = state.exchanges["proxy"][exchange]
         time_ns = state.counters["now_ns"][0] + wire_ns(state, proxy, endpoint, key, leg)
         what = pack(CANCEL_TASK, task, state.tasks["generation"][task])
-        push_event(state.events, state.counters, time_ns, what)
+        schedule(state, time_ns, what)
 
 
 @kernel_jit

@@ -18,6 +18,7 @@ from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.cores import add_to_container, remove_from_container
+from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
@@ -30,7 +31,7 @@ from meshsim.kernel.events import (
     RUN,
     STEP_DONE,
     pack,
-    push_event,
+    schedule,
 )
 from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
 from meshsim.kernel.pools import drop_abandoned, free_task, take_task
@@ -68,7 +69,6 @@ from meshsim.state.server import (
     WORKER_NONE,
     WORKER_OWN,
 )
-from meshsim.workload.distributions import sample_ns
 
 #: Step 0 of every memory is an END: the program of a request that fails at once.
 _END_STEP = 0
@@ -76,16 +76,14 @@ _FAILED = 500
 _REFUSED = 503
 
 
-@kernel_jit_inline
+@kernel_jit
 def _begin_service(state: Any, task: int, step: int) -> bool:
     """Begin the compute or sleep at `step`; return False if it takes no time."""
     tasks = state.tasks
     endpoint = tasks["endpoint"][task]
     ordinal = state.steps["ordinal"][step]
     key = mix_in(tasks["key"][task], (PURPOSE_SERVICE << 24) + ordinal)
-    duration_ns = sample_ns(
-        state.distributions, state.values, state.steps["distribution"][step], key
-    )
+    duration_ns = draw_ns(state, state.steps["distribution"][step], key)
     if duration_ns == 0:
         return False
     computing = 1 if state.steps["kind"][step] == STEP_COMPUTE else 0
@@ -98,7 +96,7 @@ def _begin_service(state: Any, task: int, step: int) -> bool:
     return True
 
 
-@kernel_jit_inline
+@kernel_jit
 def resume_service(state: Any, task: int, work_ns: float) -> None:
     """Run the rest of a step: `work_ns` at nominal speed.  A paused server only notes it."""
     tasks = state.tasks
@@ -115,12 +113,10 @@ def resume_service(state: Any, task: int, work_ns: float) -> None:
     if speed > 0.0:
         finish_ns = state.counters["now_ns"][0] + int(work_ns / speed + 0.5)
         tasks["finish_ns"][task] = finish_ns
-        push_event(
-            state.events, state.counters, finish_ns, pack(STEP_DONE, task, tasks["wake"][task])
-        )
+        schedule(state, finish_ns, pack(STEP_DONE, task, tasks["wake"][task]))
 
 
-@kernel_jit_inline
+@kernel_jit
 def _hand_worker(state: Any, endpoint: int) -> None:
     """Give the free worker of `endpoint` to the task first in line, or leave it idle.
 
@@ -149,12 +145,10 @@ def _hand_worker(state: Any, endpoint: int) -> None:
     kind = state.steps["kind"][step]
     plain = kind == STEP_COMPUTE or kind == STEP_SLEEP
     if not (
-        plain
-        and state.steps["probability"][step] >= 1.0
-        and _begin_service(state, task, step)
+        plain and state.steps["probability"][step] >= 1.0 and _begin_service(state, task, step)
     ):
         tasks["state"][task] = TASK_WAITING
-        push_event(state.events, state.counters, now_ns, pack(RUN, task, tasks["wake"][task]))
+        schedule(state, now_ns, pack(RUN, task, tasks["wake"][task]))
 
 
 @kernel_jit_inline
@@ -189,7 +183,7 @@ def _preempt(state: Any, endpoint: int, priority: int) -> bool:
     return True
 
 
-@kernel_jit_inline
+@kernel_jit
 def _acquire_worker(state: Any, task: int) -> bool:
     """Give `task` a worker if one is free or can be taken from a lower priority."""
     endpoints = state.endpoints
@@ -207,7 +201,7 @@ def _acquire_worker(state: Any, task: int) -> bool:
     return False
 
 
-@kernel_jit_inline
+@kernel_jit
 def _queue(state: Any, task: int) -> None:
     """Let `task` wait for a worker, for as long as its patience lasts."""
     endpoints = state.endpoints
@@ -219,10 +213,9 @@ def _queue(state: Any, task: int) -> None:
     patience = endpoints["patience"][endpoint]
     if patience != NO_INDEX:
         key = mix_in(tasks["key"][task], PURPOSE_PATIENCE << 24)
-        patience_ns = sample_ns(state.distributions, state.values, patience, key)
-        push_event(
-            state.events,
-            state.counters,
+        patience_ns = draw_ns(state, patience, key)
+        schedule(
+            state,
             now_ns + patience_ns,
             pack(RENEGE, task, tasks["wake"][task]),
         )
@@ -253,7 +246,7 @@ def admit(state: Any, attempt: int) -> int:
     return NOTHING
 
 
-@kernel_jit_inline
+@kernel_jit
 def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
     """Make the root task that serves `attempt`."""
     tasks = state.tasks
@@ -345,9 +338,8 @@ def _branch(state: Any, task: int, step: int) -> int:
         tasks["span"][branch] = tasks["span"][task]
         tasks["key"][branch] = tasks["key"][task]
         tasks["step"][branch] = state.branches[first + number]
-        push_event(
-            state.events,
-            state.counters,
+        schedule(
+            state,
             state.counters["now_ns"][0],
             pack(RUN, branch, tasks["wake"][branch]),
         )
@@ -373,7 +365,7 @@ def finish_service(state: Any, task: int) -> int:
     return pack(RUN, task, tasks["wake"][task])
 
 
-@kernel_jit_inline
+@kernel_jit
 def go_on_after_call(state: Any, task: int, status: int) -> None:
     """Take note of the answer to the call of `task`; a failed one ends the program."""
     tasks = state.tasks
@@ -419,11 +411,11 @@ def _join(state: Any, branch: int) -> int:
     go_on_after_call(state, parent, _FAILED if failed else 200)
     # The parent stands at its next step: `advance` runs it as a task that was resumed.
     now_ns = state.counters["now_ns"][0]
-    push_event(state.events, state.counters, now_ns, pack(RUN, parent, tasks["wake"][parent]))
+    schedule(state, now_ns, pack(RUN, parent, tasks["wake"][parent]))
     return NOTHING
 
 
-@kernel_jit_inline
+@kernel_jit
 def _answer(state: Any, task: int) -> int:
     """Send the outcome of `task` back to its attempt and free the task."""
     tasks = state.tasks
@@ -437,7 +429,7 @@ def _answer(state: Any, task: int) -> int:
     return send_back(state, attempt)
 
 
-@kernel_jit_inline
+@kernel_jit
 def send_back(state: Any, attempt: int) -> int:
     """Send the response (or reset) of `attempt` to the client's proxy; return the follow-up."""
     attempts = state.attempts
@@ -449,10 +441,7 @@ def send_back(state: Any, attempt: int) -> int:
     endpoint = attempts["endpoint"][attempt]
     proxy = state.endpoints["proxy"][endpoint]
     leave_ns = now_ns
-    if (
-        state.proxies["costs"][proxy] == 1
-        and attempts["reset"][attempt] == RESET_NONE
-    ):
+    if state.proxies["costs"][proxy] == 1 and attempts["reset"][attempt] == RESET_NONE:
         size_bytes = state.calls["response_bytes"][state.exchanges["call"][exchange]]
         if state.proxies["container"][proxy] != NO_INDEX:
             generation = attempts["generation"][attempt]
@@ -464,7 +453,7 @@ def send_back(state: Any, attempt: int) -> int:
     return cross_back(state, attempt, leave_ns)
 
 
-@kernel_jit_inline
+@kernel_jit
 def cross_back(state: Any, attempt: int, leave_ns: int) -> int:
     """Send `attempt` over the wire to its client at `leave_ns`; return the follow-up.
 
@@ -483,7 +472,7 @@ def cross_back(state: Any, attempt: int, leave_ns: int) -> int:
     what = pack(kind, attempt, attempts["generation"][attempt])
     if time_ns == state.counters["now_ns"][0]:
         return what
-    push_event(state.events, state.counters, time_ns, what)
+    schedule(state, time_ns, what)
     return NOTHING
 
 
@@ -552,7 +541,7 @@ def _stop_alone(state: Any, task: int) -> None:
     if exchange != NO_INDEX:
         generation = tasks["exchange_generation"][task]
         what = pack(CANCEL_EXCHANGE, exchange, generation)
-        push_event(state.events, state.counters, now_ns, what)
+        schedule(state, now_ns, what)
     _release_worker(state, task)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshsim.jit import kernel_jit
 from meshsim.kernel.cores import reshare_node, settle_node
-from meshsim.kernel.events import ARRIVAL, GENERATION_MASK, NOTHING, pack, push_event
+from meshsim.kernel.events import ARRIVAL, GENERATION_MASK, NOTHING, pack, schedule
 from meshsim.kernel.pools import free_task
 from meshsim.kernel.servers import resume_service, send_back, stop_task
 from meshsim.state.codes import NEVER_NS, NO_INDEX, RESET_REMOTE
@@ -57,7 +57,7 @@ def kill_endpoint(state: Any, endpoint: int) -> None:
             follow_up = send_back(state, attempt)
             if follow_up != NOTHING:
                 now_ns = state.counters["now_ns"][0]
-                push_event(state.events, state.counters, now_ns, follow_up)
+                schedule(state, now_ns, follow_up)
 
 
 @kernel_jit
@@ -102,4 +102,4 @@ def set_rate(state: Any, traffic: int, multiplier: float) -> None:
     )
     if time_ns != NEVER_NS:
         what = pack(ARRIVAL, traffic, rows["wake"][traffic])
-        push_event(state.events, state.counters, time_ns, what)
+        schedule(state, time_ns, what)

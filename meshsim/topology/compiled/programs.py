@@ -31,6 +31,8 @@ __all__ = ["CallSite", "Programs", "compile_programs"]
 
 #: Rows that an event may need beside those of its branches.
 _FAN_OUT_MIN = 16
+#: Events by which one branch can end early: its call, its worker's next task, two of its node.
+_EVENTS_A_BRANCH = 4
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,21 @@ class _Compiler:
             self.steps.append((*row, step.probability))
         self._end()
         for at, step in parallels:
-            branches = [
-                self.sequence(branch, service, workload) for branch in step.parallel or ()
-            ]
-            self.fan_out = max(self.fan_out, _FAN_OUT_MIN + 2 * len(branches))
+            branches = [self.sequence(branch, service, workload) for branch in step.parallel or ()]
+            self.fan_out = max(self.fan_out, _FAN_OUT_MIN + _EVENTS_A_BRANCH * _width((step,)))
             row = list(self.steps[at])
             row[5:7] = [len(self.branches), len(branches)]
             self.steps[at] = tuple(row)
             self.branches += branches
         return first
+
+
+def _width(steps: tuple[Step, ...]) -> int:
+    """Return the most branches that one task running `steps` can have at once."""
+    parallels = [step.parallel for step in steps if step.parallel is not None]
+    return max(
+        (sum(1 + _width(branch) for branch in branches) for branches in parallels), default=0
+    )
 
 
 def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Programs:

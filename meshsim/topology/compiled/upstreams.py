@@ -145,7 +145,7 @@ def compile_upstreams(topology: Topology, layout: Layout, programs: Programs) ->
     routes_by_traffic = np.zeros((len(programs.sites), max(len(traffic), 1)), np.int32)
     for row, site in enumerate(programs.sites):
         for column, item in enumerate(traffic):
-            routes_by_traffic[row, column] = compiler.route(site, item)
+            routes_by_traffic[row, column] = compiler.route(site, item, column)
     programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
     return compiler.build(routes_by_traffic)
 
@@ -163,8 +163,8 @@ class _Compiler:
 
     # --- Routes ---
 
-    def route(self, site: CallSite, traffic: TrafficClass) -> int:
-        """Return the ROUTE row of requests of `traffic` at `site`, or NO_INDEX."""
+    def route(self, site: CallSite, traffic: TrafficClass, column: int) -> int:
+        """Return the ROUTE row of requests of `traffic`, class `column`, at `site`, or NO_INDEX."""
         call = site.call
         target = call.to if isinstance(call, TrafficClass) else call.service
         labels: dict[str, str] = {}
@@ -180,15 +180,12 @@ class _Compiler:
             return NO_INDEX
         chosen = policy.routes[number]
         keys = self._hash_slice(policy, chosen, target, headers, traffic)
-        caller = site.workload if site.workload is not None else ~self._traffic_row(traffic)
+        caller = site.workload if site.workload is not None else ~column
         identity = (caller, target, number, keys)
         if identity not in self.routes:
             self.routes[identity] = len(self.route_rows)
             self.route_rows.append((chosen, self._split(caller, chosen, target), keys))
         return self.routes[identity]
-
-    def _traffic_row(self, traffic: TrafficClass) -> int:
-        return list(self.topology.traffic.values()).index(traffic)
 
     def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
         return [
@@ -259,9 +256,7 @@ class _Compiler:
     def _split_starts(self) -> Iterable[tuple[Route, str, int]]:
         """Yield (route, routed service, first SPLIT row) of each ROUTE row."""
         first = 0
-        for (_, target, _, _), (chosen, split, _) in zip(
-            self.routes, self.route_rows, strict=True
-        ):
+        for (_, target, _, _), (chosen, split, _) in zip(self.routes, self.route_rows, strict=True):
             yield chosen, target, first
             first += len(split)
 

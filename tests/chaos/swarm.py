@@ -1,0 +1,237 @@
+"""A random small mesh under random faults, from one seed: everything may meet everything.
+
+Replay one seed, with every check after every few events:
+
+    python tests/chaos/swarm.py SEED
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kernel_runs import NS_PER_MS, Run
+
+from meshsim.kernel.invariants import validate
+
+SLICES = 12
+SLICE_MS = 20
+DRAIN_MS = 600_000
+
+
+class Swarm:
+    """Draws one scenario and its faults from `seed`."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.seed = seed
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def one(self, *choices):
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def time(self):
+        """A distribution around a millisecond; constants make events coincide."""
+        return self.one("1ms", "1ms", "2ms", "500us", "0s", {"exponential": "1ms"})
+
+    def step(self, callees: list[str], depth: int = 0) -> dict:
+        kind = self.one("compute", "sleep", "call", "call", "parallel")
+        if kind == "call" and callees:
+            step = {"call": self.one(*callees), "optional": self.chance(0.3)}
+        elif kind == "parallel" and depth < 2:
+            branches = [
+                [self.step(callees, depth + 1) for _ in range(self.rng.integers(0, 3))]
+                for _ in range(self.rng.integers(1, 4))
+            ]
+            step = {"parallel": branches, "optional": self.chance(0.3)}
+        elif kind == "sleep":
+            step = {"sleep": self.time()}
+        else:
+            step = {"compute": self.time()}
+        if self.chance(0.2):
+            step["probability"] = 0.5
+        return step
+
+    def workload(self, callees: list[str], nodes: list[str]) -> dict:
+        body = {
+            "replicas": int(self.rng.integers(1, 4)),
+            "concurrency": int(self.one(1, 1, 2, 4)),
+            "hold_worker": self.chance(0.5),
+            "on_timeout": self.one("continue", "cancel_queued", "cancel_work"),
+            "discipline": self.one("FCFS", "FCFS", "PRIORITY", "PROCESSOR_SHARING"),
+            "steps": [self.step(callees) for _ in range(self.rng.integers(1, 4))],
+            "meshed": self.chance(0.85),
+        }
+        if self.chance(0.3):
+            body["queue_limit"] = int(self.one(0, 1, 5))
+        if self.chance(0.3):
+            body["patience"] = self.time()
+        if self.chance(0.2):
+            body["error_rate"] = 0.3
+        if self.chance(0.2):
+            body["concurrency_penalty"] = 0.2
+        elif not nodes and self.chance(0.3):
+            body["discipline"] = "PREEMPTIVE_PRIORITY"
+        return body
+
+    def policy(self) -> dict:
+        balancing = {
+            "policy": self.one(
+                "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA"
+            ),
+            "table_size": 97,
+            "minimum_ring_size": 16,
+        }
+        if self.chance(0.3):
+            balancing["weights"] = {"v1": int(self.rng.integers(1, 5))}
+        breakers = {}
+        for name in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+            if self.chance(0.25):
+                breakers[name] = int(self.one(0, 1, 2, 8))
+        if self.chance(0.2):
+            breakers["retry_budget"] = {"budget_percent": 20.0, "min_retry_concurrency": 1}
+        pool = {}
+        if self.chance(0.3):
+            pool["max_requests_per_connection"] = int(self.one(1, 2))
+        if self.chance(0.3):
+            pool["idle_timeout"] = self.one("1ms", "5ms")
+        policy = {"load_balancing": balancing, "circuit_breakers": breakers}
+        return {**policy, "connection_pool": pool, "routes": [self.route()]}
+
+    def route(self) -> dict:
+        route = {}
+        if self.chance(0.5):
+            route["timeout"] = self.one("1ms", "3ms", "10ms")
+        if self.chance(0.6):
+            retry = {
+                "num_retries": int(self.one(1, 2, 5)),
+                "retry_on": ["5xx", "connect-failure", "reset"],
+                "base_interval": "1ms",
+                "previous_hosts": self.chance(0.5),
+            }
+            if self.chance(0.5):
+                retry["per_try_timeout"] = self.one("1ms", "2ms")
+            route["retry"] = retry
+        return route
+
+    def arrivals(self) -> dict:
+        rate = float(self.one(200, 1000, 3000))
+        return self.one(
+            {"poisson": rate},
+            {"batch": {"rate": rate, "size": 4}},
+            {"renewal": {"interval": self.one("1ms", "500us")}},
+        )
+
+    def run(self, events: int, check) -> Run:
+        names = [f"s{i}" for i in range(self.rng.integers(1, 5))]
+        nodes = {"n0": {"cores": 2.0}, "n1": {"zone": "z1"}} if self.chance(0.4) else {}
+        services = {
+            name: {"workloads": {"v1": self.workload(names[i + 1 :], list(nodes))}}
+            for i, name in enumerate(names)
+        }
+        traffic = {
+            f"class{i}": {
+                "to": self.one(*names),
+                "priority": int(self.rng.integers(0, 4)),
+                "arrivals": self.arrivals(),
+            }
+            for i in range(self.rng.integers(1, 3))
+        }
+        return Run(
+            services,
+            traffic=traffic,
+            seed=self.seed,
+            events_a_slice=events,
+            on_slice=check,
+            mesh=self.one("none", "istio-sidecar"),
+            network={
+                "latency": {
+                    "same_node": "0s",
+                    "same_zone": self.one("0s", "1ms", {"exponential": "200us"}),
+                    "same_region": "500us",
+                }
+            },
+            nodes=nodes,
+            policies={name: self.policy() for name in names},
+        )
+
+    def disturb(self, run: Run) -> str:
+        """Do something to the mesh, between two slices; return what."""
+        service = self.one(*run.topology.services)
+        control = run.control
+        verb = self.one(
+            "kill", "kill", "restore", "slow", "pause", "fail", "add", "withdraw", "rate"
+        )
+        if verb == "kill":
+            replicas = run.topology.services[service].workloads["v1"].replicas
+            control.kill(service, replica=int(self.rng.integers(replicas)))
+        elif verb == "restore":
+            control.restore(service)
+            control.withdraw(service, healthy=True)
+        elif verb == "slow":
+            control.slow(service, self.one(0.1, 0.5, 2.0))
+        elif verb == "pause":
+            control.slow(service, 0.0)
+        elif verb == "fail":
+            control.fail(service, 0.5)
+        elif verb == "add":
+            control.add_replicas(service, "v1")
+        elif verb == "withdraw":
+            control.withdraw(service, replica=0)
+        else:
+            control.set_rate(self.one(*run.topology.traffic), self.one(0.0, 0.5, 3.0))
+        return f"{verb} {service}"
+
+
+def story(seed: int, events: int = 37) -> list[str]:
+    """Run the scenario of `seed`, checking every `events` events; return what was wrong."""
+    swarm = Swarm(seed)
+    done: list[str] = []
+    problems: list[str] = []
+
+    def check(now_ns: int) -> None:
+        found = validate(run.state)
+        if found and not problems:
+            problems.extend(f"{now_ns / NS_PER_MS} ms, after {done}: {text}" for text in found)
+
+    run = swarm.run(events, check)
+    for number in range(1, SLICES + 1):
+        run.kernel.advance_to(number * SLICE_MS * NS_PER_MS)
+        check(run.kernel.now_ns)
+        if problems or run.kernel.limit:
+            break
+        done.append(swarm.disturb(run))
+        check(run.kernel.now_ns)
+    if not problems:
+        problems += drain(run)
+    return problems
+
+
+def drain(run: Run) -> list[str]:
+    """Stop the traffic, heal the mesh, let everything end; return what is left."""
+    for service in run.topology.services:
+        run.control.restore(service)
+        run.control.withdraw(service, healthy=True)
+    for traffic in run.topology.traffic:
+        run.control.set_rate(traffic, 0.0)
+    run.kernel.advance_to((SLICES * SLICE_MS + DRAIN_MS) * NS_PER_MS)
+    if run.kernel.limit:
+        return []
+    problems = [f"after draining: {text}" for text in validate(run.state)]
+    counters = run.state.counters
+    for pool in ("exchange", "attempt", "task"):
+        rows = getattr(run.state, f"{pool}s")
+        used = len(rows) - int(counters[f"{pool}_free_count"][0])
+        if used:
+            stuck = rows[rows["state"] != 0][:1]
+            problems.append(f"after draining: {used} {pool}s are left, e.g. {stuck}")
+    return problems
+
+
+if __name__ == "__main__":
+    for number in sys.argv[1:]:
+        print(number, *story(int(number), 1), sep="\n  ")
