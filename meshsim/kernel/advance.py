@@ -36,9 +36,7 @@ def _has_room(state: Any, margin: int) -> bool:
 
 
 @kernel_jit
-def advance(
-    state: KernelState, until_ns: int, events_max: int, margin: int, draining: bool
-) -> int:
+def advance(state: KernelState, until_ns: int, events_max: int, margin: int, draining: bool) -> int:
     """Handle events up to and including `until_ns`.
 
     Parameters
@@ -81,9 +79,7 @@ def advance(
         pop_event(events, counters)
         handled += 1
         while what != NOTHING:
-            what = invoke(
-                state, what_kind(what), what_index(what), what_generation(what)
-            )
+            what = invoke(state, what_kind(what), what_index(what), what_generation(what))
         if counters["stop"][0] != 0:
             counters["stop"][0] = 0
             reason = WAKE

@@ -20,7 +20,7 @@ import math
 from typing import Any
 
 from meshsim.jit import kernel_jit
-from meshsim.kernel.events import GENERATION_MASK, NODE, pack, push_event
+from meshsim.kernel.events import GENERATION_MASK, NODE, pack, schedule
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 
 __all__ = ["add_to_container", "reshare_node", "settle_node", "take_finished"]
@@ -121,7 +121,7 @@ def reshare_node(state: Any, node: int) -> None:
     if soonest_ns < NEVER_NS / 4:
         now_ns = state.counters["now_ns"][0]
         time_ns = now_ns + int(math.ceil(soonest_ns))
-        push_event(state.events, state.counters, time_ns, pack(NODE, node, wake))
+        schedule(state, time_ns, pack(NODE, node, wake))
 
 
 @kernel_jit
@@ -172,9 +172,7 @@ def take_finished(state: Any, node: int) -> int:
     while container != NO_INDEX:
         root = containers["root"][container]
         # Ends are rounded up to whole ns, so virtual time may pass the tag by one rate.
-        if root != NO_INDEX and (
-            tasks["tag"][root] <= containers["virtual_ns"][container] + 1e-6
-        ):
+        if root != NO_INDEX and (tasks["tag"][root] <= containers["virtual_ns"][container] + 1e-6):
             rest = _merge(tasks, tasks["left"][root], tasks["right"][root])
             containers["root"][container] = rest
             containers["running"][container] -= 1

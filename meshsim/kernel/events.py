@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshsim.jit import kernel_jit_inline
+from meshsim.jit import kernel_jit, kernel_jit_inline
 
 __all__ = [
     "ADMIT",
@@ -39,6 +39,7 @@ __all__ = [
     "pack",
     "pop_event",
     "push_event",
+    "schedule",
     "what_generation",
     "what_index",
     "what_kind",
@@ -157,3 +158,12 @@ def pop_event(events: Any, counters: Any) -> None:
     events["time_ns"][hole] = time_ns
     events["order"][hole] = order
     events["what"][hole] = events["what"][count]
+
+
+@kernel_jit
+def schedule(state: Any, time_ns: int, what: int) -> None:
+    """Add an event to the memory's queue.
+
+    Not absorbed by its callers: their code is to stay small enough for the instruction cache.
+    """
+    push_event(state.events, state.counters, time_ns, what)

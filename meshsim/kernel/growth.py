@@ -47,9 +47,7 @@ def with_replicas(kernel: Any, like: int) -> None:
     hosts["rtt_updated_ns"] = kernel.now_ns
     for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
         hosts[field] = NO_INDEX
-    state.replace(
-        hosts=np.concatenate([state.hosts, hosts]), members=np.concatenate(members)
-    )
+    state.replace(hosts=np.concatenate([state.hosts, hosts]), members=np.concatenate(members))
     _rebuild_tables(kernel, holding)
 
 

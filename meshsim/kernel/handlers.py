@@ -73,6 +73,7 @@ __all__ = ["HANDLERS", "Handler"]
 #: (state, row, generation) -> follow-up.
 Handler = Callable[[Any, int, int], int]
 
+
 @kernel_jit_inline
 def at_machine(state: Any, attempt: int) -> int:
     """`attempt` is at the endpoint's machine: pass the inbound proxy, if there is one."""
@@ -184,17 +185,13 @@ def _on_node(state: Any, row: int, generation: int) -> int:
 
 @kernel_jit
 def _on_route_timer(state: Any, row: int, generation: int) -> int:
-    exchange = take_expired(
-        state.timers, row, state.exchanges, state.events, state.counters, ROUTE_TIMER
-    )
+    exchange = take_expired(state, row, state.exchanges, ROUTE_TIMER)
     return NOTHING if exchange == NO_INDEX else on_route_timeout(state, exchange)
 
 
 @kernel_jit
 def _on_try_timer(state: Any, row: int, generation: int) -> int:
-    attempt = take_expired(
-        state.timers, row, state.attempts, state.events, state.counters, TRY_TIMER
-    )
+    attempt = take_expired(state, row, state.attempts, TRY_TIMER)
     return NOTHING if attempt == NO_INDEX else on_per_try_timeout(state, attempt)
 
 

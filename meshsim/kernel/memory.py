@@ -22,8 +22,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import (
-    intrinsic,
     NativeValue,
+    intrinsic,
     lower_getattr_generic,
     models,
     register_model,
@@ -201,7 +201,9 @@ def _unbox(typ: Any, value: Any, context: Any) -> NativeValue:
     number = context.pyapi.long_as_longlong(address)
     context.pyapi.decref(address)
     pointer = context.builder.inttoptr(number, ir.IntType(64).as_pointer())
-    return NativeValue(pointer, is_error=cgutils.is_not_null(context.builder, context.pyapi.err_occurred()))
+    return NativeValue(
+        pointer, is_error=cgutils.is_not_null(context.builder, context.pyapi.err_occurred())
+    )
 
 
 @infer_getattr

@@ -141,9 +141,7 @@ class Kernel:
         """Give every stream and every class the key of (seed, replication)."""
         base = np.uint64(mix_in(np.uint64(mix(np.uint64(self.seed))), self.replication))
         self.stream_seed = run_seed = int(base >> np.uint64(2))
-        arrays["arrival_streams"] = make_streams(
-            run_seed, PURPOSE_ARRIVAL, len(arrays["traffic"])
-        )
+        arrays["arrival_streams"] = make_streams(run_seed, PURPOSE_ARRIVAL, len(arrays["traffic"]))
         arrays["pick_streams"] = make_streams(run_seed, PURPOSE_PICK, len(arrays["proxies"]))
         for row in range(len(arrays["traffic"])):
             arrays["traffic"]["key"][row] = mix_in(base, row)

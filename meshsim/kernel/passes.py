@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.jit import kernel_jit
 from meshsim.kernel.cores import add_to_container
-from meshsim.kernel.events import push_event
+from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.events import schedule
 from meshsim.kernel.pools import take_task
 from meshsim.rng import PURPOSE_WIRE, mix_in
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.server import TASK_PASSING
 from meshsim.state.workload import CONSTANT
-from meshsim.workload.distributions import sample_ns
 
 __all__ = ["charge_pass", "enter_proxy", "wire_ns"]
 
 
-@kernel_jit_inline
+@kernel_jit
 def charge_pass(state: Any, proxy: int, size_bytes: int) -> int:
     """Serve one pass on dedicated cores; return when it ends [ns]."""
     proxies = state.proxies
@@ -62,16 +62,16 @@ def _share_pass(state: Any, proxy: int, size_bytes: int, what: int) -> None:
     add_to_container(state, container, task, float(cost_ns))
 
 
-@kernel_jit_inline
+@kernel_jit
 def enter_proxy(state: Any, proxy: int, size_bytes: int, what: int) -> None:
     """Send `size_bytes` through `proxy`, and run event `what` when they have passed."""
     if state.proxies["container"][proxy] == NO_INDEX:
-        push_event(state.events, state.counters, charge_pass(state, proxy, size_bytes), what)
+        schedule(state, charge_pass(state, proxy, size_bytes), what)
     else:
         _share_pass(state, proxy, size_bytes, what)
 
 
-@kernel_jit_inline
+@kernel_jit
 def wire_ns(state: Any, proxy: int, endpoint: int, key: np.uint64, leg: int) -> int:
     """Return the one-way wire latency between a client proxy and an endpoint [ns].
 
@@ -87,4 +87,4 @@ def wire_ns(state: Any, proxy: int, endpoint: int, key: np.uint64, leg: int) -> 
     if state.distributions["kind"][distribution] == CONSTANT:
         return int(state.distributions["mean_ns"][distribution])
     draw_key = mix_in(key, (PURPOSE_WIRE << 24) + leg)
-    return sample_ns(state.distributions, state.values, distribution, draw_key)
+    return draw_ns(state, distribution, draw_key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshsim.jit import kernel_jit_inline
+from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.events import GENERATION_MASK
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import (
@@ -20,7 +20,7 @@ from meshsim.state.exchange import (
 from meshsim.state.server import TASK_FREE, WORKER_NONE
 
 
-@kernel_jit_inline
+@kernel_jit
 def take_exchange(state: Any) -> int:
     """Take a free EXCHANGE row; its sums and links are cleared."""
     exchanges = state.exchanges
@@ -44,7 +44,7 @@ def take_exchange(state: Any) -> int:
     return exchange
 
 
-@kernel_jit_inline
+@kernel_jit
 def free_exchange(state: Any, exchange: int) -> None:
     """Return `exchange` to its pool, and its ended attempts with it.
 
@@ -69,7 +69,7 @@ def free_exchange(state: Any, exchange: int) -> None:
     counters["exchange_free_count"][0] += 1
 
 
-@kernel_jit_inline
+@kernel_jit
 def take_attempt(state: Any) -> int:
     """Take a free ATTEMPT row; its sums and links are cleared."""
     attempts = state.attempts
@@ -111,7 +111,7 @@ def drop_abandoned(state: Any, attempt: int) -> None:
         state.attempts["state"][attempt] = ATTEMPT_ENDED
 
 
-@kernel_jit_inline
+@kernel_jit
 def take_task(state: Any) -> int:
     """Take a free TASK row; its sums and links are cleared."""
     tasks = state.tasks

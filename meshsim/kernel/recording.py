@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.events import ARRIVAL, pack, push_event
+from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.events import ARRIVAL, pack, schedule
 from meshsim.rng import PURPOSE_THINK, mix_in
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT
 from meshsim.stats.histogram import bin_index, series_bin_index
-from meshsim.workload.distributions import sample_ns
 
 __all__ = ["account_in_flight", "record_exchange", "record_root"]
 
@@ -50,7 +50,7 @@ def account_in_flight(state: Any, traffic: int, change: int) -> None:
     rows["in_flight_updated_ns"][traffic] = now_ns
 
 
-@kernel_jit_inline
+@kernel_jit
 def record_exchange(state: Any, exchange: int) -> None:
     """Record the ended `exchange` in its edge, its class and, if sampled, as a span."""
     exchanges = state.exchanges
@@ -118,7 +118,7 @@ def _record_span(state: Any, exchange: int) -> None:
     spans["wire_ns"][number] = exchanges["wire_ns"][exchange]
 
 
-@kernel_jit_inline
+@kernel_jit
 def record_root(state: Any, exchange: int) -> None:
     """Record the end of a root request; a closed loop's user starts to think."""
     exchanges = state.exchanges
@@ -149,6 +149,6 @@ def record_root(state: Any, exchange: int) -> None:
     think_time = state.traffic["think_time"][traffic]
     if think_time != NO_INDEX:
         key = mix_in(exchanges["key"][exchange], PURPOSE_THINK << 24)
-        think_ns = sample_ns(state.distributions, state.values, think_time, key)
+        think_ns = draw_ns(state, think_time, key)
         wake = state.traffic["wake"][traffic]
-        push_event(state.events, counters, now_ns + think_ns, pack(ARRIVAL, traffic, wake))
+        schedule(state, now_ns + think_ns, pack(ARRIVAL, traffic, wake))

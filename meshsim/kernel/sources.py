@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.events import ARRIVAL, pack, push_event
+from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.events import ARRIVAL, pack, schedule
 from meshsim.kernel.recording import account_in_flight
 from meshsim.kernel.requests import enter, start_exchange
 from meshsim.rng import PURPOSE_THINK, PURPOSE_TRACE, mix, mix_in
@@ -17,7 +18,6 @@ from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
 from meshsim.state.record import WINDOW_COUNT
 from meshsim.workload.arrivals import batch_size, next_arrival_ns
-from meshsim.workload.distributions import sample_ns
 
 __all__ = ["arrive_root", "begin_traffic", "schedule_arrival"]
 
@@ -70,7 +70,7 @@ def schedule_arrival(state: Any, traffic: int) -> None:
         rows["batch_left"][traffic] = batch_size(state.arrivals, traffic, rng) - 1
     if time_ns != NEVER_NS:
         what = pack(ARRIVAL, traffic, rows["wake"][traffic])
-        push_event(state.events, state.counters, time_ns, what)
+        schedule(state, time_ns, what)
 
 
 @kernel_jit
@@ -84,6 +84,6 @@ def begin_traffic(state: Any, users: Any) -> None:
         base = mix_in(state.traffic["key"][traffic], PURPOSE_THINK << 32)
         for user in range(users[traffic]):
             key = mix_in(base, user)
-            think_ns = sample_ns(state.distributions, state.values, think_time, key)
+            think_ns = draw_ns(state, think_time, key)
             what = pack(ARRIVAL, traffic, state.traffic["wake"][traffic])
-            push_event(state.events, state.counters, think_ns, what)
+            schedule(state, think_ns, what)

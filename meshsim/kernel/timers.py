@@ -11,18 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
-from meshsim.kernel.events import pack, push_event
+from meshsim.kernel.events import pack, schedule
 from meshsim.state.codes import NO_INDEX
 
 __all__ = ["start_timer", "stop_timer", "take_expired"]
 
 
 @kernel_jit
-def start_timer(
-    timers: Any, timer: int, rows: Any, row: int, events: Any, counters: Any, kind: int
-) -> None:
+def start_timer(state: Any, timer: int, rows: Any, row: int, kind: int) -> None:
     """Start the timer of `row` (exchange or attempt) in list `timer`."""
-    now_ns = counters["now_ns"][0]
+    timers = state.timers
+    now_ns = state.counters["now_ns"][0]
     deadline_ns = now_ns + timers["duration_ns"][timer]
     tail = timers["tail"][timer]
     rows["timer"][row] = timer
@@ -36,7 +35,7 @@ def start_timer(
     timers["tail"][timer] = row
     if timers["scheduled"][timer] == 0:
         timers["scheduled"][timer] = 1
-        push_event(events, counters, deadline_ns, pack(kind, timer, 0))
+        schedule(state, deadline_ns, pack(kind, timer, 0))
 
 
 @kernel_jit
@@ -59,22 +58,21 @@ def stop_timer(timers: Any, rows: Any, row: int) -> None:
 
 
 @kernel_jit
-def take_expired(
-    timers: Any, timer: int, rows: Any, events: Any, counters: Any, kind: int
-) -> int:
+def take_expired(state: Any, timer: int, rows: Any, kind: int) -> int:
     """Return the next row of list `timer` whose deadline has come, or NO_INDEX.
 
     The row is taken out.  Unless the list is empty, an event for its new head is scheduled
     (at once, if that has expired as well).
     """
+    timers = state.timers
     expired = NO_INDEX
     head = timers["head"][timer]
-    if head != NO_INDEX and rows["deadline_ns"][head] <= counters["now_ns"][0]:
+    if head != NO_INDEX and rows["deadline_ns"][head] <= state.counters["now_ns"][0]:
         expired = head
         stop_timer(timers, rows, head)
         head = timers["head"][timer]
     if head == NO_INDEX:
         timers["scheduled"][timer] = 0
     else:
-        push_event(events, counters, rows["deadline_ns"][head], pack(kind, timer, 0))
+        schedule(state, rows["deadline_ns"][head], pack(kind, timer, 0))
     return expired
