@@ -13,7 +13,7 @@ from meshsim import theory
 )
 def test_tandem(rate, service_rates):
     tiers = [(1 / service_rate, 1, 1) for service_rate in service_rates]
-    runs = Runs(chain(rate, tiers, "RANDOM", hold=False), 150_000)
+    runs = Runs(chain(rate, tiers, "RANDOM", hold=False), 60_000)
     truth = theory.tandem(rate, service_rates)
     check(runs.mean(), truth.mean, 0.045)
     check_quantile(runs.quantile(0.99), truth.quantile(0.99), 0.09)
@@ -53,7 +53,7 @@ def test_round_robin_over_ten():
 
 @pytest.mark.parametrize("servers", [2, 3])
 def test_two_choices_of_few(servers):
-    runs = Runs(balanced(0.8 * servers, servers, "LEAST_REQUEST"), 300_000 / servers)
+    runs = Runs(balanced(0.8 * servers, servers, "LEAST_REQUEST"), 100_000 / servers)
     expected = theory.power_of_choices_sojourn(0.8 * servers, servers, truncation=40)
     check(runs.mean(), expected, 0.03)
 
@@ -61,7 +61,7 @@ def test_two_choices_of_few(servers):
 def test_two_choices_of_ten():
     # No closed form: a simulation of the chain of queue lengths, 1.8e8 events, error 0.0008.
     # Drawing two distinct hosts would give some 5 % less, as would many-server asymptotics.
-    runs = Runs(balanced(8.0, 10, "LEAST_REQUEST"), 100_000)
+    runs = Runs(balanced(8.0, 10, "LEAST_REQUEST"), 30_000)
     check(runs.mean(), 2.1621372, 0.01, bias=0.005)
 
 
@@ -71,7 +71,7 @@ def test_two_choices_of_a_thousand():
 
 
 def test_full_scan_of_two_is_join_the_shortest_queue():
-    runs = Runs(balanced(1.6, 2, "LEAST_REQUEST", selection_method="FULL_SCAN"), 150_000)
+    runs = Runs(balanced(1.6, 2, "LEAST_REQUEST", selection_method="FULL_SCAN"), 60_000)
     # Forty draws with replacement miss one of two servers once in 1e12.
     expected = theory.power_of_choices_sojourn(1.6, 2, choices=40, truncation=60)
     check(runs.mean(), expected, 0.03)
@@ -83,7 +83,7 @@ def test_full_scan_of_two_is_join_the_shortest_queue():
 )
 def test_caller_that_holds_its_worker(rate, caller, workers, callee, callee_workers):
     tiers = [(1 / caller, 1, workers), (1 / callee, 1, callee_workers)]
-    runs = Runs(chain(rate, tiers, "RANDOM", hold=True), 200_000 / rate)
+    runs = Runs(chain(rate, tiers, "RANDOM", hold=True), 80_000 / rate)
     expected = theory.nested_possession_sojourn(
         rate, caller, workers, callee, callee_workers, truncation=500
     )
@@ -100,7 +100,7 @@ def test_closed_loop_through_a_caller_that_holds_its_worker():
     loop = {"users": users, "think_time": "0s"}
     closed = topology(bodies, {"load": {"to": "front", "closed_loop": loop}})
     throughput, _ = theory.closed_network(workers, 2.0, [1.0], [2])
-    check(Runs(closed, 50_000).throughput(), throughput, 0.03)
+    check(Runs(closed, 20_000).throughput(), throughput, 0.03)
 
 
 def test_parallel_calls_end_with_the_slowest():
@@ -138,13 +138,13 @@ def test_chain_against_the_simpy_reference(policy, hold):
 @pytest.mark.slow
 @pytest.mark.parametrize(("rho", "halfwidth"), [(0.9, 0.01), (0.95, 0.02)])
 def test_two_choices_of_a_thousand_in_full_length(rho, halfwidth):
-    runs = Runs(balanced(1000 * rho, 1000, "LEAST_REQUEST"), 2000)
+    runs = Runs(balanced(1000 * rho, 1000, "LEAST_REQUEST"), 600)
     check(runs.mean(), theory.supermarket_sojourn(rho), halfwidth, bias=0.02)
 
 
 @pytest.mark.slow
 def test_two_choices_of_twenty_in_full_length():
-    runs = Runs(balanced(18.0, 20, "LEAST_REQUEST"), 200_000)
+    runs = Runs(balanced(18.0, 20, "LEAST_REQUEST"), 60_000)
     check(runs.mean(), 2.8479459, 0.01, bias=0.005)
 
 
