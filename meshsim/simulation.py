@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from meshsim import kernel as engine
 from meshsim.errors import ConfigError
+from meshsim.explain import explain
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.faults import fault_process
@@ -174,17 +176,25 @@ class _Runs:
 
     def result(self, records: Sequence[RunRecord]) -> Result:
         """Return the Result of `records`."""
+        return Result.from_records(
+            self.compiled.catalog,
+            records,
+            notices=self.compiled.topology.notices,
+            defaults=self._defaults,
+            records_empty=self._empty,
+        )
+
+    @cached_property
+    def _defaults(self) -> dict[str, str]:
+        """What the scenario did not say: field path -> "value: source", of policies."""
         resolved = self.compiled.topology
         defaults = {
             path: place.default for path, place in resolved.provenance.items() if place.default
         }
-        return Result.from_records(
-            self.compiled.catalog,
-            records,
-            notices=resolved.notices,
-            defaults=defaults,
-            records_empty=self._empty,
-        )
+        for part in explain(resolved, "policies").parts:
+            if part.path in defaults:
+                defaults[part.path] = part.text.removeprefix(f"{part.path} = ")
+        return defaults
 
     def _replicate(self, number: int, with_trigger: bool) -> RunRecord:
         """Run replication `number`, with or without the faults declared as triggers."""

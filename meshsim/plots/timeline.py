@@ -1,6 +1,7 @@
 """What happened over the run: rates, latency, requests in flight.
 
-Means over the replications by window.  The warm-up that the tables leave out is shaded.
+Means over the replications by window.  The warm-up that the tables leave out is shaded,
+and so is each timed fault.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from meshsim.plots.style import INK, MUTED, class_colours, tidy
+from meshsim.plots.style import ACCENT, INK, MUTED, class_colours, tidy
+from meshsim.state.codes import NO_INDEX
 from meshsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_timeline", "timeline"]
 
 _WARM_UP_COLOUR = "#F5F5F5"
+_FAULT_COLOUR = "#FBE9E7"
 
 
 def timeline(result: Result) -> Figure:
@@ -31,6 +34,32 @@ def timeline(result: Result) -> Figure:
 def _shade_warm_up(axes: Any, result: Result) -> None:
     if result.measured.warm_up_s:
         axes.axvspan(0, result.measured.warm_up_s, color=_WARM_UP_COLOUR, zorder=0)
+
+
+def _shade_faults(panels: Sequence[Any], result: Result) -> None:
+    """Shade each timed fault in every panel and name it above the first."""
+    end_s = result.records[0].duration_ns / NS_PER_S
+    texts: dict[tuple[float, float], list[str]] = {}
+    for text, begin_ns, fault_end_ns in result.catalog.fault_spans:
+        begin_s = begin_ns / NS_PER_S
+        stop_s = end_s if fault_end_ns == NO_INDEX else min(fault_end_ns / NS_PER_S, end_s)
+        if begin_s < end_s:
+            texts.setdefault((begin_s, stop_s), []).append(text)
+    for (begin_s, stop_s), names in texts.items():
+        for axes in panels:
+            axes.axvspan(begin_s, stop_s, color=_FAULT_COLOUR, linewidth=0, zorder=0)
+            axes.axvline(begin_s, color=ACCENT, linewidth=0.8, zorder=1)
+        right = begin_s > 0.7 * end_s
+        panels[0].annotate(
+            ", ".join(names),
+            (begin_s, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if right else 4, -11),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            color=ACCENT,
+            fontsize=8,
+        )
 
 
 def draw_timeline(panels: Sequence[Any], result: Result) -> None:
@@ -54,6 +83,7 @@ def draw_timeline(panels: Sequence[Any], result: Result) -> None:
         axes.set_ylim(0, 1.2 * highest if 0 < highest < float("inf") else 1)
         axes.set_xlim(0, result.records[0].duration_ns / NS_PER_S)
         _shade_warm_up(axes, result)
+    _shade_faults(panels, result)
     if result.measured.warm_up_s:
         rates.annotate(
             "warm-up",

@@ -26,6 +26,7 @@ from meshsim.stats.intervals import (
 __all__ = [
     "METRICS",
     "QUANTILES",
+    "SCARCE",
     "TAIL_MINIMUM",
     "Estimate",
     "latency_estimates",
@@ -36,6 +37,8 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 METRICS = ("mean", *QUANTILES)
 #: Effective samples that must lie beyond a quantile.
 TAIL_MINIMUM = 30
+#: Words of the reason that follow the number of effective samples.
+SCARCE = " effective samples beyond"
 _NS_PER_MS = 1e6
 
 
@@ -105,7 +108,7 @@ def _quantile(
     if math.isnan(beyond):
         return _withheld(samples, effective, method, "a single group gives no interval")
     if beyond < TAIL_MINIMUM:
-        reason = f"{beyond:.0f} effective samples beyond {name}, {TAIL_MINIMUM} needed"
+        reason = f"{beyond:.0f}{SCARCE} {name}, {TAIL_MINIMUM} needed"
         return _withheld(samples, effective, method, reason)
     if math.isinf(interval.high):
         reason = f"the interval of {name} leaves the sample"

@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshsim.results.assumptions import assumption_lines
 from meshsim.results.breakdown import PARTS
-from meshsim.results.estimates import METRICS, Estimate
+from meshsim.results.estimates import METRICS, SCARCE, TAIL_MINIMUM, Estimate
 from meshsim.results.verdict import STABLE, UNSTABLE
 from meshsim.units import NS_PER_S, format_duration
 
@@ -162,14 +163,25 @@ def _sections(result: Result) -> list[Table]:
 
 
 def _withheld_notes(result: Result) -> list[str]:
-    """Say which estimates of which class are withheld, and why."""
-    notes = []
+    """Say which estimates are withheld, and why: a line each metric, or each other reason."""
+    scarce: dict[str, list[str]] = {}
+    others: dict[tuple[str, str], list[str]] = {}
     for name, estimates in result.estimates.items():
-        reasons: dict[str, list[str]] = {}
         for metric in METRICS:
-            if estimates[metric].withheld:
-                reasons.setdefault(estimates[metric].withheld, []).append(metric)
-        notes += [f"{name}: {', '.join(which)} withheld, {why}." for why, which in reasons.items()]
+            reason = estimates[metric].withheld
+            count, is_scarce, _ = reason.partition(SCARCE)
+            if is_scarce:
+                scarce.setdefault(metric, []).append(f"{name} {count}")
+            elif reason:
+                others.setdefault((name, reason), []).append(metric)
+    notes = [
+        f"{metric} withheld, fewer than {TAIL_MINIMUM}{SCARCE}: {', '.join(names)}."
+        for metric, names in scarce.items()
+    ]
+    notes += [
+        f"{name}: {', '.join(metrics)} withheld, {reason}."
+        for (name, reason), metrics in others.items()
+    ]
     return notes
 
 
@@ -194,8 +206,7 @@ def _notes(result: Result) -> list[str]:
     if hidden > 0:
         notes.append(f"{hidden:,} more endpoints in endpoints().")
     notes += list(result.notices)
-    notes += [f"{path}: {source}" for path, source in result.defaults.items()]
-    return notes
+    return notes + assumption_lines(result.defaults)
 
 
 def _headline(result: Result) -> str:

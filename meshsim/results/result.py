@@ -54,7 +54,7 @@ class Result:
     notices : tuple of str
         What was read and not used, or assumed: one sentence each.
     defaults : mapping of str to str
-        Provenance of what the scenario did not say: field -> "2 retries: Istio default".
+        What the scenario did not say: field path -> "2: Istio default (retry.go)".
     records_empty : tuple of RunRecord
         The same seeds and final load started empty, of a scenario with a trigger.
     version : str

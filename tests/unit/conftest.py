@@ -74,7 +74,7 @@ def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0)
     series_histogram = np.zeros((SEGMENT_COUNT, 3, SERIES_BIN_COUNT), np.int32)
     flags = np.zeros((SEGMENT_COUNT, 3, FLAG_COUNT), np.int64)
     for window in range(WINDOW_COUNT):
-        segment = int(np.searchsorted(SEGMENT_STARTS, window, side="right")) - 1
+        segment = sum(window >= start for start in SEGMENT_STARTS[1:])
         for traffic, share in enumerate((0.9, 0.1)):
             count = int(rng.poisson(rate * share * DURATION_S / WINDOW_COUNT))
             failures = count // 20 if traffic else 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-
+from meshsim.state.codes import NO_INDEX
 from meshsim.state.record import Catalog
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows, lay_out
@@ -23,7 +23,7 @@ from meshsim.topology.compiled.programs import Programs, compile_programs
 from meshsim.topology.compiled.servers import Servers, compile_servers
 from meshsim.topology.compiled.upstreams import ClusterName, compile_upstreams
 from meshsim.topology.compiled.workload import compile_traffic
-from meshsim.topology.model import Topology
+from meshsim.topology.model import TimedFault, Topology
 from meshsim.topology.profile import MeshProfile
 
 __all__ = ["CompiledTopology", "compile_topology"]
@@ -114,13 +114,21 @@ def _catalog(
             (place.service, place.workload, name)
             for place, name in zip(workloads, layout.endpoint_names, strict=True)
         ),
-        endpoint_concurrency=tuple(int(value) for value in servers.arrays["endpoints"]["concurrency"]),
+        endpoint_concurrency=tuple(
+            int(value) for value in servers.arrays["endpoints"]["concurrency"]
+        ),
         endpoint_zones=tuple(layout.zones[zone] for zone in layout.endpoint_zone),
         proxies=servers.proxy_names,
         proxy_memory_bytes=profile.cost.memory_bytes,
         connection_memory_bytes=profile.cost.connection_memory_bytes,
         timed_faults=bool(topology.faults),
         trigger=any(fault.trigger for fault in topology.faults),
+        fault_spans=tuple(_fault_span(fault) for fault in topology.faults),
     )
 
 
+def _fault_span(fault: TimedFault) -> tuple[str, int, int]:
+    """Return what a fault does to what, and from when to when [ns]."""
+    end_ns = NO_INDEX if fault.duration is None else fault.at + fault.duration
+    target = fault.service or fault.traffic or fault.zone or ""
+    return f"{fault.kind} {target}".strip(), fault.at, end_ns

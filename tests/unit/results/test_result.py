@@ -17,7 +17,10 @@ def result(catalog, records):
         catalog,
         records,
         notices=["HTTPRoute is not read yet: gateway.yaml:3."],
-        defaults={"policies.cart.retries": "2 retries: Istio default"},
+        defaults={
+            "policies.cart.routes[0].retry.num_retries": "2: Istio default (retry.go)",
+            "policies.cart.load_balancing.choice_count": "2: Envoy default",
+        },
     )
 
 
@@ -170,9 +173,10 @@ def test_report_says_verdict_first_and_everything_withheld(result):
     assert lines[3].split()[:3] == ["traffic", "offered/s", "goodput/s"]
     notes = "\n".join(lines[lines.index("notes") :])
     assert "first 6 s deleted (10 %)" in notes
-    assert "buy: p99.9 withheld" in notes
+    assert "p99.9 withheld, fewer than 30 effective samples beyond: buy " in notes
     assert "HTTPRoute is not read yet: gateway.yaml:3." in notes
-    assert "policies.cart.retries: 2 retries: Istio default" in notes
+    assert "2 retries: Istio default (retry.go)" in notes
+    assert "1 further default: meshsim explain SCENARIO policies" in notes
     assert max(len(line) for line in lines) <= 120
 
 
