@@ -11,6 +11,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    """Let uint64 arithmetic be modular without JIT too; numpy scalars warn of it."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        line = "ignore:overflow encountered:RuntimeWarning"
+        config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the project."""

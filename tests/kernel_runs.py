@@ -114,7 +114,8 @@ class Run:
     def to(self, time_ms):
         """Advance to `time_ms`, check the invariants, and return this run."""
         self.kernel.advance_to(round(time_ms * NS_PER_MS))
-        assert validate(self.state) == []
+        problems = validate(self.state)
+        assert not problems, problems
         return self
 
     def spans(self, edge=None):

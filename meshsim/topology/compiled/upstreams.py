@@ -340,7 +340,7 @@ class _Compiler:
             cluster_blocks.append(clusters)
             host_total += len(hosts)
             cluster_total += len(clusters)
-        hosts = np.concatenate([*host_blocks, np.zeros(int(host_total == 0), HOST_DTYPE)])
+        hosts = np.concatenate([*host_blocks, _no_hosts(int(host_total == 0))])
         clusters = np.concatenate(
             [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)]
         )
@@ -378,6 +378,14 @@ class _Timers:
         return timers
 
 
+def _no_hosts(count: int) -> Rows:
+    """Return HOST rows that are no belief about anything yet."""
+    hosts = np.zeros(count, HOST_DTYPE)
+    for field in ("endpoint", "idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+        hosts[field] = NO_INDEX
+    return hosts
+
+
 def _holding(
     names: list[ClusterName],
     configs: dict[ClusterName, int],
@@ -390,11 +398,9 @@ def _holding(
     total = 0
     for row, name in enumerate(names):
         endpoints = members_of[name]
-        hosts = np.zeros(len(endpoints), HOST_DTYPE)
+        hosts = _no_hosts(len(endpoints))
         hosts["endpoint"] = endpoints
         hosts["cluster"] = row
-        for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
-            hosts[field] = NO_INDEX
         hosts["weight"] = weights_of[name]
         hosts["table_index"] = np.arange(len(endpoints))
         hosts["healthy"] = 1

@@ -1,0 +1,173 @@
+"""HTTP/1.1 pools: one connection a request; opening one takes a round trip.  Exact [ms]."""
+
+import pytest
+from kernel_runs import Run, recorded, wire, worker
+
+
+def run_pool(*times, breakers=None, pool=None, latency="1ms", body=None, until=1000, **policy):
+    """Run one service over a wire of 1 ms, and return the run.
+
+    A first request takes 2 ms (handshake) + 1 + service + 1; the next on the same connection
+    does without the handshake.
+    """
+    policies = {"circuit_breakers": breakers or {}, "connection_pool": pool or {}, **policy}
+    return Run(
+        {"a": body or worker({"compute": "1ms"}, concurrency=9)},
+        recorded(*times),
+        network=wire(latency),
+        policies={"a": policies},
+    ).to(until)
+
+
+def opened(run):
+    return int(run.state.clusters["connections_total"][0])
+
+
+def test_a_connection_is_opened_once_and_used_again():
+    run = run_pool("0s", "10ms")
+    assert run.ends() == [5, 13]
+    assert opened(run) == 1
+    assert run.spans()[0].wire == 2  # the handshake is not the request's
+
+
+def test_as_many_connections_as_requests_at_once():
+    run = run_pool("0s", "0s", "10ms", "10ms", "10ms")
+    assert run.ends() == [5, 5, 13, 13, 15]
+    assert opened(run) == 3
+
+
+def test_no_wire_no_handshake():
+    assert run_pool("0s", "0s", latency="0s").ends() == [1, 1]
+
+
+def test_requests_wait_for_max_connections_first_come_first_served():
+    run = run_pool("0s", "100us", "200us", breakers={"max_connections": 1})
+    assert run.ends() == [5, 8, 11]
+    assert opened(run) == 1
+    assert run.state.clusters["connection_overflow"][0] == 2
+
+
+def test_too_many_pending_requests_overflow():
+    limits = {"max_connections": 1, "max_pending_requests": 1}
+    run = run_pool("0s", "100us", "3ms", "3100us", breakers=limits)
+    # the first itself waits until its connection is ready at 2, so the second overflows; the
+    # third waits for the first to end, the fourth overflows
+    assert run.outcomes() == [
+        (0, 5, 200, "-"),
+        (0.1, 0.1, 503, "UO"),
+        (3, 8, 200, "-"),
+        (3.1, 3.1, 503, "UO"),
+    ]
+    assert run.state.clusters["pending_overflow"][0] == 2
+    assert run.idle()
+
+
+def test_no_request_may_wait_at_all():
+    run = run_pool("0s", breakers={"max_pending_requests": 0})
+    assert run.outcomes() == [(0, 0, 503, "UO")]
+
+
+def test_a_host_without_any_connection_may_open_one_beyond_the_limit():
+    body = worker({"compute": "1ms"}, replicas=2)
+    limits = {"max_connections": 1}
+    rotation = {"policy": "ROUND_ROBIN"}
+    run = run_pool("0s", "0s", body=body, breakers=limits, load_balancing=rotation)
+    assert run.ends() == [5, 5]
+    assert opened(run) == 2
+
+
+def test_max_requests_refuses_when_the_connection_is_ready():
+    run = run_pool("0s", "0s", breakers={"max_requests": 1})
+    assert run.outcomes() == [(0, 5, 200, "-"), (0, 2, 503, "UO")]
+    assert run.state.clusters["request_overflow"][0] == 1
+    assert run.idle()
+
+
+def test_an_idle_connection_is_closed_after_its_timeout():
+    run = run_pool("0s", "14ms", "28ms", pool={"idle_timeout": "10ms"})
+    # idle from 5; used at 14 (9 ms old); idle from 17; expired at 28 (11 ms old)
+    assert run.ends() == [5, 17, 33]
+    assert opened(run) == 2
+
+
+def test_idle_time_is_settled_before_the_limit_is_applied():
+    body = worker({"compute": "1ms"}, replicas=2)
+    run = Run(
+        {"a": body},
+        recorded("0s", "20ms", "20ms"),
+        network=wire("1ms"),
+        policies={
+            "a": {
+                "load_balancing": {"policy": "ROUND_ROBIN"},
+                "circuit_breakers": {"max_connections": 1},
+                "connection_pool": {"idle_timeout": "10ms"},
+            }
+        },
+    ).to(100)
+    assert run.ends() == [5, 25, 25]
+    # at 20 ms the connection of the first host has expired, so the second's is within the limit
+    assert run.state.clusters["connections_total"][0] == 3
+    assert run.state.clusters["connection_overflow"][0] == 1
+
+
+def test_a_connection_serves_its_share_and_is_closed():
+    run = run_pool("0s", "10ms", "20ms", pool={"max_requests_per_connection": 2})
+    assert run.ends() == [5, 13, 25]
+    assert opened(run) == 2
+    assert run.state.hosts["connections_open"][0] == 1
+
+
+def test_a_connection_with_requests_waiting_serves_no_more_than_its_share():
+    run = run_pool(
+        *["0s"] * 3,
+        breakers={"max_connections": 1},
+        pool={"max_requests_per_connection": 1},
+    )
+    assert run.ends() == [5, 10, 15]  # a handshake each
+    assert opened(run) == 3
+
+
+def test_a_dead_endpoint_refuses_and_everything_pending_fails():
+    run = Run({"a": worker()}, recorded("1ms", "2ms", "20ms"), network=wire("1ms"))
+    run.to(0.5).control.kill("a")
+    run.to(10).control.restore("a")
+    run.to(100)
+    # both wait for a connection; the first refusal, at 3, is that of both
+    assert run.outcomes()[:2] == [(1, 3, 503, "UF"), (2, 3, 503, "UF")]
+    assert run.outcomes()[2] == (20, 24, 200, "-")
+    assert run.idle()
+
+
+def test_a_request_that_waits_is_abandoned_at_its_timeout():
+    run = run_pool(
+        "0s",
+        "0s",
+        breakers={"max_connections": 1},
+        body=worker({"compute": "10ms"}),
+        routes=[{"timeout": "3ms"}],
+    )
+    # both give up at 3; the first's connection is closed with it
+    assert run.outcomes() == [(0, 3, 504, "UT"), (0, 3, 504, "UT")]
+    assert run.state.clusters["pending_active"][0] == 0
+    assert run.idle()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_retries_leave_no_connection_behind(limit):
+    run = run_pool(
+        *["0s"] * 4,
+        breakers={"max_connections": limit},
+        body=worker({"compute": "3ms"}),
+        routes=[
+            {
+                "retry": {
+                    "num_retries": 3,
+                    "retry_on": ["5xx"],
+                    "per_try_timeout": "4ms",
+                    "base_interval": "1ms",
+                }
+            }
+        ],
+    )
+    assert run.idle()
+    assert run.state.clusters["connections_active"][0] <= limit
