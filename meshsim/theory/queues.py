@@ -23,6 +23,7 @@ __all__ = [
     "GIM1",
     "MMc",
     "batch_mm1_sojourn",
+    "check_stable",
     "erlang_b",
     "erlang_c",
     "gg1_wait_bounds",
@@ -34,6 +35,7 @@ __all__ = [
     "preemptive_sojourns",
     "priority_waits",
     "ps_sojourn",
+    "quantile_of",
 ]
 
 

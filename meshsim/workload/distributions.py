@@ -191,7 +191,7 @@ def lognormal_sigma(mean: float, p99: float) -> float:
     Examples
     --------
     >>> round(lognormal_sigma(5e6, 20e6), 6)
-    0.702105
+    0.701754
     """
     z = float(normal_quantile(0.99))
     if not 0 < mean < p99:

@@ -254,7 +254,8 @@ def test_mm1_in_full_length(rate, halfwidth):
     truth = theory.MMc(rate, 1.0)
     check(runs.mean(), truth.sojourn_mean, halfwidth)
     check_quantile(runs.quantile(0.99), truth.sojourn_quantile(0.99), 0.05)
-    check_quantile(runs.quantile(0.999), truth.sojourn_quantile(0.999), 0.06)
+    if rate < 0.95:  # there p99.9 would take some 1e9 requests
+        check_quantile(runs.quantile(0.999), truth.sojourn_quantile(0.999), 0.06)
 
 
 @pytest.mark.slow
