@@ -115,7 +115,15 @@ class MeshControl:
         replica: int | None = None,
         zone: str | None = None,
     ) -> None:
-        """Let replicas answer a `share` of their requests with 500."""
+        """Let replicas answer a `share` of their requests with 500.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names, or `share` is not in [0, 1].
+        """
+        if not 0 <= share <= 1:
+            raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])
         for endpoint in self._endpoints(service, workload, replica, zone):
             self._kernel.state.endpoints["error_rate"][endpoint] = share
 
