@@ -1,0 +1,183 @@
+"""Small scenarios that touch most of the kernel, and a digest of everything a run leaves.
+
+    python tests/parity/parity_scenarios.py NAME...
+
+prints a digest for each name; the test compares those of compiled and of plain Python.
+"""
+
+import hashlib
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+
+import meshsim as ms
+from meshsim.topology.model import Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+RETRY = {
+    "num_retries": 2,
+    "retry_on": ["5xx", "connect-failure"],
+    "per_try_timeout": "6ms",
+    "base_interval": "2ms",
+    "previous_hosts": True,
+}
+
+
+def everything() -> Topology:
+    """Retries, timeouts, breakers, shared cores, priorities, branches, faults, every balancer."""
+
+    def body(*steps, **extra):
+        return {"replicas": 2, "concurrency": 2, "steps": list(steps), **extra}
+
+    def compute(time):
+        return {"compute": {"exponential": time}}
+
+    calls = [[{"call": name, "optional": True}] for name in ("sharing", "preempting", "hashed")]
+    services = {
+        "front": body(compute("500us"), {"parallel": calls}, hold_worker=False),
+        "sharing": body(
+            {"compute": {"lognormal": {"mean": "2ms", "p99": "9ms"}}},
+            discipline="PROCESSOR_SHARING",
+            on_timeout="cancel_work",
+        ),
+        "preempting": body(
+            compute("3ms"),
+            {"call": "last", "probability": 0.5},
+            discipline="PREEMPTIVE_PRIORITY",
+            on_timeout="continue",
+            nodes=["n0"],
+        ),
+        "hashed": body(
+            {"compute": {"gamma": {"mean": "1ms", "shape": 0.5}}},
+            queue_limit=2,
+            patience={"exponential": "5ms"},
+            error_rate=0.1,
+        ),
+        "last": body(
+            {
+                "sleep": {
+                    "hyperexponential": {
+                        "phases": [
+                            {"probability": 0.9, "mean": "1ms"},
+                            {"probability": 0.1, "mean": "8ms"},
+                        ]
+                    }
+                }
+            },
+            concurrency_penalty=0.1,
+        ),
+    }
+    route = {"timeout": "15ms", "retry": RETRY}
+    limits = {"max_connections": 3, "max_pending_requests": 4, "max_retries": 2}
+
+    def policy(name, **extra):
+        return {
+            "load_balancing": {"policy": name, "table_size": 97, "minimum_ring_size": 32, **extra},
+            "circuit_breakers": limits,
+            "connection_pool": {"idle_timeout": "4ms", "max_requests_per_connection": 9},
+            "routes": [route],
+        }
+
+    traffic = {
+        "fast": {"to": "front", "priority": 0, "arrivals": {"poisson": 150}},
+        "slow": {
+            "to": "front",
+            "priority": 2,
+            "headers": {"user": "u"},
+            "users": 20,
+            "arrivals": {"batch": {"rate": 60, "size": 3, "size_distribution": "geometric"}},
+        },
+        "users": {
+            "to": "preempting",
+            "priority": 1,
+            "closed_loop": {"users": 3, "think_time": {"exponential": "20ms"}},
+        },
+    }
+    return Topology.model_validate(
+        {
+            "name": "everything",
+            "nodes": {"n0": {"zone": "a"}, "n1": {"zone": "b", "cores": 3.0}},
+            "network": {"latency": {"same_region": {"exponential": "200us"}}},
+            "services": {name: {"workloads": {"v1": item}} for name, item in services.items()},
+            "traffic": traffic,
+            "policies": {
+                "front": policy("LEAST_REQUEST"),
+                "sharing": policy("PEAK_EWMA"),
+                "preempting": policy("ROUND_ROBIN", weights={"v1": 2}),
+                "hashed": policy("RING_HASH", hash_header="user"),
+                "last": policy("MAGLEV", hash_source_ip=True),
+            },
+            "faults": [
+                {
+                    "kind": "kill",
+                    "service": "last",
+                    "workload": "v1",
+                    "replica": 0,
+                    "at": "100ms",
+                    "duration": "100ms",
+                },
+                {
+                    "kind": "slow",
+                    "service": "sharing",
+                    "factor": 0.5,
+                    "at": "150ms",
+                    "duration": "100ms",
+                },
+                {
+                    "kind": "rate",
+                    "traffic": "fast",
+                    "factor": 2.0,
+                    "at": "200ms",
+                    "duration": "100ms",
+                },
+                {"kind": "errors", "service": "last", "factor": 0.5, "at": "300ms"},
+            ],
+        }
+    )
+
+
+def run(name: str, seed: int = 1, replications: int = 1) -> list:
+    """Return the records of a scenario by name."""
+    if name == "everything":
+        topology, duration = everything().model_copy(update={"mesh": "istio-sidecar"}), "400ms"
+    elif name == "everything-none":
+        topology, duration = everything().model_copy(update={"mesh": "none"}), "400ms"
+    else:
+        topology, duration = ms.load(ROOT / "topologies" / f"{name}.yaml"), "300ms"
+    result = ms.simulate(
+        topology, duration=duration, replications=replications, seed=seed, progress=False
+    )
+    return list(result.records)
+
+
+def digest(record) -> str:
+    """Return a digest of everything in `record` except how long it took."""
+    total = hashlib.sha256()
+    for part in parts(record):
+        total.update(part)
+    return total.hexdigest()
+
+
+def parts(value):
+    """Yield the bytes of everything in a record."""
+    if is_dataclass(value):
+        for field in fields(value):
+            if field.name != "wall_s":
+                yield from parts(getattr(value, field.name))
+    elif isinstance(value, np.ndarray) and value.dtype.names:
+        # Field by field: the bytes between fields are not part of the value.
+        for name in value.dtype.names:
+            yield from parts(value[name])
+    elif isinstance(value, np.ndarray):
+        yield str((value.dtype, value.shape)).encode()
+        yield np.ascontiguousarray(value).tobytes()
+    else:
+        yield repr(value).encode()
+
+
+if __name__ == "__main__":
+    for scenario in sys.argv[1:]:
+        records = run(scenario)
+        print(scenario, *(digest(record) for record in records))
