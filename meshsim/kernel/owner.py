@@ -265,9 +265,9 @@ class Kernel:
             duration_ns=self.duration_ns,
             ended_ns=min(self.now_ns, self.duration_ns) if self.limit else self.duration_ns,
             windows=state.windows,
-            window_histogram=state.window_histogram,
+            window_histogram=self._take_histogram("window_histogram"),
             series=state.series,
-            series_histogram=self._take_series_histogram(),
+            series_histogram=self._take_histogram("series_histogram"),
             traffic_flags=state.traffic_flags,
             edge_flags=state.edge_flags,
             endpoints=np.array([rows[:endpoint_count] for rows in self._segments_endpoints]),
@@ -279,10 +279,10 @@ class Kernel:
             wall_s=self._wall_s,
         )
 
-    def _take_series_histogram(self) -> SparseHistogram:
-        """Return the histograms of the edges compressed, and free the dense ones at once."""
-        dense = self.state.series_histogram
-        self.state.replace(series_histogram=dense[:, :0].copy())
+    def _take_histogram(self, name: str) -> SparseHistogram:
+        """Return the histograms `name` compressed, and free the dense ones at once."""
+        dense = getattr(self.state, name)
+        self.state.replace(**{name: dense[:, :0].copy()})
         return SparseHistogram.from_dense(dense)
 
     def _host_records(self) -> Rows:

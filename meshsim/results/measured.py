@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT, Catalog, RunRecord
-from meshsim.stats.histogram import SERIES_BIN_COUNT
+from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
 from meshsim.stats.warm_up import PAIRED_MINIMUM, SIGNIFICANCE, Cut, kept_from
 from meshsim.units import NS_PER_S
 
@@ -166,7 +166,7 @@ class Measured:
         """Latency histogram of each group, shape (groups, BIN_COUNT)."""
         return np.stack(
             [
-                record.window_histogram[batch, traffic].sum(axis=0, dtype=np.int64)
+                self._histogram(record, traffic, batch)
                 for batch in self.batches
                 for record in self.records
             ]
@@ -175,9 +175,23 @@ class Measured:
     def by_replication(self, traffic: int) -> npt.NDArray[np.int64]:
         """Latency histogram of each replication, shape (replications, BIN_COUNT)."""
         kept = slice(self.window_start, self.window_end)
-        return np.stack(
-            [record.window_histogram[kept, traffic].sum(axis=0) for record in self.records]
-        )
+        return np.stack([self._histogram(record, traffic, kept) for record in self.records])
+
+    def timeline_histogram(self, traffic: int) -> npt.NDArray[np.int64]:
+        """Latency histogram of each window, shape (WINDOW_COUNT, BIN_COUNT)."""
+        rows = np.arange(WINDOW_COUNT) * len(self.catalog.traffic) + traffic
+        total = np.zeros((WINDOW_COUNT, BIN_COUNT), np.int64)
+        for record in self.records:
+            total += record.window_histogram.dense_rows(rows)
+        return total
+
+    def _histogram(self, record: RunRecord, traffic: int, windows: slice) -> npt.NDArray[np.int64]:
+        """Latency histogram of one record over `windows`, shape (BIN_COUNT,)."""
+        rows = np.arange(windows.start, windows.stop) * len(self.catalog.traffic) + traffic
+        _, bins, counts = record.window_histogram.cells(rows)
+        total = np.zeros(BIN_COUNT, np.int64)
+        np.add.at(total, bins.astype(np.intp), counts.astype(np.int64))
+        return total
 
     def _segments(self) -> list[slice]:
         count = len(SEGMENT_STARTS)

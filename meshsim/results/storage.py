@@ -180,14 +180,11 @@ def _array(
     """Rebuild one record's array from its rows of the long table."""
     record_dtype = _RECORD_DTYPES.get(field)
     rows = table["record"].to_numpy() == position
-    if field == "series_histogram":
-        segment, edge, bins, counts = (
-            table[name].to_numpy()[rows]
-            for name in ("segment_index", "edge_index", "bin_index", "count")
-        )
-        segments, edges, bin_count = shape
-        place = segment.astype(np.intp) * edges + edge
-        return SparseHistogram.from_cells((segments, edges, bin_count), place, bins, counts)
+    if field.endswith("_histogram"):
+        part, row, bins = (table[f"{axis}_index"].to_numpy()[rows] for axis in _AXES[field])
+        counts = table["count"].to_numpy()[rows]
+        place = part.astype(np.intp) * shape[1] + row
+        return SparseHistogram.from_cells((shape[0], shape[1], shape[2]), place, bins, counts)
     array = np.zeros(shape, record_dtype if record_dtype is not None else np.dtype(dtype))
     where = tuple(table[f"{axis}_index"].to_numpy()[rows] for axis in _AXES[field])
     if record_dtype is None:

@@ -88,6 +88,8 @@ def traffic_estimates(
     """Return success [1] and latencies [ms] of a traffic class, by metric."""
     successes = measured.traffic_field("successes", traffic_index)
     ended = successes + measured.traffic_field("failures", traffic_index)
+    if not withheld and not measured.traffic_field("arrivals", traffic_index).any():
+        withheld = "no request arrived"
     (latency,) = latency_estimates(
         measured.traffic_field("latency_sum_ns", traffic_index)[None],
         measured.traffic_histogram(traffic_index)[None],
@@ -332,9 +334,7 @@ def timeline(measured: Measured) -> pd.DataFrame:
         total = {
             field: windows[field][:, :, index].sum(axis=0) for field in windows.dtype.names or ()
         }
-        histogram = np.sum(
-            [record.window_histogram[:, index] for record in measured.records], axis=0
-        )
+        histogram = measured.timeline_histogram(index)
         start_s = np.arange(WINDOW_COUNT) * measured.window_s
         table = pd.DataFrame(
             {

@@ -163,7 +163,7 @@ class RunRecord:
     #: When it stopped measuring: `duration_ns`, or earlier if the run was stopped at a limit.
     ended_ns: int
     windows: npt.NDArray[np.void]  # WINDOW_DTYPE (W, T)
-    window_histogram: npt.NDArray[np.int32]  # (W, T, BIN_COUNT), successes, latency
+    window_histogram: SparseHistogram  # (W, T, BIN_COUNT), successes, latency
     series: npt.NDArray[np.void]  # SERIES_DTYPE (S, E)
     series_histogram: SparseHistogram  # (S, E, SERIES_BIN_COUNT)
     traffic_flags: npt.NDArray[np.int64]  # (S, T, FLAG_COUNT)

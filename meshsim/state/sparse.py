@@ -1,9 +1,9 @@
 """Many histograms of which most bins are empty, in little memory.
 
-Rule: the histograms of the edges of a mesh are filled in one dense array and handed over
-compressed: rows one after the other, the bins that are not 0 with their counts in each.  A row
-of 1,025 bins takes 4 KB dense; the latencies of one edge fall into 50 to 200 bins, at 4 to 6
-bytes each.
+Rule: the histograms of a run are filled in one dense array and handed over compressed: rows
+one after the other, the bins that are not 0 with their counts in each.  A row of 1,025 bins
+takes 4 KB dense; the latencies of one edge fall into 50 to 200 bins, at 4 to 6 bytes each, and
+never into more than there are requests.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NARROW_MAX = np.iinfo(np.uint16).max
 
 @dataclass(frozen=True, eq=False)
 class SparseHistogram:
-    """Histograms by segment and edge, without their empty bins.
+    """Histograms by part of the run (segment, window) and by edge or class, without empty bins.
 
     Parameters
     ----------
     shape : tuple of int
-        Segments, edges, bins.
-    starts : ndarray[int64], shape (segments * edges + 1,)
-        Row ``segment * edges + edge`` has the cells ``starts[row]`` to ``starts[row + 1]``.
+        Parts of the run, edges or classes, bins.
+    starts : ndarray[int64], shape (shape[0] * shape[1] + 1,)
+        Row ``part * shape[1] + edge`` has the cells ``starts[row]`` to ``starts[row + 1]``.
     bins : ndarray[uint16], shape (cells,)
         Bin of each cell, ascending within a row.
     counts : ndarray[uint16 or uint32], shape (cells,)
@@ -78,11 +78,15 @@ class SparseHistogram:
         return cls(shape, starts, bins.astype(np.uint16), counts.astype(count_dtype))
 
     def dense(self) -> npt.NDArray[np.int32]:
-        """Return the histograms with their empty bins, shape (segments, edges, bins)."""
-        rows, bins, counts = self.cells(np.arange(len(self.starts) - 1))
-        full = np.zeros((len(self.starts) - 1, self.shape[2]), np.int32)
-        full[rows, bins] = counts
-        return full.reshape(self.shape)
+        """Return the histograms with their empty bins, of the same shape."""
+        return self.dense_rows(np.arange(len(self.starts) - 1)).reshape(self.shape)
+
+    def dense_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Return some rows with their empty bins, shape (rows, bins)."""
+        which, bins, counts = self.cells(rows)
+        full = np.zeros((len(rows), self.shape[2]), np.int32)
+        full[which, bins] = counts
+        return full
 
     def cells(self, rows: npt.NDArray[np.integer]) -> tuple[_Positions, _Bins, _Counts]:
         """Return the cells of some rows: position in `rows`, bin and count of each."""

@@ -152,7 +152,7 @@ def lindley_record(repeat, replication):
         duration_ns=DURATION_S * 1_000_000_000,
         ended_ns=DURATION_S * 1_000_000_000,
         windows=windows,
-        window_histogram=histogram,
+        window_histogram=SparseHistogram.from_dense(histogram),
         series=np.zeros((SEGMENT_COUNT, 0), SERIES_DTYPE),
         series_histogram=SparseHistogram.from_dense(
             np.zeros((SEGMENT_COUNT, 0, SERIES_BIN_COUNT), np.int32)

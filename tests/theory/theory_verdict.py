@@ -69,7 +69,9 @@ class Runs:
 
     def quantile(self, q: float, traffic: int = 0) -> np.ndarray:
         """Quantile of the latency of successes [ms]."""
-        bins = [r.window_histogram[FIRST_WINDOW:, traffic].sum(axis=0) for r in self.records]
+        bins = [
+            r.window_histogram.dense()[FIRST_WINDOW:, traffic].sum(axis=0) for r in self.records
+        ]
         return quantile_ns(np.array(bins), q) / NS_PER_MS
 
     def failed(self, traffic: int = 0) -> np.ndarray:

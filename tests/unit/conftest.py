@@ -125,7 +125,7 @@ def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0)
         duration_ns=DURATION_S * 1_000_000_000,
         ended_ns=DURATION_S * 1_000_000_000,
         windows=windows,
-        window_histogram=histogram,
+        window_histogram=SparseHistogram.from_dense(histogram),
         series=series,
         series_histogram=SparseHistogram.from_dense(series_histogram),
         traffic_flags=flags[:, :2],
