@@ -182,7 +182,7 @@ class MeshControl:
         rows = [
             (route, split, subset)
             for route, split, routed, subset in self._kernel.compiled.splits
-            if routed == service and subset is not None
+            if routed == service and subset
         ]
         unknown = set(weights) - {subset for _, _, subset in rows}
         if unknown or not rows:

@@ -47,8 +47,13 @@ def with_replicas(kernel: Any, like: int) -> None:
     hosts["rtt_updated_ns"] = kernel.now_ns
     for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
         hosts[field] = NO_INDEX
-    state.replace(hosts=np.concatenate([state.hosts, hosts]), members=np.concatenate(members))
+    state.replace(hosts=_joined(state.hosts, hosts), members=np.concatenate(members))
     _rebuild_tables(kernel, holding)
+
+
+def _joined(*rows: Rows) -> Rows:
+    """Join rows of one dtype and keep it: numpy's own choice drops what fills up a row."""
+    return np.concatenate(rows, dtype=rows[0].dtype)
 
 
 def _append_endpoint(kernel: Any, like: int) -> int:
@@ -78,8 +83,8 @@ def _append_endpoint(kernel: Any, like: int) -> int:
     blank = np.full((1, state.queue_heads.shape[1]), NO_INDEX, np.int32)
     streams = make_streams(kernel.stream_seed, PURPOSE_PICK, proxy + 1)
     state.replace(
-        endpoints=np.concatenate([state.endpoints, added]),
-        proxies=np.concatenate([state.proxies, proxies]),
+        endpoints=_joined(state.endpoints, added),
+        proxies=_joined(state.proxies, proxies),
         worker_free_ns=np.concatenate([state.worker_free_ns, workers]),
         queue_heads=np.concatenate([state.queue_heads, blank]),
         queue_tails=np.concatenate([state.queue_tails, blank]),
@@ -109,8 +114,8 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
         clusters[field] = 0
     clusters["proxy"] = proxy
     state.replace(
-        clusters=np.concatenate([state.clusters, clusters]),
-        hosts=np.concatenate(host_blocks),
+        clusters=_joined(state.clusters, clusters),
+        hosts=_joined(*host_blocks),
         members=np.concatenate(member_blocks),
     )
 
@@ -144,11 +149,11 @@ def _copy_container(state: Any, container: int) -> int:
         fresh["wake"] = 0
         added["node"] = len(state.nodes)
         added["next"] = NO_INDEX
-        state.replace(nodes=np.concatenate([state.nodes, fresh]))
+        state.replace(nodes=_joined(state.nodes, fresh))
     else:
         added["next"] = state.nodes["first"][node]
         state.nodes["first"][node] = row
-    state.replace(containers=np.concatenate([state.containers, added]))
+    state.replace(containers=_joined(state.containers, added))
     return row
 
 
@@ -168,8 +173,8 @@ def _rebuild_tables(kernel: Any, clusters: Rows) -> None:
         state.clusters["config"][users] = len(state.configs)
         kernel.config_names.append(kernel.config_names[old])
         state.replace(
-            configs=np.concatenate([state.configs, config]),
-            table=np.concatenate([state.table, table]),
+            configs=_joined(state.configs, config),
+            table=_joined(state.table, table),
         )
 
 

@@ -51,7 +51,8 @@ def everything() -> Topology:
         ),
         "hashed": body(
             {"compute": {"gamma": {"mean": "1ms", "shape": 0.5}}},
-            queue_limit=2,
+            concurrency=1,
+            queue_limit=1,
             patience={"exponential": "5ms"},
             error_rate=0.1,
         ),

@@ -83,6 +83,7 @@ def test_equal_times_leave_in_the_order_in_which_they_came(times):
     assert left == sorted(left)
 
 
+@settings(deadline=None)
 @given(st.integers(0, KIND_COUNT - 1), st.integers(0, 2**31 - 1), st.integers(0, GENERATION_MASK))
 def test_an_event_names_its_row(kind, index, generation):
     what = pack(kind, index, generation)

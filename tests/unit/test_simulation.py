@@ -219,4 +219,5 @@ def test_without_its_trigger_it_is_stable():
 def test_without_retries_the_trigger_leaves_nothing_behind():
     storm = ms.load(STORM)
     tamed = storm.model_copy(update={"policies": {}})
-    assert str(simulate(tamed, "20s", replications=4).verdict) == "stable"
+    # The backlog of 280 requests is worked off at 40/s: by 11 s, in the first half.
+    assert str(simulate(tamed, "40s", replications=4).verdict) == "stable"

@@ -74,7 +74,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
     layout = lay_out(topology)
     draws = Draws()
     programs = compile_programs(topology, layout, draws)
-    upstreams = compile_upstreams(topology, layout, programs)
+    upstreams = compile_upstreams(topology, layout, programs, profile.sidecars)
     servers = compile_servers(topology, profile, layout, draws, upstreams)
     arrays = {
         **programs.arrays,
@@ -109,7 +109,7 @@ def _catalog(
         topology_hash=digest,
         traffic=tuple(topology.traffic),
         edges=tuple(programs.edges),
-        edge_is_entry=tuple(caller in topology.traffic for caller, _ in programs.edges),
+        edge_is_entry=tuple(programs.edge_is_entry),
         endpoints=tuple(
             (place.service, place.workload, name)
             for place, name in zip(workloads, layout.endpoint_names, strict=True)

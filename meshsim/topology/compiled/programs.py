@@ -49,6 +49,7 @@ class Programs:
 
     arrays: dict[str, Rows]
     edges: list[tuple[str, str]]
+    edge_is_entry: list[bool]  # the caller is a traffic class
     sites: list[CallSite]  # one a CALL row
     entry_calls: dict[str, int]
     fan_out: int
@@ -62,11 +63,11 @@ class _Compiler:
             for workload in service.workloads.values():
                 for name in workload.operations:
                     self.operations.setdefault(name, len(self.operations))
-        self.steps: list[tuple[int, ...] | tuple[float, ...]] = []
+        self.steps: list[tuple[float, ...]] = []
         self.branches: list[int] = []
         self.calls: list[tuple[int, ...]] = []
         self.sites: list[CallSite] = []
-        self.edges: dict[tuple[str, str], int] = {}
+        self.edges: dict[tuple[str, str, bool], int] = {}
         self.fan_out = _FAN_OUT_MIN
         self.ordinal = 0
         self._end()
@@ -76,7 +77,8 @@ class _Compiler:
 
     def call(self, caller: str, target: str, site: CallSite) -> int:
         """Add a CALL row; return its index."""
-        edge = self.edges.setdefault((caller, target), len(self.edges))
+        # A traffic class may have the name of a service.
+        edge = self.edges.setdefault((caller, target, site.workload is None), len(self.edges))
         call = site.call
         operation = self.operations.get(call.operation, 0)
         self.calls.append((operation, call.request_bytes, call.response_bytes, edge, NO_INDEX))
@@ -105,9 +107,9 @@ class _Compiler:
         for at, step in parallels:
             branches = [self.sequence(branch, service, workload) for branch in step.parallel or ()]
             self.fan_out = max(self.fan_out, _FAN_OUT_MIN + _EVENTS_A_BRANCH * _width((step,)))
-            row = list(self.steps[at])
-            row[5:7] = [len(self.branches), len(branches)]
-            self.steps[at] = tuple(row)
+            parallel = list(self.steps[at])
+            parallel[5:7] = [len(self.branches), len(branches)]
+            self.steps[at] = tuple(parallel)
             self.branches += branches
         return first
 
@@ -141,5 +143,6 @@ def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Progra
         "programs": programs,
         "calls": np.array(compiler.calls, CALL_DTYPE),
     }
-    edges = list(compiler.edges)
-    return Programs(arrays, edges, compiler.sites, entry_calls, compiler.fan_out)
+    edges = [(caller, target) for caller, target, _ in compiler.edges]
+    entries = [is_entry for _, _, is_entry in compiler.edges]
+    return Programs(arrays, edges, entries, compiler.sites, entry_calls, compiler.fan_out)

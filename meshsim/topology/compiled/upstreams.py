@@ -8,6 +8,9 @@ call path, headers of the call are added, and the authority is the called servic
 The hash key of a request is the value of the header (or the source address) that the
 cluster's policy names; a class with `users` carries that many values, named
 ``<value>-<number>``.
+
+In a mesh of sidecars a workload without one has no client-side policies: its calls go to a
+random endpoint of the service, without routes, retries, timeouts or limits.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ from meshsim.state.upstream import (
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.programs import CallSite, Programs
 from meshsim.topology.model import (
+    CircuitBreakers,
     ClusterPolicy,
+    ConnectionPool,
     LoadBalancing,
     Route,
     ServicePolicy,
@@ -65,6 +70,16 @@ __all__ = [
 
 #: A service, and a subset of it or None.
 ClusterName = tuple[str, str | None]
+#: In place of a subset: the whole service as a client without a proxy sees it.
+_BARE = ""
+#: What such a client does: kube-proxy picks at random, and nothing else is set.
+_BARE_POLICY = ClusterPolicy(
+    load_balancing=LoadBalancing(policy="RANDOM"),
+    circuit_breakers=CircuitBreakers(),
+    connection_pool=ConnectionPool(),
+)
+#: Caller (workload index, or ~class), called service, and what else tells routes apart.
+RouteIdentity = tuple[int, str, int, tuple[int, int]]
 
 _BALANCING = {
     "ROUND_ROBIN": ROUND_ROBIN,
@@ -94,7 +109,7 @@ def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> 
     """Return the endpoints of a cluster, in the order of the scenario."""
     service, subset = name
     labels: dict[str, str] = {}
-    if subset is not None:
+    if subset:
         labels = topology.policies[service].subsets[subset].labels
     rows = [
         np.arange(place.first_endpoint, place.first_endpoint + place.replicas)
@@ -129,6 +144,8 @@ def hash_table(
 def policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
     """Return the policies of a cluster."""
     service, subset = name
+    if subset == _BARE:
+        return _BARE_POLICY
     policy = topology.policies[service]
     return policy.subsets[subset] if subset is not None else policy
 
@@ -138,25 +155,33 @@ def _labels(topology: Topology, service: str, workload: str) -> dict[str, str]:
     return {"version": workload, **topology.services[service].workloads[workload].labels}
 
 
-def compile_upstreams(topology: Topology, layout: Layout, programs: Programs) -> Upstreams:
-    """Compile routes and clusters; fills `route_start` of the CALL rows."""
-    compiler = _Compiler(topology, layout)
-    traffic = list(topology.traffic.values())
-    routes_by_traffic = np.zeros((len(programs.sites), max(len(traffic), 1)), np.int32)
+def compile_upstreams(
+    topology: Topology, layout: Layout, programs: Programs, sidecars: bool
+) -> Upstreams:
+    """Compile routes and clusters; fills `route_start` of the CALL rows.
+
+    `sidecars` says whether proxies carry out client-side policies.
+    """
+    compiler = _Compiler(topology, layout, sidecars)
+    traffic = list(topology.traffic.items())
+    routes_by_traffic = np.full((len(programs.sites), max(len(traffic), 1)), NO_INDEX, np.int32)
     for row, site in enumerate(programs.sites):
-        for column, item in enumerate(traffic):
-            routes_by_traffic[row, column] = compiler.route(site, item, column)
+        for column, (name, item) in enumerate(traffic):
+            # The entry of a class serves no other class.
+            if site.workload is not None or programs.entry_calls[name] == row:
+                routes_by_traffic[row, column] = compiler.route(site, item, column)
     programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
     return compiler.build(routes_by_traffic)
 
 
 class _Compiler:
-    def __init__(self, topology: Topology, layout: Layout) -> None:
+    def __init__(self, topology: Topology, layout: Layout, sidecars: bool) -> None:
         self.topology = topology
+        self.sidecars = sidecars
         self.layout = layout
         self.local: dict[int | None, dict[ClusterName, int]] = {}  # by caller
         self.configs: dict[ClusterName, int] = {}
-        self.routes: dict[tuple[object, ...], int] = {}
+        self.routes: dict[RouteIdentity, int] = {}
         self.route_rows: list[tuple[Route, list[tuple[int, int]], tuple[int, int]]] = []
         self.hash_keys: dict[tuple[str, int], int] = {}
         self.hash_values: list[int] = []
@@ -171,6 +196,10 @@ class _Compiler:
         if site.workload is not None:
             place = self.layout.workloads[site.workload]
             labels = _labels(self.topology, place.service, place.workload)
+            workload = self.topology.services[place.service].workloads[place.workload]
+            if self.sidecars and not workload.meshed:
+                bare = Route(split=(WeightedCluster(service=target, subset=_BARE),))
+                return self._row((site.workload, target, NO_ROUTE, (0, 0)), bare)
         headers = {**traffic.headers, **call.headers}
         authority = (call.authority if isinstance(call, TrafficClass) else "") or target
         request = RequestAttributes(call.path, call.method, authority, headers)
@@ -181,8 +210,12 @@ class _Compiler:
         chosen = policy.routes[number]
         keys = self._hash_slice(policy, chosen, target, headers, traffic)
         caller = site.workload if site.workload is not None else ~column
-        identity = (caller, target, number, keys)
+        return self._row((caller, target, number, keys), chosen)
+
+    def _row(self, identity: RouteIdentity, chosen: Route) -> int:
+        """Return the ROUTE row of `chosen`, added if it is new."""
         if identity not in self.routes:
+            caller, target, _, keys = identity
             self.routes[identity] = len(self.route_rows)
             self.route_rows.append((chosen, self._split(caller, chosen, target), keys))
         return self.routes[identity]
@@ -340,9 +373,11 @@ class _Compiler:
             cluster_blocks.append(clusters)
             host_total += len(hosts)
             cluster_total += len(clusters)
-        hosts = np.concatenate([*host_blocks, _no_hosts(int(host_total == 0))])
+        # The dtype is stated because joining drops what fills up a row.
+        hosts = np.concatenate([*host_blocks, _no_hosts(int(host_total == 0))], dtype=HOST_DTYPE)
         clusters = np.concatenate(
-            [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)]
+            [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)],
+            dtype=CLUSTER_DTYPE,
         )
         return hosts, np.arange(max(host_total, 1), dtype=np.int32), clusters, start, count
 
@@ -409,7 +444,7 @@ def _holding(
         clusters["member_start"][row] = total
         clusters["member_count"][row] = len(endpoints)
         total += len(endpoints)
-    return np.concatenate(blocks), clusters
+    return np.concatenate(blocks, dtype=HOST_DTYPE), clusters
 
 
 def _never(duration_ns: int | None) -> int:
