@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from meshsim.plots.style import ACCENT, INK, MUTED, class_colours, tidy
 from meshsim.state.codes import NO_INDEX
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_timeline", "timeline"]
 
 _WARM_UP_COLOUR = "#F5F5F5"
+_ABOVE_TITLE_INCHES = 0.32
 _FAULT_COLOUR = "#FBE9E7"
 
 
@@ -94,6 +96,19 @@ def draw_timeline(panels: Sequence[Any], result: Result) -> None:
             color=MUTED,
             fontsize=8,
         )
-    rates.legend(
-        frameon=False, labelcolor=INK, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 0.98)
+    _legend(rates)
+
+
+def _legend(axes: Any) -> None:
+    """Name the classes above the title, in as many lines as they need."""
+    above_title = ScaledTranslation(0, _ABOVE_TITLE_INCHES, axes.figure.dpi_scale_trans)
+    axes.legend(
+        frameon=False,
+        labelcolor=INK,
+        ncols=4,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=axes.transAxes + above_title,
+        borderaxespad=0,
+        borderpad=0,
     )

@@ -144,7 +144,9 @@ def test_an_unrelated_service_changes_nothing():
     (alone,) = Runs(with_neighbour(False), 5000, replications=1).records
     (beside,) = Runs(with_neighbour(True), 5000, replications=1).records
     assert np.array_equal(alone.windows[:, 0], beside.windows[:, 0])
-    assert np.array_equal(alone.window_histogram.dense()[:, 0], beside.window_histogram[:, 0])
+    assert np.array_equal(
+        alone.window_histogram.dense()[:, 0], beside.window_histogram.dense()[:, 0]
+    )
 
 
 def test_arrivals_do_not_depend_on_the_policy():

@@ -75,3 +75,13 @@ def test_an_unstable_run_shows_why_there_is_no_latency(catalog, make_record):
 def test_overview_is_written_as_png_whatever_the_name(result, tmp_path):
     result.plot.overview(tmp_path / "overview.partial")
     assert (tmp_path / "overview.partial").read_bytes().startswith(b"\x89PNG")
+
+
+def test_timeline_shades_and_names_timed_faults(make_catalog, records):
+    spans = (("slow cart", 10_000_000_000, 20_000_000_000), ("kill front", 50_000_000_000, -1))
+    catalog = make_catalog(timed_faults=True, fault_spans=spans)
+    panel = Result.from_records(catalog, records[:3]).plot.timeline().axes[0]
+    # The second stays to the end of the run.
+    shaded = [(patch.get_x(), patch.get_width()) for patch in panel.patches]
+    assert shaded == [(10.0, 10.0), (50.0, 10.0)]
+    assert {"slow cart", "kill front"} <= {text.get_text() for text in panel.texts}

@@ -244,3 +244,20 @@ def test_tables_are_copies(result):
     table["requests"] = 0
     assert result.edges()["requests"][0] > 0
     assert np.isfinite(result.edges()["requests_rps"]).all()
+
+
+def test_a_class_without_requests_says_so(make_catalog, records):
+    from dataclasses import replace
+
+    silent = []
+    for record in records[:5]:
+        windows = record.windows.copy()
+        windows[:, 1] = np.zeros(1, windows.dtype)
+        counts = record.window_histogram.dense()
+        counts[:, 1] = 0
+        histogram = type(record.window_histogram).from_dense(counts)
+        silent.append(replace(record, windows=windows, window_histogram=histogram))
+    result = Result.from_records(make_catalog(), silent)
+    assert result.estimate("buy", "p99").withheld == "no request arrived"
+    assert result.estimate("buy", "success").withheld == "no request ended"
+    assert "buy: mean, p50, p90, p99, p99.9 withheld, no request arrived." in result.report()
