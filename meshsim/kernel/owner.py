@@ -18,7 +18,7 @@ from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.sources import begin_traffic
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
-from meshsim.state.codes import FLAG_COUNT, NO_INDEX
+from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
 from meshsim.state.kernel import COUNTERS_DTYPE, EVENT_DTYPE, POOLS
 from meshsim.state.record import (
@@ -153,29 +153,32 @@ class Kernel:
     def _grow(self) -> bool:
         """Double every pool that is short of room; return False at the limit."""
         counters = self.state.counters
-        fresh: dict[str, Rows] = {}
-        for pool, name in zip(POOLS, _POOL_DTYPES, strict=True):
-            if counters[f"{pool}_free_count"][0] < self._margin:
-                fresh[name] = self._doubled(pool, getattr(self.state, name))
+        short = {
+            name: pool
+            for pool, name in zip(POOLS, _POOL_DTYPES, strict=True)
+            if counters[f"{pool}_free_count"][0] < self._margin
+        }
         if counters["event_count"][0] + self._margin > len(self.state.events):
-            fresh["events"] = np.concatenate(
-                [self.state.events, np.zeros(len(self.state.events), EVENT_DTYPE)]
-            )
-        for name, rows in fresh.items():
-            if len(rows) > max(self.rows_max, 2 * _ROWS_MIN):
+            short["events"] = ""
+        for name in short:  # before anything is allocated or changed
+            if 2 * len(getattr(self.state, name)) > max(self.rows_max, 2 * _ROWS_MIN):
                 at_s = seconds(int(counters["now_ns"][0]))
                 self.limit = f"limit of {self.rows_max} {name} reached at {at_s:.3f} s"
                 return False
-        self.state.replace(**fresh)
+        for name, pool in short.items():
+            rows = getattr(self.state, name)
+            added = np.zeros(len(rows), rows.dtype) if not pool else self._chained(pool, rows)
+            self.state.replace(**{name: np.concatenate([rows, added], dtype=rows.dtype)})
         return True
 
-    def _doubled(self, pool: str, rows: Rows) -> Rows:
+    def _chained(self, pool: str, rows: Rows) -> Rows:
+        """Return as many free rows again, already on the free list of `pool`."""
         counters = self.state.counters
         added = _free_rows(len(rows), rows.dtype, first=len(rows))
         added["next"][-1] = counters[f"{pool}_free"][0]
         counters[f"{pool}_free"] = len(rows)
         counters[f"{pool}_free_count"] += len(rows)
-        return np.concatenate([rows, added])
+        return added
 
     def reserve_events(self, count: int) -> None:
         """Make room for `count` more events beside the usual margin."""
@@ -183,7 +186,7 @@ class Kernel:
         short -= len(self.state.events)
         if short > 0:
             extra = np.zeros(short, EVENT_DTYPE)
-            self.state.replace(events=np.concatenate([self.state.events, extra]))
+            self.state.replace(events=np.concatenate([self.state.events, extra], dtype=EVENT_DTYPE))
 
     # --- Time ---
 
@@ -253,6 +256,9 @@ class Kernel:
         while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
             self._snapshot()
         state = self.state
+        # Only flagged exchanges are counted as they end; the rest are those without a flag.
+        flagged = state.edge_flags[:, :, 1:].sum(axis=2)
+        state.edge_flags[:, :, FLAG_NONE] = state.series["requests"] - flagged
         names = ("events", "requests", "exchanges", "attempts", "invalid", "spans")
         counters = {name: int(state.counters[name][0]) for name in names}
         counters["unfinished"] = self.measured_in_flight
@@ -286,10 +292,17 @@ class Kernel:
         return SparseHistogram.from_dense(dense)
 
     def _host_records(self) -> Rows:
+        """Return a record a host that was used, of the proxies and endpoints of the scenario.
+
+        Replicas that were added have no name in the catalog: they are in the numbers of edges.
+        """
         hosts = self.state.hosts
-        used = hosts["requests_total"] > 0
+        names = self.compiled.arrays
+        proxies = self.state.clusters["proxy"][hosts["cluster"]]
+        used = (hosts["requests_total"] > 0) & (hosts["endpoint"] < len(names["endpoints"]))
+        used &= proxies < len(names["proxies"])
         rows = np.zeros(int(used.sum()), HOST_RECORD_DTYPE)
-        rows["proxy"] = self.state.clusters["proxy"][hosts["cluster"][used]]
+        rows["proxy"] = proxies[used]
         rows["endpoint"] = hosts["endpoint"][used]
         rows["requests"] = hosts["requests_total"][used]
         rows["errors"] = hosts["errors_total"][used]
