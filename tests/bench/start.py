@@ -2,8 +2,10 @@
 
 Upper bound: the whole process of a run so short that it holds a handful of events, so that
 the imports, the loading of compiled code, the topology and the report are all counted.
+The floor holds for CPU time, because the wall time of a busy machine says nothing.
 """
 
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,9 +19,9 @@ SCENARIO = ROOT / "topologies" / "bookinfo.yaml"
 SECONDS_MAX = 2.0
 
 
-def run_once() -> float:
-    """Return the wall time of one short run in a process of its own [s]."""
-    start = time.perf_counter()
+def run_once() -> tuple[float, float]:
+    """Return the CPU and the wall time of one short run in a process of its own [s]."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     arguments = ["run", str(SCENARIO), "--duration", "20ms", "--replications", "1"]
     subprocess.run(
         [sys.executable, "-m", "meshsim", *arguments],
@@ -27,18 +29,21 @@ def run_once() -> float:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu_s, time.perf_counter() - start
 
 
 def measure(rounds):
     """Time `rounds` processes; the first, untimed one fills the cache."""
     run_once()
-    walls = [run_once() for _ in range(rounds)]
+    cpus, walls = zip(*(run_once() for _ in range(rounds)), strict=True)
     row = {
         "case": "fresh process",
-        "min s": min(walls),
-        "median s": statistics.median(walls),
-        "max s": max(walls),
+        "CPU s min": min(cpus),
+        "median": statistics.median(cpus),
+        "max": max(cpus),
+        "wall s min": min(walls),
     }
-    sentence = f"first event within {SECONDS_MAX:g} s (median {row['median s']:.2f})"
-    return [row], [(sentence, row["median s"] < SECONDS_MAX)]
+    sentence = f"first event within {SECONDS_MAX:g} s of CPU (median {row['median']:.2f})"
+    return [row], [(sentence, row["median"] < SECONDS_MAX)]
