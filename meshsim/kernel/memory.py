@@ -43,6 +43,7 @@ from meshsim.state.kernel import (
     TRAFFIC_DTYPE,
 )
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
+from meshsim.state.rows import aligned
 from meshsim.state.server import (
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
@@ -164,10 +165,11 @@ class KernelState:
             dtype, dimensions = FIELDS[name]
             if rows.dtype != dtype or rows.ndim != dimensions or not rows.flags.c_contiguous:
                 raise TypeError(f"{name}: {rows.dtype}, {rows.ndim} dimensions; not as declared")
+            placed = aligned(rows)
             row = self._table[_NAMES.index(name)]
-            row[0] = rows.ctypes.data
-            row[1 : 1 + dimensions] = rows.shape
-            setattr(self, name, rows)
+            row[0] = placed.ctypes.data
+            row[1 : 1 + dimensions] = placed.shape
+            setattr(self, name, placed)
 
 
 class _StateType(types.Type):  # type: ignore[misc]

@@ -168,7 +168,9 @@ class Kernel:
         for name, pool in short.items():
             rows = getattr(self.state, name)
             added = np.zeros(len(rows), rows.dtype) if not pool else self._chained(pool, rows)
-            self.state.replace(**{name: np.concatenate([rows, added], dtype=rows.dtype)})
+            # As bytes: joining structured rows goes field by field, ten times slower.
+            both = np.concatenate([rows.view(np.uint8), added.view(np.uint8)])
+            self.state.replace(**{name: both.view(rows.dtype)})
         return True
 
     def _chained(self, pool: str, rows: Rows) -> Rows:

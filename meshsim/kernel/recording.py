@@ -15,7 +15,7 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import ARRIVAL, pack, schedule
 from meshsim.rng import PURPOSE_THINK, mix_in
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import FLAG_NONE, NO_INDEX
 from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT
 from meshsim.stats.histogram import bin_index, series_bin_index
@@ -73,7 +73,8 @@ def record_exchange(state: Any, exchange: int) -> None:
         series["successes"][segment, edge] += 1
         series["latency_sum_ns"][segment, edge] += latency_ns
         state.series_histogram[segment, edge, series_bin_index(latency_ns)] += 1
-    series["retries"][segment, edge] += exchanges["retry_count"][exchange]
+    if exchanges["retry_count"][exchange] > 0:
+        series["retries"][segment, edge] += exchanges["retry_count"][exchange]
     series["queue_ns"][segment, edge] += queue_ns
     series["service_ns"][segment, edge] += service_ns
     series["proxy_ns"][segment, edge] += proxy_ns
@@ -81,7 +82,9 @@ def record_exchange(state: Any, exchange: int) -> None:
     call = exchanges["call"][exchange]
     size_bytes = state.calls["request_bytes"][call] + state.calls["response_bytes"][call]
     series["bytes"][segment, edge] += size_bytes
-    state.edge_flags[segment, edge, exchanges["response_flag"][exchange]] += 1
+    flag = exchanges["response_flag"][exchange]
+    if flag != FLAG_NONE:
+        state.edge_flags[segment, edge, flag] += 1
     windows["queue_ns"][window, traffic] += queue_ns
     windows["service_ns"][window, traffic] += service_ns
     windows["proxy_ns"][window, traffic] += proxy_ns

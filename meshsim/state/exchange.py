@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from meshsim.state.rows import row_dtype
+
 # States of an exchange.
 EXCHANGE_FREE = 0
 EXCHANGE_ROUTING = 1  # accepted, no attempt yet
@@ -17,7 +19,7 @@ EXCHANGE_BACKING_OFF = 3  # waiting to retry
 EXCHANGE_RESPONDING = 4  # decided; the response is on its way down
 EXCHANGE_STATE_COUNT = 5
 
-EXCHANGE_DTYPE = np.dtype(
+EXCHANGE_DTYPE = row_dtype(
     [
         ("generation", "i4"),
         ("state", "i4"),
@@ -25,7 +27,6 @@ EXCHANGE_DTYPE = np.dtype(
         ("proxy", "i4"),  # routing proxy (or client library) that owns this exchange
         ("parent", "i4"),  # TASK that called, or NO_INDEX for a root
         ("parent_generation", "i4"),
-        ("user", "i4"),  # closed loop: whose request; NO_INDEX otherwise
         ("traffic", "i4"),  # traffic class
         ("call", "i4"),  # CALL row: destination, bytes, routes
         ("route", "i4"),
@@ -33,27 +34,28 @@ EXCHANGE_DTYPE = np.dtype(
         ("edge", "i4"),  # result series of this (caller, service) pair
         ("attempt", "i4"),  # newest ATTEMPT, chained by `previous`
         ("attempts_active", "i4"),
+        ("flags", "i4"),  # MEASURED, SAMPLED bits; arrival window above FLAGS_WINDOW_SHIFT
+        ("started_ns", "i8"),
+        # the second line
+        ("key", "u8"),  # draw key of this exchange (seed, request, call path)
+        ("number", "i8"),  # of the root request: trace identity
+        ("span", "i8"),
+        ("parent_span", "i8"),
+        ("queue_ns", "i8"),  # sums over its ended attempts
+        ("service_ns", "i8"),
+        ("proxy_ns", "i8"),
+        ("wire_ns", "i8"),
+        # the third line
         ("retries_remaining", "i4"),
         ("retry_count", "i4"),
         ("retry_held", "i4"),  # 1: counted in the cluster's retries_active
         ("status", "i4"),
         ("response_flag", "i4"),
-        ("flags", "i4"),  # MEASURED, SAMPLED bits; arrival window above FLAGS_WINDOW_SHIFT
         ("timer_previous", "i4"),  # route-timeout list
         ("timer_next", "i4"),
         ("timer", "i4"),  # TIMER list, or NO_INDEX
-        ("started_ns", "i8"),
         ("deadline_ns", "i8"),
-        ("queue_ns", "i8"),  # sums over its ended attempts
-        ("service_ns", "i8"),
-        ("proxy_ns", "i8"),
-        ("wire_ns", "i8"),
-        ("number", "i8"),  # of the root request: trace identity
-        ("span", "i8"),
-        ("parent_span", "i8"),
-        ("key", "u8"),  # draw key of this exchange (seed, request, call path)
-    ],
-    align=True,
+    ]
 )
 
 MEASURED = 1
@@ -67,13 +69,11 @@ ATTEMPT_SENT = 2  # on the wire, at the server, or on the way back
 ATTEMPT_ABANDONED = 3  # its exchange no longer waits; the server may still work
 ATTEMPT_ENDED = 4  # over; kept while its exchange lives, as the list of previous hosts
 
-ATTEMPT_DTYPE = np.dtype(
+ATTEMPT_DTYPE = row_dtype(
     [
         ("generation", "i4"),
         ("state", "i4"),
         ("next", "i4"),  # free list, or the host's pending list
-        ("previous", "i4"),  # the exchange's earlier attempt
-        ("pending_previous", "i4"),
         ("exchange", "i4"),
         ("host", "i4"),
         ("endpoint", "i4"),
@@ -82,18 +82,20 @@ ATTEMPT_DTYPE = np.dtype(
         ("try_number", "i4"),  # 0 is the first
         ("status", "i4"),
         ("reset", "i4"),  # RESET_* if it failed without a response
-        ("timer_previous", "i4"),  # per-try-timeout list
-        ("timer_next", "i4"),
         ("timer", "i4"),
         ("sent_ns", "i8"),
-        ("deadline_ns", "i8"),
         ("entered_ns", "i8"),  # start of the current stage
+        # the second line
         ("queue_ns", "i8"),
         ("service_ns", "i8"),
         ("proxy_ns", "i8"),
         ("wire_ns", "i8"),
-    ],
-    align=True,
+        ("deadline_ns", "i8"),
+        ("previous", "i4"),  # the exchange's earlier attempt
+        ("pending_previous", "i4"),
+        ("timer_previous", "i4"),  # per-try-timeout list
+        ("timer_next", "i4"),
+    ]
 )
 
 CONNECTION_DTYPE = np.dtype(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from meshsim.state.rows import row_dtype
+
 EVENT_DTYPE = np.dtype(
     [
         ("time_ns", "i8"),
@@ -24,24 +26,24 @@ TIMER_DTYPE = np.dtype(
     align=True,
 )
 
-PROXY_DTYPE = np.dtype(
+PROXY_DTYPE = row_dtype(
     [
-        ("endpoint", "i4"),  # the replica it serves, or NO_INDEX for a gateway or source
         ("cluster_start", "i4"),
-        ("cluster_count", "i4"),
         ("costs", "i4"),  # 1: passes take CPU; 0: a client library
         ("workers", "i4"),
         ("worker_start", "i4"),  # worker_free_ns[worker_start:][:workers]
         ("container", "i4"),  # shared cores, or NO_INDEX
         ("node", "i4"),
         ("zone", "i4"),
-        ("pass_ns", "i8"),
-        ("wakeup_ns", "i8"),
+        ("pass_ns", "i4"),
+        ("wakeup_ns", "i4"),
         ("byte_ns", "f8"),
         ("requests", "i8"),
         ("cpu_ns", "i8"),
-    ],
-    align=True,
+        # the second line
+        ("endpoint", "i4"),  # the replica it serves, or NO_INDEX for a gateway or source
+        ("cluster_count", "i4"),
+    ]
 )
 
 #: A call site: one step of one caller's program, or the entry of one traffic class.

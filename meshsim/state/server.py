@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from meshsim.state.rows import row_dtype
+
 # Queueing disciplines.
 FCFS = 0
 PRIORITY = 1
@@ -22,7 +24,7 @@ ON_TIMEOUT_CONTINUE = 0
 ON_TIMEOUT_CANCEL_QUEUED = 1
 ON_TIMEOUT_CANCEL_WORK = 2
 
-ENDPOINT_DTYPE = np.dtype(
+ENDPOINT_DTYPE = row_dtype(
     [
         ("workload", "i4"),
         ("alive", "i4"),  # 0: refuses connections
@@ -31,26 +33,27 @@ ENDPOINT_DTYPE = np.dtype(
         ("busy", "i4"),  # workers held
         ("queued", "i4"),
         ("queue_limit", "i4"),
-        ("running_head", "i4"),  # tasks in service; kept for PREEMPTIVE_PRIORITY only
         ("hold_worker", "i4"),  # 1: a task keeps its worker while it calls
-        ("on_timeout", "i4"),
-        ("patience", "i4"),  # DISTRIBUTION, or NO_INDEX
         ("container", "i4"),  # shared cores, or NO_INDEX: dedicated
         ("proxy", "i4"),  # sidecar in front of it, or NO_INDEX
         ("node", "i4"),
         ("zone", "i4"),
+        ("updated_ns", "i8"),
         ("speed", "f8"),  # 1: nominal; 0: paused
-        ("error_rate", "f8"),
+        # the second line
         ("requests", "i8"),
-        ("rejected", "i8"),
-        ("reneged", "i8"),
         ("completed", "i8"),
         ("busy_ns", "i8"),  # integral of `busy` up to updated_ns
         ("queue_ns", "i8"),  # integral of `queued` up to updated_ns
         ("cpu_ns", "i8"),
-        ("updated_ns", "i8"),
-    ],
-    align=True,
+        ("error_rate", "f8"),
+        ("on_timeout", "i4"),
+        ("patience", "i4"),  # DISTRIBUTION, or NO_INDEX
+        ("running_head", "i4"),  # tasks in service; kept for PREEMPTIVE_PRIORITY only
+        # the third line
+        ("rejected", "i8"),
+        ("reneged", "i8"),
+    ]
 )
 
 # States of a task.
@@ -66,42 +69,43 @@ WORKER_NONE = 0
 WORKER_OWN = 1
 WORKER_BORROWED = 2  # a branch working on its parent's worker
 
-TASK_DTYPE = np.dtype(
+TASK_DTYPE = row_dtype(
     [
-        ("generation", "i4"),  # of the row: handles, cancellations
         ("wake", "i4"),  # of its one outstanding event
         ("state", "i4"),
         ("next", "i4"),  # free list, queue, or running list
         ("previous", "i4"),
         ("endpoint", "i4"),
         ("attempt", "i4"),  # ATTEMPT it answers; NO_INDEX for a branch
+        ("step", "i4"),  # program counter
+        ("worker", "i4"),
         ("parent", "i4"),  # TASK whose branch it is, or NO_INDEX
+        ("computing", "i4"),  # 1: the running step is compute, 0: sleep
+        ("status", "i4"),
+        ("traffic", "i4"),
+        ("entered_ns", "i8"),  # since when it is in this state
+        ("key", "u8"),
+        # the second line
+        ("generation", "i4"),  # of the row: handles, cancellations
+        ("exchange", "i4"),  # call under way, or NO_INDEX
+        ("exchange_generation", "i4"),
+        ("priority", "i4"),
+        ("flags", "i4"),
         ("branches", "i4"),  # branches not yet ended
         ("first_branch", "i4"),
         ("sibling", "i4"),
-        ("exchange", "i4"),  # call under way, or NO_INDEX
-        ("exchange_generation", "i4"),
-        ("step", "i4"),  # program counter
-        ("worker", "i4"),
-        ("status", "i4"),
-        ("priority", "i4"),
-        ("traffic", "i4"),
-        ("flags", "i4"),
-        ("left", "i4"),  # skew heap of its container
-        ("right", "i4"),
-        ("computing", "i4"),  # 1: the running step is compute, 0: sleep
+        ("queue_ns", "i8"),
+        ("service_ns", "i8"),
         ("number", "i8"),
         ("span", "i8"),
-        ("entered_ns", "i8"),  # since when it is in this state
+        # the third line
         ("finish_ns", "i8"),  # dedicated cores: end of the running step
         ("work_ns", "f8"),  # not yet done, while preempted or paused
         ("tag", "f8"),  # shared cores: virtual time at which the step ends
-        ("queue_ns", "i8"),
-        ("service_ns", "i8"),
         ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
-        ("key", "u8"),
-    ],
-    align=True,
+        ("left", "i4"),  # skew heap of its container
+        ("right", "i4"),
+    ]
 )
 
 CONTAINER_DTYPE = np.dtype(

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-HOST_DTYPE = np.dtype(
+from meshsim.state.rows import row_dtype
+
+HOST_DTYPE = row_dtype(
     [
         ("endpoint", "i4"),  # the server this row is a belief about
         ("cluster", "i4"),  # CLUSTER row that owns this host
@@ -25,39 +27,39 @@ HOST_DTYPE = np.dtype(
         ("weight", "i4"),  # load-balancing weight, 1 to 128
         ("table_index", "i4"),  # identity of this host in ring and maglev tables
         ("healthy", "i4"),  # 1: selectable; 0: excluded (health check, ejection)
+        ("requests_total", "i8"),
+        ("latency_sum_ns", "i8"),  # of completed attempts, send to response
+        # the second line: averages and schedules
         ("rtt_ewma_ns", "f8"),  # peak EWMA of the round-trip time, as of rtt_updated_ns
         ("rtt_updated_ns", "i8"),
         ("edf_deadline", "f8"),  # virtual deadline in the cluster's EDF schedule
         ("edf_order", "i8"),  # insertion order: FIFO among equal deadlines
-        ("requests_total", "i8"),
         ("errors_total", "i8"),  # status >= 500, resets and timeouts
-        ("latency_sum_ns", "i8"),  # of completed attempts, send to response
-    ],
-    align=True,
+    ]
 )
 
-CLUSTER_DTYPE = np.dtype(
+CLUSTER_DTYPE = row_dtype(
     [
         ("config", "i4"),  # CLUSTER_CONFIG row in force at this proxy
         ("proxy", "i4"),
         ("member_start", "i4"),
         ("member_count", "i4"),
-        ("cursor", "i8"),  # next index of an unweighted round robin
-        ("edf_time", "f8"),  # virtual time of the EDF schedule
-        ("edf_next_order", "i8"),
         ("connections_active", "i4"),  # counted against max_connections
         ("pending_active", "i4"),  # counted against max_pending_requests
         ("requests_active", "i4"),  # counted against max_requests
         ("retries_active", "i4"),  # counted against max_retries or the retry budget
+        ("cursor", "i8"),  # next index of an unweighted round robin
         ("requests_total", "i8"),
-        ("retries_total", "i8"),
         ("connections_total", "i8"),  # opened
         ("connection_overflow", "i8"),  # upstream_cx_overflow
+        # the second line
+        ("edf_time", "f8"),  # virtual time of the EDF schedule
+        ("edf_next_order", "i8"),
+        ("retries_total", "i8"),
         ("pending_overflow", "i8"),  # upstream_rq_pending_overflow
         ("request_overflow", "i8"),  # upstream_rq_active_overflow
         ("retry_overflow", "i8"),  # upstream_rq_retry_overflow
-    ],
-    align=True,
+    ]
 )
 
 CLUSTER_CONFIG_DTYPE = np.dtype(
