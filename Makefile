@@ -36,9 +36,9 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-# About 300 times slower than compiled: only tests that are small enough carry the weight.
+# About 300 times slower than compiled, so only the folders whose runs are small.
 test-nojit: $(VENV)/.installed-test
-	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not slow and not compiled" \
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not slow" \
 	  $(wildcard tests/unit/policy tests/unit/state tests/unit/stats tests/parity) $(PYTEST_ARGS)
 
 # numba's cache does not know this flag, hence a cache of its own.
