@@ -25,17 +25,18 @@ RETRY = {
 }
 
 
-def everything() -> Topology:
-    """Retries, timeouts, breakers, shared cores, priorities, branches, faults, every balancer."""
+def body(*steps, **fields):
+    return {"workloads": {"v1": {"replicas": 2, "concurrency": 2, "steps": list(steps), **fields}}}
 
-    def body(*steps, **extra):
-        return {"replicas": 2, "concurrency": 2, "steps": list(steps), **extra}
 
-    def compute(time):
-        return {"compute": {"exponential": time}}
+def compute(time):
+    return {"compute": {"exponential": time}}
 
+
+def services() -> dict:
     calls = [[{"call": name, "optional": True}] for name in ("sharing", "preempting", "hashed")]
-    services = {
+    phases = [{"probability": 0.9, "mean": "1ms"}, {"probability": 0.1, "mean": "8ms"}]
+    return {
         "front": body(compute("500us"), {"parallel": calls}, hold_worker=False),
         "sharing": body(
             {"compute": {"lognormal": {"mean": "2ms", "p99": "9ms"}}},
@@ -56,53 +57,52 @@ def everything() -> Topology:
             patience={"exponential": "5ms"},
             error_rate=0.1,
         ),
-        "last": body(
-            {
-                "sleep": {
-                    "hyperexponential": {
-                        "phases": [
-                            {"probability": 0.9, "mean": "1ms"},
-                            {"probability": 0.1, "mean": "8ms"},
-                        ]
-                    }
-                }
-            },
-            concurrency_penalty=0.1,
-        ),
+        "last": body({"sleep": {"hyperexponential": {"phases": phases}}}, concurrency_penalty=0.1),
     }
-    route = {"timeout": "15ms", "retry": RETRY}
-    limits = {"max_connections": 3, "max_pending_requests": 4, "max_retries": 2}
 
-    def policy(name, **extra):
-        return {
-            "load_balancing": {"policy": name, "table_size": 97, "minimum_ring_size": 32, **extra},
-            "circuit_breakers": limits,
-            "connection_pool": {"idle_timeout": "4ms", "max_requests_per_connection": 9},
-            "routes": [route],
-        }
 
-    traffic = {
-        "fast": {"to": "front", "priority": 0, "arrivals": {"poisson": 150}},
-        "slow": {
-            "to": "front",
-            "priority": 2,
-            "headers": {"user": "u"},
-            "users": 20,
-            "arrivals": {"batch": {"rate": 60, "size": 3, "size_distribution": "geometric"}},
-        },
-        "users": {
-            "to": "preempting",
-            "priority": 1,
-            "closed_loop": {"users": 3, "think_time": {"exponential": "20ms"}},
-        },
+def policy(name, **fields) -> dict:
+    return {
+        "load_balancing": {"policy": name, "table_size": 97, "minimum_ring_size": 32, **fields},
+        "circuit_breakers": {"max_connections": 3, "max_pending_requests": 4, "max_retries": 2},
+        "connection_pool": {"idle_timeout": "4ms", "max_requests_per_connection": 9},
+        "routes": [{"timeout": "15ms", "retry": RETRY}],
     }
+
+
+TRAFFIC = {
+    "fast": {"to": "front", "priority": 0, "arrivals": {"poisson": 150}},
+    "slow": {
+        "to": "front",
+        "priority": 2,
+        "headers": {"user": "u"},
+        "users": 20,
+        "arrivals": {"batch": {"rate": 60, "size": 3, "size_distribution": "geometric"}},
+    },
+    "users": {
+        "to": "preempting",
+        "priority": 1,
+        "closed_loop": {"users": 3, "think_time": {"exponential": "20ms"}},
+    },
+}
+LAST = {"service": "last", "workload": "v1", "replica": 0}
+FAULTS = [
+    {"kind": "kill", **LAST, "at": "100ms", "duration": "100ms"},
+    {"kind": "slow", "service": "sharing", "factor": 0.5, "at": "150ms", "duration": "100ms"},
+    {"kind": "rate", "traffic": "fast", "factor": 2.0, "at": "200ms", "duration": "100ms"},
+    {"kind": "errors", "service": "last", "factor": 0.5, "at": "300ms"},
+]
+
+
+def everything() -> Topology:
+    """Retries, timeouts, breakers, shared cores, priorities, branches, faults, every balancer."""
     return Topology.model_validate(
         {
             "name": "everything",
             "nodes": {"n0": {"zone": "a"}, "n1": {"zone": "b", "cores": 3.0}},
             "network": {"latency": {"same_region": {"exponential": "200us"}}},
-            "services": {name: {"workloads": {"v1": item}} for name, item in services.items()},
-            "traffic": traffic,
+            "services": services(),
+            "traffic": TRAFFIC,
             "policies": {
                 "front": policy("LEAST_REQUEST"),
                 "sharing": policy("PEAK_EWMA"),
@@ -110,31 +110,7 @@ def everything() -> Topology:
                 "hashed": policy("RING_HASH", hash_header="user"),
                 "last": policy("MAGLEV", hash_source_ip=True),
             },
-            "faults": [
-                {
-                    "kind": "kill",
-                    "service": "last",
-                    "workload": "v1",
-                    "replica": 0,
-                    "at": "100ms",
-                    "duration": "100ms",
-                },
-                {
-                    "kind": "slow",
-                    "service": "sharing",
-                    "factor": 0.5,
-                    "at": "150ms",
-                    "duration": "100ms",
-                },
-                {
-                    "kind": "rate",
-                    "traffic": "fast",
-                    "factor": 2.0,
-                    "at": "200ms",
-                    "duration": "100ms",
-                },
-                {"kind": "errors", "service": "last", "factor": 0.5, "at": "300ms"},
-            ],
+            "faults": FAULTS,
         }
     )
 

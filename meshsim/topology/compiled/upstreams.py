@@ -158,10 +158,7 @@ def _labels(topology: Topology, service: str, workload: str) -> dict[str, str]:
 def compile_upstreams(
     topology: Topology, layout: Layout, programs: Programs, sidecars: bool
 ) -> Upstreams:
-    """Compile routes and clusters; fills `route_start` of the CALL rows.
-
-    `sidecars` says whether proxies carry out client-side policies.
-    """
+    """Compile routes and clusters, of proxies or not; fills `route_start` of the CALL rows."""
     compiler = _Compiler(topology, layout, sidecars)
     traffic = list(topology.traffic.items())
     routes_by_traffic = np.full((len(programs.sites), max(len(traffic), 1)), NO_INDEX, np.int32)
