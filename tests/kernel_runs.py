@@ -156,7 +156,7 @@ class Run:
     def endpoint(self, name):
         """Return the ENDPOINT row of a name as a dict."""
         row = self.state.endpoints[self.kernel.endpoint_names.index(name)]
-        return {field: row[field].item() for field in row.dtype.names}
+        return {field: row[field].tolist() for field in row.dtype.names}
 
     def idle(self):
         """Return whether every pool is unused."""
