@@ -34,17 +34,18 @@ from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_PENDING
 
 __all__ = [
-    "acquire_connection",
     "announce_connection",
     "close_connection",
     "connect_for_pending",
+    "connect_or_wait",
     "is_used_up",
     "join_pending",
     "leave_pending",
     "release_connection",
+    "take_idle",
 ]
 
-#: `acquire_connection`: the request may not even wait.
+#: `connect_or_wait`: the request may not even wait.
 OVERFLOW = -2
 
 
@@ -158,9 +159,23 @@ def connect_for_pending(state: Any, host: int, round_trip_ns: int) -> int:
     return _open_connection(state, host, round_trip_ns)
 
 
+@kernel_jit_inline
+def take_idle(state: Any, host: int) -> int:
+    """Return the idle connection of `host` used last, or NO_INDEX if there is none."""
+    newest = state.hosts["idle_newest"][host]
+    if newest == NO_INDEX:
+        return NO_INDEX
+    config = state.clusters["config"][state.hosts["cluster"][host]]
+    age_ns = state.counters["now_ns"][0] - state.connections["idle_since_ns"][newest]
+    if age_ns < state.configs["idle_timeout_ns"][config]:
+        return _pop_idle(state, host)
+    expire_idle(state, host, state.configs["idle_timeout_ns"][config])
+    return NO_INDEX
+
+
 @kernel_jit
-def acquire_connection(state: Any, host: int, round_trip_ns: int) -> int:
-    """Return a connection of `host` for one request.
+def connect_or_wait(state: Any, host: int, round_trip_ns: int) -> int:
+    """Open a connection for one request to `host`, which has none idle.
 
     Returns
     -------
@@ -168,16 +183,7 @@ def acquire_connection(state: Any, host: int, round_trip_ns: int) -> int:
         CONNECTION ready for use; NO_INDEX if the request has to wait for one (it must now
         `join_pending`); OVERFLOW if it may not wait.
     """
-    hosts = state.hosts
-    cluster = hosts["cluster"][host]
-    idle_timeout_ns = state.configs["idle_timeout_ns"][state.clusters["config"][cluster]]
-    newest = hosts["idle_newest"][host]
-    if newest != NO_INDEX:
-        age_ns = state.counters["now_ns"][0] - state.connections["idle_since_ns"][newest]
-        if age_ns < idle_timeout_ns:
-            return _pop_idle(state, host)
-        expire_idle(state, host, idle_timeout_ns)
-    if not can_wait(state.clusters, cluster, state.configs):
+    if not can_wait(state.clusters, state.hosts["cluster"][host], state.configs):
         return OVERFLOW
     connection = connect_for_pending(state, host, round_trip_ns)
     if connection == NO_INDEX or state.connections["connecting"][connection] == 1:

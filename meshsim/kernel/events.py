@@ -33,8 +33,6 @@ __all__ = [
     "ROUTE",
     "ROUTE_TIMER",
     "RUN",
-    "SEND",
-    "STEP_DONE",
     "TRY_TIMER",
     "pack",
     "pop_event",
@@ -47,27 +45,25 @@ __all__ = [
 
 # Kinds, with the row they name.
 ARRIVAL = 0  # traffic class: the next request enters
-ROUTE = 1  # exchange: its request has passed the outbound proxy
+ROUTE = 1  # exchange: its request has passed the outbound proxy, or is due again
 ARRIVE = 2  # attempt: at the endpoint's machine
 ADMIT = 3  # attempt: it has passed the inbound proxy
-STEP_DONE = 4  # task: the running step ends (dedicated cores)
 RETURN = 5  # attempt: the response (or a reset) reached the client's proxy
 DONE = 6  # attempt: the response has passed the client's proxy
-RUN = 7  # task: go on with the program
-NODE = 8  # node: the next task on shared cores ends
-ROUTE_TIMER = 9  # timer list of route timeouts
-TRY_TIMER = 10  # timer list of per-try timeouts
-BACK_OFF = 11  # exchange: retry now
-CONNECTED = 12  # connection: established
-RENEGE = 13  # task: out of patience in the queue
-CANCEL_EXCHANGE = 14  # exchange: its caller is gone
-CANCEL_TASK = 15  # task: its caller is gone
-RESPOND = 16  # attempt: the response has passed the inbound proxy (shared cores)
+RUN = 4  # task: its step has ended (dedicated cores), or it goes on with its program
+NODE = 7  # node: the next task on shared cores ends
+ROUTE_TIMER = 8  # timer list of route timeouts
+TRY_TIMER = 9  # timer list of per-try timeouts
+BACK_OFF = 10  # exchange: retry now
+CONNECTED = 11  # connection: established
+RENEGE = 12  # task: out of patience in the queue
+CANCEL_EXCHANGE = 13  # exchange: its caller is gone
+CANCEL_TASK = 14  # task: its caller is gone
+RESPOND = 15  # attempt: the response has passed the inbound proxy (shared cores)
 # Follow-ups only, never queued.
-CALL = 17  # task: make the call at its step
-SEND = 18  # exchange: send a try
-FINISH = 19  # exchange: deliver its outcome
-KIND_COUNT = 20
+CALL = 16  # task: make the call at its step
+FINISH = 17  # exchange: deliver its outcome
+KIND_COUNT = 18
 
 #: No follow-up.
 NOTHING = -1

@@ -33,8 +33,6 @@ from meshsim.kernel.events import (
     ROUTE,
     ROUTE_TIMER,
     RUN,
-    SEND,
-    STEP_DONE,
     TRY_TIMER,
     pack,
 )
@@ -65,7 +63,7 @@ from meshsim.kernel.servers import (
 from meshsim.kernel.sources import arrive_root
 from meshsim.kernel.timers import take_expired
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.exchange import ATTEMPT_ABANDONED
+from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ROUTING
 from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
 
 __all__ = ["HANDLERS", "Handler"]
@@ -125,7 +123,7 @@ def node_event(state: Any, node: int) -> int:
         follow_up = state.tasks["continuation"][task]
         free_task(state, task)
         return follow_up
-    return pack(STEP_DONE, task, state.tasks["wake"][task])
+    return pack(RUN, task, state.tasks["wake"][task])
 
 
 @kernel_jit
@@ -139,7 +137,9 @@ def _on_arrival(state: Any, row: int, generation: int) -> int:
 def _on_route(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
-    return route(state, row)
+    if state.exchanges["state"][row] == EXCHANGE_ROUTING and not route(state, row):
+        return pack(FINISH, row, 0)
+    return send(state, row)
 
 
 @kernel_jit
@@ -150,13 +150,6 @@ def _on_arrive(state: Any, row: int, generation: int) -> int:
 @kernel_jit
 def _on_admit(state: Any, row: int, generation: int) -> int:
     return passed_inbound(state, row)
-
-
-@kernel_jit
-def _on_step_done(state: Any, row: int, generation: int) -> int:
-    if state.tasks["wake"][row] != generation or state.tasks["state"][row] != TASK_RUNNING:
-        return NOTHING
-    return finish_service(state, row)
 
 
 @kernel_jit
@@ -173,6 +166,8 @@ def _on_done(state: Any, row: int, generation: int) -> int:
 def _on_run(state: Any, row: int, generation: int) -> int:
     if state.tasks["wake"][row] != generation:
         return NOTHING
+    if state.tasks["state"][row] == TASK_RUNNING:
+        finish_service(state, row)
     return run_task(state, row)
 
 
@@ -241,11 +236,6 @@ def _on_call(state: Any, row: int, generation: int) -> int:
 
 
 @kernel_jit
-def _on_send(state: Any, row: int, generation: int) -> int:
-    return send(state, row)
-
-
-@kernel_jit
 def _on_finish(state: Any, row: int, generation: int) -> int:
     return finish(state, row)
 
@@ -255,7 +245,6 @@ _BY_KIND: dict[int, Handler] = {
     ROUTE: _on_route,
     ARRIVE: _on_arrive,
     ADMIT: _on_admit,
-    STEP_DONE: _on_step_done,
     RETURN: _on_return,
     DONE: _on_done,
     RUN: _on_run,
@@ -269,7 +258,6 @@ _BY_KIND: dict[int, Handler] = {
     CANCEL_TASK: _on_cancel_task,
     RESPOND: _on_respond,
     CALL: _on_call,
-    SEND: _on_send,
     FINISH: _on_finish,
 }
 

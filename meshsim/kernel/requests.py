@@ -20,14 +20,15 @@ import numpy as np
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.connections import (
     OVERFLOW,
-    acquire_connection,
     announce_connection,
     close_connection,
     connect_for_pending,
+    connect_or_wait,
     is_used_up,
     join_pending,
     leave_pending,
     release_connection,
+    take_idle,
 )
 from meshsim.kernel.events import (
     ARRIVE,
@@ -39,7 +40,6 @@ from meshsim.kernel.events import (
     ROUTE,
     ROUTE_TIMER,
     RUN,
-    SEND,
     TRY_TIMER,
     pack,
     schedule,
@@ -204,8 +204,8 @@ def _stimulate(state: Any, exchange: int, stimulus: int) -> int:
 
 
 @kernel_jit_inline
-def route(state: Any, exchange: int) -> int:
-    """The request has passed the outbound proxy: route it and send the first try."""
+def route(state: Any, exchange: int) -> bool:
+    """The request has passed the outbound proxy: route it; return whether to send a try."""
     exchanges = state.exchanges
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
@@ -225,11 +225,11 @@ def route(state: Any, exchange: int) -> int:
         exchanges["cluster"][exchange] = state.proxies["cluster_start"][proxy] + local
     action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
-        return pack(FINISH, exchange, 0)
+        return False
     timer = state.routes["timeout_timer"][chosen]
     if timer != NO_INDEX:
         start_timer(state, timer, exchanges, exchange, ROUTE_TIMER)
-    return pack(SEND, exchange, 0)
+    return True
 
 
 @kernel_jit_inline
@@ -306,8 +306,9 @@ def send(state: Any, exchange: int) -> int:
     attempts["try_number"][attempt] = exchanges["retry_count"][exchange]
     attempts["previous"][attempt] = exchanges["attempt"][exchange]
     attempts["sent_ns"][attempt] = _NOT_SENT
-    round_trip_ns = _handshake_ns(state, attempt)
-    connection = acquire_connection(state, host, round_trip_ns)
+    connection = take_idle(state, host)
+    if connection == NO_INDEX:
+        connection = connect_or_wait(state, host, _handshake_ns(state, attempt))
     if connection == OVERFLOW:
         free_attempt(state, attempt)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
@@ -448,6 +449,8 @@ def done(state: Any, attempt: int) -> int:
     stimulus = STIMULUS_RESPONSE if reset == RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
     _settle(state, attempt, status >= 500 or reset != RESET_NONE)
+    if action == ACTION_RESPOND:
+        return finish(state, exchange)
     return _act(state, exchange, action, deadline_ns)
 
 
@@ -562,7 +565,7 @@ def retry(state: Any, exchange: int) -> int:
     proxy = state.exchanges["proxy"][exchange]
     if state.proxies["costs"][proxy] == 1 and state.proxies["container"][proxy] == NO_INDEX:
         charge_pass(state, proxy, 0)
-    return pack(SEND, exchange, 0)
+    return pack(ROUTE, exchange, state.exchanges["generation"][exchange])
 
 
 @kernel_jit_inline

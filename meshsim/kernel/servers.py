@@ -29,7 +29,6 @@ from meshsim.kernel.events import (
     RESPOND,
     RETURN,
     RUN,
-    STEP_DONE,
     pack,
     schedule,
 )
@@ -113,7 +112,7 @@ def resume_service(state: Any, task: int, work_ns: float) -> None:
     if speed > 0.0:
         finish_ns = state.counters["now_ns"][0] + int(work_ns / speed + 0.5)
         tasks["finish_ns"][task] = finish_ns
-        schedule(state, finish_ns, pack(STEP_DONE, task, tasks["wake"][task]))
+        schedule(state, finish_ns, pack(RUN, task, tasks["wake"][task]))
 
 
 @kernel_jit
@@ -347,8 +346,8 @@ def _branch(state: Any, task: int, step: int) -> int:
 
 
 @kernel_jit_inline
-def finish_service(state: Any, task: int) -> int:
-    """End the running step of `task` and go on; return the follow-up."""
+def finish_service(state: Any, task: int) -> None:
+    """End the running step of `task`; it stands at the next one."""
     tasks = state.tasks
     endpoint = tasks["endpoint"][task]
     served_ns = state.counters["now_ns"][0] - tasks["entered_ns"][task]
@@ -361,8 +360,8 @@ def finish_service(state: Any, task: int) -> int:
     tasks["work_ns"][task] = 0.0
     if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
         unlink_running(state, endpoint, task)
+    tasks["state"][task] = TASK_WAITING
     tasks["step"][task] += 1
-    return pack(RUN, task, tasks["wake"][task])
 
 
 @kernel_jit
