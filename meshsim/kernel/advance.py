@@ -13,6 +13,7 @@ from typing import Any
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.events import NOTHING, pop_event, what_generation, what_index, what_kind
 from meshsim.kernel.memory import KernelState, invoke
+from meshsim.kernel.prefetching import prefetch_next
 
 __all__ = ["EVENTS", "GROW", "REACHED", "WAKE", "advance"]
 
@@ -77,6 +78,7 @@ def advance(state: KernelState, until_ns: int, events_max: int, margin: int, dra
         counters["now_ns"][0] = events["time_ns"][0]
         what = events["what"][0]
         pop_event(events, counters)
+        prefetch_next(state)
         handled += 1
         while what != NOTHING:
             what = invoke(state, what_kind(what), what_index(what), what_generation(what))

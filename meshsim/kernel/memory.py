@@ -43,7 +43,7 @@ from meshsim.state.kernel import (
     TRAFFIC_DTYPE,
 )
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
-from meshsim.state.rows import aligned
+from meshsim.state.rows import CACHE_LINE_BYTES, aligned
 from meshsim.state.server import (
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
@@ -61,7 +61,7 @@ from meshsim.state.upstream import (
 )
 from meshsim.state.workload import ARRIVAL_DTYPE, DISTRIBUTION_DTYPE
 
-__all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke"]
+__all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke", "prefetch"]
 
 Rows = npt.NDArray[Any]
 
@@ -277,3 +277,30 @@ def _invoke_interpreted(state: KernelState, kind: int, row: int, generation: int
 
 #: Call the handler of `kind`: (state, kind, row, generation) -> follow-up.
 invoke = _invoke if JIT_ENABLED else _invoke_interpreted
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, rows: Any, row: Any) -> Any:
+    """Ask for the first two cache lines of a row, without waiting for them."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, value=arguments[0])
+        byte = ir.IntType(8)
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte.as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), flag, flag, flag])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
+        for offset in (0, CACHE_LINE_BYTES):
+            line = builder.gep(place, [ir.IntType(64)(offset)])
+            builder.call(function, [line, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.none(rows, types.int64), codegen
+
+
+def _prefetch_interpreted(rows: Rows, row: int) -> None:
+    """Do nothing: Python has no cache to warm."""
+
+
+#: Warm the cache for a row that is about to be used: (rows, row) -> None.
+prefetch = _prefetch if JIT_ENABLED else _prefetch_interpreted
