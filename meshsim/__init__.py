@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshsim.errors import ConfigError as ConfigError
     from meshsim.errors import MeshsimError as MeshsimError
-    from meshsim.explain import explain as explain
+    from meshsim.explanation import explain as explain
     from meshsim.loading import load as load
     from meshsim.results import Result as Result
     from meshsim.simulation import simulate as simulate
@@ -32,7 +32,7 @@ _HOME = {
     "MeshsimError": "meshsim.errors",
     "Result": "meshsim.results",
     "Topology": "meshsim.topology",
-    "explain": "meshsim.explain",
+    "explain": "meshsim.explanation",
     "generate": "meshsim.topology",
     "load": "meshsim.loading",
     "simulate": "meshsim.simulation",

@@ -328,7 +328,7 @@ def _explain(arguments: tuple[str, ...], manifests: str | None, traffic: str | N
     expected = 1 if manifests is not None else 2
     if len(arguments) != expected:
         raise click.UsageError("give SCENARIO PATH, or --manifests DIR and PATH")
-    from meshsim.explain import explain as explain_field
+    from meshsim.explanation import explain as explain_field
 
     topology = _load(arguments[0] if manifests is None else None, manifests, traffic)
     click.echo(explain_field(topology, arguments[-1]))

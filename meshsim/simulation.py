@@ -18,7 +18,7 @@ from typing import Any
 
 from meshsim import kernel as engine
 from meshsim.errors import ConfigError
-from meshsim.explain import explain
+from meshsim.explanation import explain
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.faults import fault_process

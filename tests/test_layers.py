@@ -32,7 +32,7 @@ LAYERS = {
     "importers": 4,
     "meshes": 4,
     "controlplane": 5,
-    "explain": 5,
+    "explanation": 5,
     "loading": 5,
     "kernel": 6,
     "simulation": 7,

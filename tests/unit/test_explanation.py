@@ -3,7 +3,7 @@
 import pytest
 
 from meshsim.errors import ConfigError
-from meshsim.explain import explain
+from meshsim.explanation import explain
 from meshsim.topology.load import loads_topology
 
 TEXT = """\
@@ -110,3 +110,10 @@ def test_odd_paths_are_refused(path: str) -> None:
 
 def test_the_empty_path_is_everything() -> None:
     assert len(explain(TOPOLOGY, "").parts) > 100
+
+
+def test_public_name_stays_the_function():
+    import meshsim
+
+    assert meshsim.explain is explain
+    assert meshsim.explain is explain, "a module of this name would take its place"
