@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as distributions
 
 from meshsim.stats.warm_up import PAIRED_MINIMUM
 
@@ -50,10 +49,22 @@ def _slopes(series: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return slopes
 
 
+def _fit(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the least-squares slope of `values` and its standard error, per value."""
+    count = len(values)
+    position = np.arange(count) - (count - 1) / 2
+    slope = float(_slopes(values[None])[0])
+    residual = values - values.mean() - slope * position
+    variance = float(residual @ residual) / (count - 2) / float(position @ position)
+    return slope, math.sqrt(variance)
+
+
 def _p_value(slope: float, error: float, degrees: int) -> float:
     if error == 0:
         return 0.0 if slope > 0 else 1.0
-    return float(distributions.t.sf(slope / error, degrees))
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees, -slope / error))
 
 
 def backlog_growth(in_flight: npt.NDArray[np.float64], significance: float = 0.01) -> Growth:
@@ -88,9 +99,9 @@ def backlog_growth(in_flight: npt.NDArray[np.float64], significance: float = 0.0
         size = windows // _BATCH_COUNT
         batches = late.mean(axis=0)[windows - size * _BATCH_COUNT :].reshape(_BATCH_COUNT, size)
         means = batches.mean(axis=1)
-        fit = distributions.linregress(np.arange(_BATCH_COUNT), means)
-        slope = float(fit.slope) / size
-        p_value = _p_value(float(fit.slope), float(fit.stderr), _BATCH_COUNT - 2)
+        batch_slope, error = _fit(means)
+        slope = batch_slope / size
+        p_value = _p_value(batch_slope, error, _BATCH_COUNT - 2)
     total = slope * windows
     material = total >= max(1.0, GROWTH_MINIMUM * float(late.mean()))
     return Growth(total, p_value, bool(p_value < significance and material))

@@ -35,11 +35,11 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as distributions
 
 from meshsim.stats.histogram import (
     cumulated_count_below,
@@ -102,13 +102,16 @@ def t_quantile(groups: int, confidence: float = CONFIDENCE) -> float:
     """
     if groups < 2:
         return math.inf
-    return float(distributions.t.ppf(0.5 + confidence / 2, groups - 1))
+    # scipy.special loads in a tenth of the time that scipy.stats takes.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(groups - 1, 0.5 + confidence / 2))
 
 
 @cache
 def _normal_quantile(confidence: float) -> float:
     """Return the two-sided quantile of the normal distribution."""
-    return float(distributions.norm.ppf(0.5 + confidence / 2))
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def mean_interval(values: _FloatArray, confidence: float = CONFIDENCE) -> Interval:

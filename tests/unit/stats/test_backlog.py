@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meshsim.stats.backlog import backlog_growth
+from meshsim.stats.backlog import _fit, _p_value, backlog_growth
 
 
 def steady(replications, mean=20.0, noise=2.0, seed=4):
@@ -82,3 +82,14 @@ def test_stable_queues_are_rarely_called_unstable(load, replications):
 @pytest.mark.parametrize(("replications", "power"), [(1, 0.9), (5, 0.95)])
 def test_an_overloaded_queue_is_found(replications, power):
     assert share_growing(1.1, replications) >= power
+
+
+def test_fit_and_test_are_those_of_scipy():
+    from scipy import stats
+
+    means = 50 + np.random.default_rng(8).standard_normal(6)
+    expected = stats.linregress(np.arange(6), means)
+    slope, error = _fit(means)
+    assert (slope, error) == pytest.approx((expected.slope, expected.stderr), rel=1e-12)
+    for ratio in (-3.0, 0.0, 0.5, 4.0, 30.0):
+        assert _p_value(ratio, 1.0, 4) == pytest.approx(stats.t.sf(ratio, 4), rel=1e-12)

@@ -7,6 +7,7 @@ import pytest
 
 from meshsim.stats.histogram import BIN_COUNT, bin_bounds_ns, bin_index, quantile_ns
 from meshsim.stats.intervals import (
+    _normal_quantile,
     design_effect,
     jackknife_values,
     mean_interval,
@@ -21,6 +22,17 @@ def test_t_quantile_by_the_table():
     assert t_quantile(10) == pytest.approx(2.262, abs=5e-4)
     assert t_quantile(2, 0.99) == pytest.approx(63.657, abs=5e-4)
     assert t_quantile(1) == math.inf
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_quantiles_are_those_of_scipy(confidence):
+    from scipy import stats
+
+    upper = 0.5 + confidence / 2
+    assert _normal_quantile(confidence) == pytest.approx(stats.norm.ppf(upper), rel=1e-12)
+    for groups in (2, 3, 10, 200):
+        expected = stats.t.ppf(upper, groups - 1)
+        assert t_quantile(groups, confidence) == pytest.approx(expected, rel=1e-12)
 
 
 def test_mean_interval_by_hand():
