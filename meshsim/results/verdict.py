@@ -7,8 +7,10 @@ Rule, in this order:
   run is called unstable in about 1 of 100 cases, up to 5 of 100 with fewer than five
   replications of a short run at high load.
 - *metastable*: the same seeds and the same final load, once started empty and once after the
-  declared trigger, settle at goodputs that differ: paired over the replications, 99 %, and by
-  at least `GOODPUT_DIFFERENCE_MINIMUM`.  Never without a trigger.
+  declared trigger, settle differently, and lower after the trigger: paired over the
+  replications, 99 %, and by at least `GOODPUT_DIFFERENCE_MINIMUM`.  Never without a trigger.
+  A *higher* goodput after the trigger is no second state: the backlog that the trigger left
+  is being served on top of the arrivals, and ends.
 - *stable*: otherwise.
 
 References
@@ -103,7 +105,7 @@ def metastable(
     records_empty: Sequence[RunRecord],
     records_after_trigger: Sequence[RunRecord],
 ) -> Verdict | None:
-    """Tell whether a system started empty and one after a trigger settle differently.
+    """Tell whether a system settles lower after a trigger than when started empty.
 
     Parameters
     ----------
@@ -115,15 +117,15 @@ def metastable(
     Returns
     -------
     Verdict or None
-        None if nothing supports the claim: no trigger, too few pairs, or no difference.
+        None if nothing supports the claim: no trigger, too few pairs, or no loss.
     """
     pairs = len(records_empty)
     if not catalog.trigger or pairs < 3 or pairs != len(records_after_trigger):
         return None
     empty, after = _late_goodput(records_empty), _late_goodput(records_after_trigger)
-    difference = mean_interval(empty - after, confidence=1 - _SIGNIFICANCE)
-    material = abs(difference.value) >= GOODPUT_DIFFERENCE_MINIMUM * float(empty.mean())
-    if not material or difference.low <= 0 <= difference.high:
+    loss = mean_interval(empty - after, confidence=1 - _SIGNIFICANCE)
+    material = loss.value >= GOODPUT_DIFFERENCE_MINIMUM * float(empty.mean())
+    if not material or loss.low <= 0:
         return None
     return Verdict(
         METASTABLE,
