@@ -61,6 +61,25 @@ def spans():
     return rows
 
 
+def server_records(requests):
+    """Return the rows of endpoints, proxies and hosts for the requests up to each segment."""
+    endpoints = np.zeros((SEGMENT_COUNT, 3), ENDPOINT_RECORD_DTYPE)
+    endpoints["requests"] = endpoints["completed"] = requests[:, None] * [[3, 1, 4]] // 4
+    ends_ns = np.array([*SEGMENT_STARTS[1:], WINDOW_COUNT]) * WINDOW_NS
+    endpoints["busy_ns"] = ends_ns[:, None] * [[2, 1, 1]]
+    endpoints["cpu_ns"] = endpoints["busy_ns"] // 2
+    endpoints["queue_ns"] = ends_ns[:, None] // 2
+    proxies = np.zeros((SEGMENT_COUNT, 3), PROXY_RECORD_DTYPE)
+    proxies["requests"] = requests[:, None]
+    proxies["cpu_ns"] = ends_ns[:, None] // 10
+    proxies["connections"] = 5
+    hosts = np.zeros(2, HOST_RECORD_DTYPE)
+    hosts["endpoint"] = (0, 1)
+    hosts["requests"] = (300, 100)
+    hosts["latency_sum_ns"] = (300 * 20_000_000, 100 * 10_000_000)
+    return {"endpoints": endpoints, "proxies": proxies, "hosts": hosts}
+
+
 def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0):
     """One replication of independent exponential latencies at a constant rate.
 
@@ -105,20 +124,6 @@ def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0)
                     series_histogram[segment, edge], [series_bin_index(int(v)) for v in latency], 1
                 )
     requests = series["requests"].sum(axis=1).cumsum() // 2
-    endpoints = np.zeros((SEGMENT_COUNT, 3), ENDPOINT_RECORD_DTYPE)
-    endpoints["requests"] = endpoints["completed"] = requests[:, None] * [[3, 1, 4]] // 4
-    ends_ns = np.array([*SEGMENT_STARTS[1:], WINDOW_COUNT]) * WINDOW_NS
-    endpoints["busy_ns"] = ends_ns[:, None] * [[2, 1, 1]]
-    endpoints["cpu_ns"] = endpoints["busy_ns"] // 2
-    endpoints["queue_ns"] = ends_ns[:, None] // 2
-    proxies = np.zeros((SEGMENT_COUNT, 3), PROXY_RECORD_DTYPE)
-    proxies["requests"] = requests[:, None]
-    proxies["cpu_ns"] = ends_ns[:, None] // 10
-    proxies["connections"] = 5
-    hosts = np.zeros(2, HOST_RECORD_DTYPE)
-    hosts["endpoint"] = (0, 1)
-    hosts["requests"] = (300, 100)
-    hosts["latency_sum_ns"] = (300 * 20_000_000, 100 * 10_000_000)
     return RunRecord(
         seed=7,
         replication=replication,
@@ -130,9 +135,7 @@ def record(replication, rate=100.0, mean_ms=20.0, growth=0.0, latency_shift=0.0)
         series_histogram=SparseHistogram.from_dense(series_histogram),
         traffic_flags=flags[:, :2],
         edge_flags=flags,
-        endpoints=endpoints,
-        proxies=proxies,
-        hosts=hosts,
+        **server_records(requests),
         spans=spans(),
         counters={"requests": int(windows["arrivals"].sum()), "events": 1_000_000},
         wall_s=0.1,
