@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
+from meshsim.plots.figure import NotebookFigure
 from meshsim.plots.layout import Layout, Node, Point, layered
 from meshsim.plots.style import ACCENT, INK, MUTED, class_colours, short_number
 
@@ -41,7 +42,7 @@ _QUIET = "#B8BDC4"
 
 def graph(result: Result) -> Figure:
     """Draw the services and their calls with rate, success and p99."""
-    figure = Figure(figsize=graph_size(result), layout="constrained")
+    figure = NotebookFigure(figsize=graph_size(result), layout="constrained")
     draw_graph(figure.subplots(), result, figure.get_figwidth())
     return figure
 

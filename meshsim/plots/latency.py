@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from meshsim.plots.figure import NotebookFigure
 from meshsim.plots.style import INK, MUTED, class_colours, tidy
 from meshsim.results.estimates import QUANTILES, TAIL_MINIMUM
 from meshsim.stats.intervals import quantile_interval_ns
@@ -29,7 +30,7 @@ _POINT_COUNT = 60
 
 def latency(result: Result) -> Figure:
     """Draw the latency distribution of each class with its 95 % band."""
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    figure = NotebookFigure(figsize=(8, 4.8), layout="constrained")
     draw_latency(figure.subplots(), result)
     return figure
 

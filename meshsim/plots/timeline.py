@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from meshsim.plots.figure import NotebookFigure
 from meshsim.plots.style import ACCENT, INK, MUTED, class_colours, tidy
 from meshsim.state.codes import NO_INDEX
 from meshsim.units import NS_PER_S
@@ -28,7 +29,7 @@ _FAULT_COLOUR = "#FBE9E7"
 
 def timeline(result: Result) -> Figure:
     """Draw rates, latency and requests in flight over the run."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = NotebookFigure(figsize=(9, 7), layout="constrained")
     draw_timeline(figure.subplots(3, 1, sharex=True), result)
     return figure
 

@@ -85,3 +85,8 @@ def test_timeline_shades_and_names_timed_faults(make_catalog, records):
     shaded = [(patch.get_x(), patch.get_width()) for patch in panel.patches]
     assert shaded == [(10.0, 10.0), (50.0, 10.0)]
     assert {"slow cart", "kill front"} <= {text.get_text() for text in panel.texts}
+
+
+@pytest.mark.parametrize("name", ["latency", "timeline", "graph", "overview"])
+def test_notebooks_show_a_figure_as_a_picture(result, name):
+    assert getattr(result.plot, name)()._repr_png_().startswith(b"\x89PNG\r\n\x1a\n")
