@@ -32,7 +32,7 @@ __all__ = ["CACHE_FOLDER", "JIT_ENABLED", "kernel_jit", "kernel_jit_inline"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Packages and modules whose text decides the compiled code.
-_COMPILED = ("jit.py", "rng.py", "state", "stats", "policy", "cost", "workload", "kernel")
+_COMPILED = ("jit.py", "rng.py", "state", "stats", "policy", "workload", "kernel")
 
 JIT_ENABLED = not numba.config.DISABLE_JIT
 
@@ -68,9 +68,12 @@ if not JIT_ENABLED:
 
 def kernel_jit(function: _Function) -> _Function:
     """Compile `function` (cached, GIL released), or return it unchanged with JIT off."""
-    return numba.njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[no-any-return]
+    compiled: _Function = numba.njit(cache=True, nogil=True, _nrt=False)(function)
+    return compiled
 
 
 def kernel_jit_inline(function: _Function) -> _Function:
     """Compile `function` so that compiled callers absorb it."""
-    return numba.njit(cache=True, nogil=True, _nrt=False, forceinline=True)(function)  # type: ignore[no-any-return]
+    options = {"cache": True, "nogil": True, "_nrt": False, "forceinline": True}
+    compiled: _Function = numba.njit(**options)(function)
+    return compiled

@@ -34,10 +34,12 @@ from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_PENDING
 
 __all__ = [
+    "OVERFLOW",
     "announce_connection",
     "close_connection",
     "connect_for_pending",
     "connect_or_wait",
+    "expire_idle",
     "is_used_up",
     "join_pending",
     "leave_pending",

@@ -23,7 +23,13 @@ from meshsim.jit import kernel_jit
 from meshsim.kernel.events import GENERATION_MASK, NODE, pack, schedule
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 
-__all__ = ["add_to_container", "reshare_node", "settle_node", "take_finished"]
+__all__ = [
+    "add_to_container",
+    "remove_from_container",
+    "reshare_node",
+    "settle_node",
+    "take_finished",
+]
 
 
 @kernel_jit
@@ -120,7 +126,7 @@ def reshare_node(state: Any, node: int) -> None:
     state.nodes["wake"][node] = wake
     if soonest_ns < NEVER_NS / 4:
         now_ns = state.counters["now_ns"][0]
-        time_ns = now_ns + int(math.ceil(soonest_ns))
+        time_ns = now_ns + math.ceil(soonest_ns)
         schedule(state, time_ns, pack(NODE, node, wake))
 
 

@@ -14,7 +14,7 @@ from meshsim.units import NS_PER_S
 __all__ = ["MeshEnvironment"]
 
 
-class MeshEnvironment(simpy.Environment):  # type: ignore[misc]
+class MeshEnvironment(simpy.Environment):
     """A SimPy environment whose time passes in the kernel.
 
     Parameters

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.attempts import connected
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.events import (
     ADMIT,
@@ -41,7 +42,6 @@ from meshsim.kernel.pools import drop_abandoned, free_task
 from meshsim.kernel.requests import (
     call,
     caller_gone,
-    connected,
     done,
     finish,
     on_downstream_reset,
@@ -56,17 +56,17 @@ from meshsim.kernel.servers import (
     admit,
     cancel_task,
     cross_back,
-    finish_service,
     renege,
     run_task,
 )
 from meshsim.kernel.sources import arrive_root
 from meshsim.kernel.timers import take_expired
+from meshsim.kernel.workers import finish_service
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ROUTING
 from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
 
-__all__ = ["HANDLERS", "Handler"]
+__all__ = ["HANDLERS", "Handler", "at_machine", "node_event", "passed_back", "passed_inbound"]
 
 #: (state, row, generation) -> follow-up.
 Handler = Callable[[Any, int, int], int]

@@ -172,7 +172,7 @@ class KernelState:
             setattr(self, name, placed)
 
 
-class _StateType(types.Type):  # type: ignore[misc]
+class _StateType(types.Type):
     """The type of `KernelState` in compiled code."""
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ def _typeof(value: KernelState, context: Any) -> _StateType:
 
 
 @register_model(_StateType)
-class _StateModel(models.PrimitiveModel):  # type: ignore[misc]
+class _StateModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, ir.IntType(64).as_pointer())
 
@@ -209,7 +209,7 @@ def _unbox(typ: Any, value: Any, context: Any) -> NativeValue:
 
 
 @infer_getattr
-class _StateAttributes(AttributeTemplate):  # type: ignore[misc]
+class _StateAttributes(AttributeTemplate):
     key = _StateType
 
     def generic_resolve(self, typ: Any, name: str) -> Any:
@@ -245,7 +245,7 @@ def _lower(context: Any, builder: Any, typ: Any, value: Any, name: str) -> Any:
 HANDLER = types.int64(_STATE, types.int64, types.int64)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _invoke(typing_context: Any, state: Any, kind: Any, row: Any, generation: Any) -> Any:
     """Call handler number `kind` through the table behind the memory."""
 
@@ -276,10 +276,10 @@ def _invoke_interpreted(state: KernelState, kind: int, row: int, generation: int
 
 
 #: Call the handler of `kind`: (state, kind, row, generation) -> follow-up.
-invoke = _invoke if JIT_ENABLED else _invoke_interpreted
+invoke: Any = _invoke if JIT_ENABLED else _invoke_interpreted
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _prefetch(typing_context: Any, rows: Any, row: Any) -> Any:
     """Ask for the first two cache lines of a row, without waiting for them."""
 
@@ -303,4 +303,4 @@ def _prefetch_interpreted(rows: Rows, row: int) -> None:
 
 
 #: Warm the cache for a row that is about to be used: (rows, row) -> None.
-prefetch = _prefetch if JIT_ENABLED else _prefetch_interpreted
+prefetch: Any = _prefetch if JIT_ENABLED else _prefetch_interpreted

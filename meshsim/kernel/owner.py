@@ -41,8 +41,8 @@ from meshsim.units import seconds
 
 __all__ = ["ROWS_MAX", "Kernel"]
 
-#: Rows of one pool at most: about 1.3 GB in all, two million hops in flight.
-ROWS_MAX = 1 << 21
+#: Rows of one pool at most: a million hops in flight, about 1 GB a replication under way.
+ROWS_MAX = 1 << 20
 _ROWS_MIN = 1 << 10
 _SPANS_MAX = 20_000
 #: Events between two looks at the interrupt flag and the progress bar.
@@ -161,7 +161,10 @@ class Kernel:
         if counters["event_count"][0] + self._margin > len(self.state.events):
             short["events"] = ""
         for name in short:  # before anything is allocated or changed
-            if 2 * len(getattr(self.state, name)) > max(self.rows_max, 2 * _ROWS_MIN):
+            allowed = max(self.rows_max, 2 * _ROWS_MIN)
+            if name == "events":  # thinking users have one each, and are not in flight
+                allowed += 4 * int(self._closed_loop_users().sum())
+            if 2 * len(getattr(self.state, name)) > allowed:
                 at_s = seconds(int(counters["now_ns"][0]))
                 self.limit = f"limit of {self.rows_max} {name} reached at {at_s:.3f} s"
                 return False

@@ -19,6 +19,18 @@ from meshsim.state.exchange import (
 )
 from meshsim.state.server import TASK_FREE, WORKER_NONE
 
+__all__ = [
+    "drop_abandoned",
+    "free_attempt",
+    "free_connection",
+    "free_exchange",
+    "free_task",
+    "take_attempt",
+    "take_connection",
+    "take_exchange",
+    "take_task",
+]
+
 
 @kernel_jit
 def take_exchange(state: Any) -> int:

@@ -12,6 +12,16 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.server import TASK_QUEUED, WORKER_OWN
 
+__all__ = [
+    "account",
+    "dequeue",
+    "enqueue",
+    "leave_queue",
+    "link_running",
+    "unlink_running",
+    "worst_running",
+]
+
 
 @kernel_jit_inline
 def account(endpoints: Any, endpoint: int, now_ns: int) -> None:

@@ -20,7 +20,7 @@ from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT
 from meshsim.stats.histogram import bin_index, series_bin_index
 
-__all__ = ["account_in_flight", "record_exchange", "record_root"]
+__all__ = ["account_in_flight", "record_exchange", "record_root", "segment_of"]
 
 _SUCCESS_BELOW = 500
 

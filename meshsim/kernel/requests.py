@@ -15,52 +15,41 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.attempts import (
+    NOT_SENT,
+    abandon,
+    abandon_attempts,
+    choose_host,
+    handshake_ns,
+    settle,
+    transmit,
+)
 from meshsim.kernel.connections import (
     OVERFLOW,
-    announce_connection,
-    close_connection,
-    connect_for_pending,
     connect_or_wait,
-    is_used_up,
     join_pending,
-    leave_pending,
     release_connection,
     take_idle,
 )
 from meshsim.kernel.events import (
-    ARRIVE,
     BACK_OFF,
-    CANCEL_TASK,
     DONE,
     FINISH,
     NOTHING,
     ROUTE,
     ROUTE_TIMER,
     RUN,
-    TRY_TIMER,
     pack,
     schedule,
 )
-from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
+from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import record_exchange, record_root
 from meshsim.kernel.servers import go_on_after_call
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
     can_send_request,
-    on_request_ended,
-    on_request_started,
-)
-from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.policy.load_balancing import (
-    on_abandoned,
-    on_error,
-    on_request_sent,
-    on_response,
-    pick_host,
 )
 from meshsim.policy.request import (
     ACTION_ABANDON,
@@ -80,29 +69,37 @@ from meshsim.policy.request import (
     step,
 )
 from meshsim.policy.routing import choose_split
-from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix, mix_in
+from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix_in
 from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
-    RESET_CONNECT_FAILURE,
     RESET_NONE,
-    RESET_OVERFLOW,
 )
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
-    ATTEMPT_PENDING,
-    ATTEMPT_SENT,
     EXCHANGE_ROUTING,
 )
 from meshsim.state.server import (
     ON_TIMEOUT_CANCEL_QUEUED,
-    ON_TIMEOUT_CONTINUE,
     TASK_QUEUED,
 )
 
-#: `sent_ns` of an attempt that has not got a connection.
-_NOT_SENT = -1
+__all__ = [
+    "call",
+    "caller_gone",
+    "done",
+    "enter",
+    "finish",
+    "on_downstream_reset",
+    "on_per_try_timeout",
+    "on_route_timeout",
+    "retry",
+    "returned",
+    "route",
+    "send",
+    "start_exchange",
+]
 
 
 @kernel_jit
@@ -190,7 +187,7 @@ def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
 @kernel_jit
 def _drop(state: Any, exchange: int) -> None:
     """Nobody waits for `exchange`: give up its attempts and free it."""
-    _abandon_attempts(state, exchange)
+    abandon_attempts(state, exchange)
     stop_timer(state.timers, state.exchanges, exchange)
     record_exchange(state, exchange)
     free_exchange(state, exchange)
@@ -233,70 +230,12 @@ def route(state: Any, exchange: int) -> bool:
 
 
 @kernel_jit_inline
-def _hash_key(state: Any, exchange: int, chosen: int) -> np.uint64:
-    """Return the hash key of the request for `chosen`."""
-    count = state.routes["hash_count"][chosen]
-    if count == 0:
-        return NO_HASH_KEY
-    start = state.routes["hash_start"][chosen]
-    user = 0
-    if count > 1:
-        number = state.exchanges["number"][exchange]
-        class_key = state.traffic["key"][state.exchanges["traffic"][exchange]]
-        user = int(key_uniform(mix_in(mix(class_key), number)) * count)
-    return state.hash_keys[start + user]
-
-
-@kernel_jit
-def _was_tried(state: Any, exchange: int, host: int) -> bool:
-    """Return whether an earlier try of `exchange` went to `host`."""
-    attempt = state.exchanges["attempt"][exchange]
-    while attempt != NO_INDEX:
-        if state.attempts["host"][attempt] == host:
-            return True
-        attempt = state.attempts["previous"][attempt]
-    return False
-
-
-@kernel_jit
-def _choose_host(state: Any, exchange: int, cluster: int) -> int:
-    """Return the HOST for the next try, avoiding previous hosts as the route says."""
-    chosen = state.exchanges["route"][exchange]
-    rng = state.pick_streams[state.exchanges["proxy"][exchange]]
-    key = _hash_key(state, exchange, chosen)
-    tries = 1
-    retry_count = state.exchanges["retry_count"][exchange]
-    if retry_count > 0 and state.routes["previous_hosts"][chosen] == 1:
-        tries = 1 + state.routes["host_selection_attempts"][chosen]
-    host = NO_HOST
-    for pick_number in range(tries):
-        position = pick_host(
-            state.hosts,
-            state.members,
-            state.clusters,
-            cluster,
-            state.configs,
-            state.table,
-            key,
-            pick_number,
-            state.counters["now_ns"][0],
-            rng,
-        )
-        if position == NO_HOST:
-            return NO_HOST
-        host = state.members[state.clusters["member_start"][cluster] + position]
-        if pick_number + 1 < tries and not _was_tried(state, exchange, host):
-            break
-    return host
-
-
-@kernel_jit_inline
 def send(state: Any, exchange: int) -> int:
     """Send one try: pick a host, get a connection; return the follow-up."""
     exchanges = state.exchanges
     attempts = state.attempts
     cluster = exchanges["cluster"][exchange]
-    host = _choose_host(state, exchange, cluster)
+    host = choose_host(state, exchange, cluster)
     if host == NO_HOST:
         return _stimulate(state, exchange, STIMULUS_NO_HOST)
     attempt = take_attempt(state)
@@ -305,10 +244,10 @@ def send(state: Any, exchange: int) -> int:
     attempts["endpoint"][attempt] = state.hosts["endpoint"][host]
     attempts["try_number"][attempt] = exchanges["retry_count"][exchange]
     attempts["previous"][attempt] = exchanges["attempt"][exchange]
-    attempts["sent_ns"][attempt] = _NOT_SENT
+    attempts["sent_ns"][attempt] = NOT_SENT
     connection = take_idle(state, host)
     if connection == NO_INDEX:
-        connection = connect_or_wait(state, host, _handshake_ns(state, attempt))
+        connection = connect_or_wait(state, host, handshake_ns(state, attempt))
     if connection == OVERFLOW:
         free_attempt(state, attempt)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
@@ -322,91 +261,7 @@ def send(state: Any, exchange: int) -> int:
         attempts["state"][attempt] = ATTEMPT_ENDED
         release_connection(state, host, connection)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
-    return _transmit(state, attempt, connection)
-
-
-@kernel_jit
-def _handshake_ns(state: Any, attempt: int) -> int:
-    """Return the time to establish a connection for `attempt`: one round trip of TCP [ns]."""
-    exchange = state.attempts["exchange"][attempt]
-    endpoint = state.attempts["endpoint"][attempt]
-    leg = 4 * state.attempts["try_number"][attempt] + 2
-    key = state.exchanges["key"][exchange]
-    return 2 * wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
-
-
-@kernel_jit
-def _transmit(state: Any, attempt: int, connection: int) -> int:
-    """Put `attempt` on the wire over `connection`; return the follow-up."""
-    attempts = state.attempts
-    exchange = attempts["exchange"][attempt]
-    host = attempts["host"][attempt]
-    now_ns = state.counters["now_ns"][0]
-    attempts["state"][attempt] = ATTEMPT_SENT
-    attempts["connection"][attempt] = connection
-    attempts["sent_ns"][attempt] = now_ns
-    on_request_started(state.clusters, state.exchanges["cluster"][exchange])
-    on_request_sent(state.hosts, host, now_ns)
-    timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
-    if timer != NO_INDEX:
-        start_timer(state, timer, attempts, attempt, TRY_TIMER)
-    key = state.exchanges["key"][exchange]
-    leg = 4 * attempts["try_number"][attempt]
-    endpoint = attempts["endpoint"][attempt]
-    latency_ns = wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
-    attempts["wire_ns"][attempt] = latency_ns
-    what = pack(ARRIVE, attempt, attempts["generation"][attempt])
-    if latency_ns == 0:
-        return what
-    schedule(state, now_ns + latency_ns, what)
-    return NOTHING
-
-
-@kernel_jit
-def serve_pending(state: Any, host: int, connection: int) -> None:
-    """Give the ready `connection` to the request waiting longest, or make it idle."""
-    attempt = state.hosts["pending_head"][host]
-    if attempt == NO_INDEX:
-        release_connection(state, host, connection)
-        return
-    leave_pending(state, host, attempt)
-    if not can_send_request(state.clusters, state.hosts["cluster"][host], state.configs):
-        _fail_pending(state, attempt, RESET_OVERFLOW)
-        announce_connection(state, connection, 0)  # for the next in line
-        return
-    follow_up = _transmit(state, attempt, connection)
-    if follow_up != NOTHING:
-        schedule(state, state.counters["now_ns"][0], follow_up)
-
-
-@kernel_jit
-def _fail_pending(state: Any, attempt: int, reset: int) -> None:
-    """Let `attempt`, which has left the pending list, end by `reset` at this instant."""
-    state.attempts["reset"][attempt] = reset
-    state.attempts["state"][attempt] = ATTEMPT_SENT
-    what = pack(DONE, attempt, state.attempts["generation"][attempt])
-    schedule(state, state.counters["now_ns"][0], what)
-
-
-@kernel_jit
-def connected(state: Any, connection: int) -> None:
-    """`connection` is established: serve a pending request.
-
-    If its endpoint refuses, everything pending for the host fails with it, one an event.
-    """
-    host = state.connections["host"][connection]
-    state.connections["connecting"][connection] = 0
-    state.hosts["connections_connecting"][host] -= 1
-    if state.endpoints["alive"][state.hosts["endpoint"][host]] == 1:
-        serve_pending(state, host, connection)
-        return
-    attempt = state.hosts["pending_head"][host]
-    if attempt == NO_INDEX:
-        close_connection(state, host, connection)
-    else:
-        leave_pending(state, host, attempt)
-        _fail_pending(state, attempt, RESET_CONNECT_FAILURE)
-        announce_connection(state, connection, 0)
+    return transmit(state, attempt, connection)
 
 
 @kernel_jit_inline
@@ -448,90 +303,10 @@ def done(state: Any, attempt: int) -> int:
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset == RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
-    _settle(state, attempt, status >= 500 or reset != RESET_NONE)
+    settle(state, attempt, status >= 500 or reset != RESET_NONE)
     if action == ACTION_RESPOND:
         return finish(state, exchange)
     return _act(state, exchange, action, deadline_ns)
-
-
-@kernel_jit_inline
-def _settle(state: Any, attempt: int, failed: bool) -> None:
-    """Discount an ended `attempt` everywhere and pass its connection on."""
-    attempts = state.attempts
-    hosts = state.hosts
-    host = attempts["host"][attempt]
-    connection = attempts["connection"][attempt]
-    if attempts["timer"][attempt] != NO_INDEX:
-        stop_timer(state.timers, attempts, attempt)
-    if connection == NO_INDEX:
-        return
-    cluster = hosts["cluster"][host]
-    now_ns = state.counters["now_ns"][0]
-    rtt_ns = now_ns - attempts["sent_ns"][attempt]
-    on_request_ended(state.clusters, cluster)
-    config = state.clusters["config"][cluster]
-    answered = (
-        attempts["reset"][attempt] == RESET_NONE and attempts["state"][attempt] == ATTEMPT_ENDED
-    )
-    if answered:
-        on_response(hosts, host, state.configs, config, rtt_ns, now_ns)
-    else:
-        on_abandoned(hosts, host, state.configs, config, rtt_ns, now_ns)
-    if failed:
-        on_error(hosts, host)
-    attempts["connection"][attempt] = NO_INDEX
-    if not answered or is_used_up(state, host, connection):
-        close_connection(state, host, connection)
-        _reconnect(state, host)
-    elif hosts["pending_head"][host] == NO_INDEX:
-        release_connection(state, host, connection)
-    else:
-        serve_pending(state, host, connection)
-
-
-@kernel_jit
-def _reconnect(state: Any, host: int) -> None:
-    """A connection was closed: open another if requests wait for one."""
-    attempt = state.hosts["pending_head"][host]
-    if attempt == NO_INDEX:
-        return
-    connection = connect_for_pending(state, host, _handshake_ns(state, attempt))
-    if connection != NO_INDEX and state.connections["connecting"][connection] == 0:
-        serve_pending(state, host, connection)
-
-
-@kernel_jit
-def abandon(state: Any, attempt: int) -> None:
-    """The exchange no longer waits for `attempt`: close its connection, tell its server."""
-    attempts = state.attempts
-    exchange = attempts["exchange"][attempt]
-    host = attempts["host"][attempt]
-    state.exchanges["attempts_active"][exchange] -= 1
-    if attempts["state"][attempt] == ATTEMPT_PENDING:
-        leave_pending(state, host, attempt)
-        attempts["state"][attempt] = ATTEMPT_ENDED
-        return
-    attempts["state"][attempt] = ATTEMPT_ABANDONED
-    _settle(state, attempt, True)
-    task = attempts["task"][attempt]
-    endpoint = attempts["endpoint"][attempt]
-    if task != NO_INDEX and state.endpoints["on_timeout"][endpoint] != ON_TIMEOUT_CONTINUE:
-        key = state.exchanges["key"][exchange]
-        leg = 4 * attempts["try_number"][attempt] + 3
-        proxy = state.exchanges["proxy"][exchange]
-        time_ns = state.counters["now_ns"][0] + wire_ns(state, proxy, endpoint, key, leg)
-        what = pack(CANCEL_TASK, task, state.tasks["generation"][task])
-        schedule(state, time_ns, what)
-
-
-@kernel_jit
-def _abandon_attempts(state: Any, exchange: int) -> None:
-    """Abandon every live attempt of `exchange`."""
-    attempt = state.exchanges["attempt"][exchange]
-    while attempt != NO_INDEX:
-        if state.attempts["state"][attempt] in (ATTEMPT_PENDING, ATTEMPT_SENT):
-            abandon(state, attempt)
-        attempt = state.attempts["previous"][attempt]
 
 
 @kernel_jit
@@ -576,7 +351,7 @@ def finish(state: Any, exchange: int) -> int:
     if exchanges["timer"][exchange] != NO_INDEX:
         stop_timer(state.timers, exchanges, exchange)
     if exchanges["attempts_active"][exchange] > 0:
-        _abandon_attempts(state, exchange)
+        abandon_attempts(state, exchange)
     record_exchange(state, exchange)
     parent = exchanges["parent"][exchange]
     status = exchanges["status"][exchange]

@@ -17,15 +17,13 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.cores import add_to_container, remove_from_container
-from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.cores import remove_from_container
 from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
     DONE,
     GENERATION_MASK,
     NOTHING,
-    RENEGE,
     RESPOND,
     RETURN,
     RUN,
@@ -36,18 +34,18 @@ from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
 from meshsim.kernel.pools import drop_abandoned, free_task, take_task
 from meshsim.kernel.queues import (
     account,
-    dequeue,
-    enqueue,
     leave_queue,
-    link_running,
     unlink_running,
-    worst_running,
+)
+from meshsim.kernel.workers import (
+    acquire_worker,
+    begin_service,
+    release_worker,
+    wait_for_worker,
 )
 from meshsim.rng import (
     PURPOSE_BRANCH,
     PURPOSE_FAULT,
-    PURPOSE_PATIENCE,
-    PURPOSE_SERVICE,
     key_uniform,
     mix_in,
 )
@@ -66,158 +64,25 @@ from meshsim.state.server import (
     TASK_WAITING,
     WORKER_BORROWED,
     WORKER_NONE,
-    WORKER_OWN,
 )
+
+__all__ = [
+    "admit",
+    "cancel_task",
+    "cross_back",
+    "end_task",
+    "go_on_after_call",
+    "renege",
+    "run_task",
+    "send_back",
+    "stop_task",
+]
+
 
 #: Step 0 of every memory is an END: the program of a request that fails at once.
 _END_STEP = 0
 _FAILED = 500
 _REFUSED = 503
-
-
-@kernel_jit
-def _begin_service(state: Any, task: int, step: int) -> bool:
-    """Begin the compute or sleep at `step`; return False if it takes no time."""
-    tasks = state.tasks
-    endpoint = tasks["endpoint"][task]
-    ordinal = state.steps["ordinal"][step]
-    key = mix_in(tasks["key"][task], (PURPOSE_SERVICE << 24) + ordinal)
-    duration_ns = draw_ns(state, state.steps["distribution"][step], key)
-    if duration_ns == 0:
-        return False
-    computing = 1 if state.steps["kind"][step] == STEP_COMPUTE else 0
-    tasks["state"][task] = TASK_RUNNING
-    tasks["computing"][task] = computing
-    tasks["entered_ns"][task] = state.counters["now_ns"][0]
-    resume_service(state, task, float(duration_ns))
-    if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
-        link_running(state, endpoint, task)
-    return True
-
-
-@kernel_jit
-def resume_service(state: Any, task: int, work_ns: float) -> None:
-    """Run the rest of a step: `work_ns` at nominal speed.  A paused server only notes it."""
-    tasks = state.tasks
-    endpoint = tasks["endpoint"][task]
-    speed = 1.0
-    if tasks["computing"][task] == 1:
-        container = state.endpoints["container"][endpoint]
-        if container != NO_INDEX:
-            tasks["work_ns"][task] = work_ns
-            add_to_container(state, container, task, work_ns)
-            return
-        speed = state.endpoints["speed"][endpoint]
-    tasks["work_ns"][task] = work_ns
-    if speed > 0.0:
-        finish_ns = state.counters["now_ns"][0] + int(work_ns / speed + 0.5)
-        tasks["finish_ns"][task] = finish_ns
-        schedule(state, finish_ns, pack(RUN, task, tasks["wake"][task]))
-
-
-@kernel_jit
-def _hand_worker(state: Any, endpoint: int) -> None:
-    """Give the free worker of `endpoint` to the task first in line, or leave it idle.
-
-    That task begins here if its step is a plain compute or sleep; otherwise it runs as an
-    event of its own at this instant.
-    """
-    endpoints = state.endpoints
-    tasks = state.tasks
-    now_ns = state.counters["now_ns"][0]
-    account(endpoints, endpoint, now_ns)
-    if endpoints["queued"][endpoint] == 0:
-        endpoints["busy"][endpoint] -= 1
-        return
-    task = dequeue(state, endpoint)
-    tasks["wake"][task] = (tasks["wake"][task] + 1) & GENERATION_MASK
-    tasks["worker"][task] = WORKER_OWN
-    tasks["queue_ns"][task] += now_ns - tasks["entered_ns"][task]
-    work_ns = tasks["work_ns"][task]
-    if work_ns > 0.0:  # it was preempted
-        tasks["state"][task] = TASK_RUNNING
-        tasks["entered_ns"][task] = now_ns
-        resume_service(state, task, work_ns)
-        link_running(state, endpoint, task)
-        return
-    step = tasks["step"][task]
-    kind = state.steps["kind"][step]
-    plain = kind == STEP_COMPUTE or kind == STEP_SLEEP
-    if not (
-        plain and state.steps["probability"][step] >= 1.0 and _begin_service(state, task, step)
-    ):
-        tasks["state"][task] = TASK_WAITING
-        schedule(state, now_ns, pack(RUN, task, tasks["wake"][task]))
-
-
-@kernel_jit_inline
-def _release_worker(state: Any, task: int) -> None:
-    """Give up the worker that `task` owns, if it owns one."""
-    if state.tasks["worker"][task] == WORKER_OWN:
-        state.tasks["worker"][task] = WORKER_NONE
-        _hand_worker(state, state.tasks["endpoint"][task])
-
-
-@kernel_jit
-def _preempt(state: Any, endpoint: int, priority: int) -> bool:
-    """Take the worker of the running task of the lowest priority below `priority`, if any."""
-    tasks = state.tasks
-    victim = worst_running(state, endpoint)
-    if victim == NO_INDEX or tasks["priority"][victim] <= priority:
-        return False
-    now_ns = state.counters["now_ns"][0]
-    unlink_running(state, endpoint, victim)
-    tasks["wake"][victim] = (tasks["wake"][victim] + 1) & GENERATION_MASK
-    speed = state.endpoints["speed"][endpoint] if tasks["computing"][victim] == 1 else 1.0
-    if speed > 0.0:
-        left_ns = (tasks["finish_ns"][victim] - now_ns) * speed
-        tasks["work_ns"][victim] = max(left_ns, 1.0)
-    served_ns = now_ns - tasks["entered_ns"][victim]
-    tasks["service_ns"][victim] += served_ns
-    if tasks["computing"][victim] == 1:
-        state.endpoints["cpu_ns"][endpoint] += served_ns
-    tasks["worker"][victim] = WORKER_NONE
-    account(state.endpoints, endpoint, now_ns)
-    enqueue(state, endpoint, victim, True)
-    return True
-
-
-@kernel_jit
-def _acquire_worker(state: Any, task: int) -> bool:
-    """Give `task` a worker if one is free or can be taken from a lower priority."""
-    endpoints = state.endpoints
-    endpoint = state.tasks["endpoint"][task]
-    if endpoints["busy"][endpoint] < endpoints["concurrency"][endpoint]:
-        account(endpoints, endpoint, state.counters["now_ns"][0])
-        endpoints["busy"][endpoint] += 1
-        state.tasks["worker"][task] = WORKER_OWN
-        return True
-    if endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY and _preempt(
-        state, endpoint, state.tasks["priority"][task]
-    ):
-        state.tasks["worker"][task] = WORKER_OWN
-        return True
-    return False
-
-
-@kernel_jit
-def _queue(state: Any, task: int) -> None:
-    """Let `task` wait for a worker, for as long as its patience lasts."""
-    endpoints = state.endpoints
-    tasks = state.tasks
-    endpoint = tasks["endpoint"][task]
-    now_ns = state.counters["now_ns"][0]
-    account(endpoints, endpoint, now_ns)
-    enqueue(state, endpoint, task, False)
-    patience = endpoints["patience"][endpoint]
-    if patience != NO_INDEX:
-        key = mix_in(tasks["key"][task], PURPOSE_PATIENCE << 24)
-        patience_ns = draw_ns(state, patience, key)
-        schedule(
-            state,
-            now_ns + patience_ns,
-            pack(RENEGE, task, tasks["wake"][task]),
-        )
 
 
 @kernel_jit_inline
@@ -235,13 +100,13 @@ def admit(state: Any, attempt: int) -> int:
         attempts["reset"][attempt] = RESET_CONNECT_FAILURE
         return send_back(state, attempt)
     task = _new_task(state, attempt, exchange, endpoint)
-    if _acquire_worker(state, task):
+    if acquire_worker(state, task):
         return pack(RUN, task, state.tasks["wake"][task])
     if endpoints["queued"][endpoint] >= endpoints["queue_limit"][endpoint]:
         endpoints["rejected"][endpoint] += 1
         state.tasks["status"][task] = _REFUSED
         return _answer(state, task)
-    _queue(state, task)
+    wait_for_worker(state, task)
     return NOTHING
 
 
@@ -298,17 +163,17 @@ def run_task(state: Any, task: int) -> int:
             if key_uniform(key) >= probability:
                 tasks["step"][task] = step + 1
                 continue
-        if kind == STEP_COMPUTE or kind == STEP_SLEEP:
-            if tasks["worker"][task] == WORKER_NONE and not _acquire_worker(state, task):
-                _queue(state, task)
+        if kind in (STEP_COMPUTE, STEP_SLEEP):
+            if tasks["worker"][task] == WORKER_NONE and not acquire_worker(state, task):
+                wait_for_worker(state, task)
                 return NOTHING
-            if _begin_service(state, task, step):
+            if begin_service(state, task, step):
                 return NOTHING
             tasks["step"][task] = step + 1
             continue
         tasks["state"][task] = TASK_WAITING
         if state.endpoints["hold_worker"][tasks["endpoint"][task]] == 0:
-            _release_worker(state, task)
+            release_worker(state, task)
         if kind == STEP_PARALLEL:
             return _branch(state, task, step)
         return pack(CALL, task, tasks["wake"][task])
@@ -345,25 +210,6 @@ def _branch(state: Any, task: int, step: int) -> int:
     return NOTHING
 
 
-@kernel_jit_inline
-def finish_service(state: Any, task: int) -> None:
-    """End the running step of `task`; it stands at the next one."""
-    tasks = state.tasks
-    endpoint = tasks["endpoint"][task]
-    served_ns = state.counters["now_ns"][0] - tasks["entered_ns"][task]
-    tasks["service_ns"][task] += served_ns
-    if tasks["computing"][task] == 1:
-        # On shared cores a task is served for longer than it computes.
-        if state.endpoints["container"][endpoint] != NO_INDEX:
-            served_ns = int(tasks["work_ns"][task])
-        state.endpoints["cpu_ns"][endpoint] += served_ns
-    tasks["work_ns"][task] = 0.0
-    if state.endpoints["discipline"][endpoint] == PREEMPTIVE_PRIORITY:
-        unlink_running(state, endpoint, task)
-    tasks["state"][task] = TASK_WAITING
-    tasks["step"][task] += 1
-
-
 @kernel_jit
 def go_on_after_call(state: Any, task: int, status: int) -> None:
     """Take note of the answer to the call of `task`; a failed one ends the program."""
@@ -382,7 +228,7 @@ def end_task(state: Any, task: int) -> int:
     """End the program of `task`: answer its attempt, or join its parent."""
     if state.tasks["parent"][task] != NO_INDEX:
         return _join(state, task)
-    _release_worker(state, task)
+    release_worker(state, task)
     state.endpoints["completed"][state.tasks["endpoint"][task]] += 1
     return _answer(state, task)
 
@@ -392,7 +238,7 @@ def _join(state: Any, branch: int) -> int:
     """End `branch`; the last of its siblings lets the parent go on."""
     tasks = state.tasks
     parent = tasks["parent"][branch]
-    _release_worker(state, branch)
+    release_worker(state, branch)
     tasks["state"][branch] = TASK_ENDED
     tasks["branches"][parent] -= 1
     if tasks["branches"][parent] > 0:
@@ -541,7 +387,7 @@ def _stop_alone(state: Any, task: int) -> None:
         generation = tasks["exchange_generation"][task]
         what = pack(CANCEL_EXCHANGE, exchange, generation)
         schedule(state, now_ns, what)
-    _release_worker(state, task)
+    release_worker(state, task)
 
 
 @kernel_jit

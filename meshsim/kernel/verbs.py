@@ -12,7 +12,8 @@ from meshsim.jit import kernel_jit
 from meshsim.kernel.cores import reshare_node, settle_node
 from meshsim.kernel.events import ARRIVAL, GENERATION_MASK, NOTHING, pack, schedule
 from meshsim.kernel.pools import free_task
-from meshsim.kernel.servers import resume_service, send_back, stop_task
+from meshsim.kernel.servers import send_back, stop_task
+from meshsim.kernel.workers import resume_service
 from meshsim.state.codes import NEVER_NS, NO_INDEX, RESET_REMOTE
 from meshsim.state.server import TASK_FREE, TASK_PASSING, TASK_QUEUED, TASK_RUNNING
 from meshsim.workload.arrivals import set_multiplier

@@ -39,7 +39,7 @@ from meshsim.topology.model import Topology, TrafficClass, Workload
 from meshsim.topology.profile import MeshProfile
 from meshsim.units import NS_PER_S
 
-__all__ = ["Servers", "compile_servers"]
+__all__ = ["Servers", "compile_servers", "peak_rate"]
 
 _DISCIPLINES = {
     "FCFS": FCFS,
@@ -157,9 +157,7 @@ class _Cores:
         limit = workload.cpu or float(workload.concurrency)
         if workload.discipline == "PROCESSOR_SHARING" and workload.cpu is None:
             limit = 1.0
-        return self.add(
-            limit, workload.speed, workload.concurrency_penalty, self.node_of[endpoint]
-        )
+        return self.add(limit, workload.speed, workload.concurrency_penalty, self.node_of[endpoint])
 
     def add(self, limit: float, speed: float, penalty: float, node: int) -> int:
         """Add a container on topology node `node`; return its row."""

@@ -1,0 +1,302 @@
+"""Attempts: one try at one host, from the pick to the end of its connection's use.
+
+Rule: the host is picked by `meshsim.policy.load_balancing`, again while it was tried before
+and the route says to avoid that.  A try waits for a connection of its host, holds it until it
+is answered, and passes it on; a try that is given up closes its connection, as HTTP/1.1 has no
+other way, and its server learns of it one wire latency later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.connections import (
+    announce_connection,
+    close_connection,
+    connect_for_pending,
+    is_used_up,
+    leave_pending,
+    release_connection,
+)
+from meshsim.kernel.events import (
+    ARRIVE,
+    CANCEL_TASK,
+    DONE,
+    NOTHING,
+    TRY_TIMER,
+    pack,
+    schedule,
+)
+from meshsim.kernel.passes import wire_ns
+from meshsim.kernel.timers import start_timer, stop_timer
+from meshsim.policy.circuit_breakers import (
+    can_send_request,
+    on_request_ended,
+    on_request_started,
+)
+from meshsim.policy.hashing import NO_HASH_KEY
+from meshsim.policy.load_balancing import (
+    on_abandoned,
+    on_error,
+    on_request_sent,
+    on_response,
+    pick_host,
+)
+from meshsim.rng import key_uniform, mix, mix_in
+from meshsim.state.codes import (
+    NO_HOST,
+    NO_INDEX,
+    RESET_CONNECT_FAILURE,
+    RESET_NONE,
+    RESET_OVERFLOW,
+)
+from meshsim.state.exchange import (
+    ATTEMPT_ABANDONED,
+    ATTEMPT_ENDED,
+    ATTEMPT_PENDING,
+    ATTEMPT_SENT,
+)
+from meshsim.state.server import (
+    ON_TIMEOUT_CONTINUE,
+)
+
+__all__ = [
+    "NOT_SENT",
+    "abandon",
+    "abandon_attempts",
+    "choose_host",
+    "connected",
+    "handshake_ns",
+    "serve_pending",
+    "settle",
+    "transmit",
+]
+
+
+#: `sent_ns` of an attempt that has not got a connection.
+NOT_SENT = -1
+
+
+@kernel_jit_inline
+def _hash_key(state: Any, exchange: int, chosen: int) -> np.uint64:
+    """Return the hash key of the request for `chosen`."""
+    count = state.routes["hash_count"][chosen]
+    if count == 0:
+        return NO_HASH_KEY
+    start = state.routes["hash_start"][chosen]
+    user = 0
+    if count > 1:
+        number = state.exchanges["number"][exchange]
+        class_key = state.traffic["key"][state.exchanges["traffic"][exchange]]
+        user = int(key_uniform(mix_in(mix(class_key), number)) * count)
+    return state.hash_keys[start + user]
+
+
+@kernel_jit
+def _was_tried(state: Any, exchange: int, host: int) -> bool:
+    """Return whether an earlier try of `exchange` went to `host`."""
+    attempt = state.exchanges["attempt"][exchange]
+    while attempt != NO_INDEX:
+        if state.attempts["host"][attempt] == host:
+            return True
+        attempt = state.attempts["previous"][attempt]
+    return False
+
+
+@kernel_jit
+def choose_host(state: Any, exchange: int, cluster: int) -> int:
+    """Return the HOST for the next try, avoiding previous hosts as the route says."""
+    chosen = state.exchanges["route"][exchange]
+    rng = state.pick_streams[state.exchanges["proxy"][exchange]]
+    key = _hash_key(state, exchange, chosen)
+    tries = 1
+    retry_count = state.exchanges["retry_count"][exchange]
+    if retry_count > 0 and state.routes["previous_hosts"][chosen] == 1:
+        tries = 1 + state.routes["host_selection_attempts"][chosen]
+    host = NO_HOST
+    for pick_number in range(tries):
+        position = pick_host(
+            state.hosts,
+            state.members,
+            state.clusters,
+            cluster,
+            state.configs,
+            state.table,
+            key,
+            pick_number,
+            state.counters["now_ns"][0],
+            rng,
+        )
+        if position == NO_HOST:
+            return NO_HOST
+        host = state.members[state.clusters["member_start"][cluster] + position]
+        if pick_number + 1 < tries and not _was_tried(state, exchange, host):
+            break
+    return host
+
+
+@kernel_jit
+def handshake_ns(state: Any, attempt: int) -> int:
+    """Return the time to establish a connection for `attempt`: one round trip of TCP [ns]."""
+    exchange = state.attempts["exchange"][attempt]
+    endpoint = state.attempts["endpoint"][attempt]
+    leg = 4 * state.attempts["try_number"][attempt] + 2
+    key = state.exchanges["key"][exchange]
+    return 2 * wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
+
+
+@kernel_jit
+def transmit(state: Any, attempt: int, connection: int) -> int:
+    """Put `attempt` on the wire over `connection`; return the follow-up."""
+    attempts = state.attempts
+    exchange = attempts["exchange"][attempt]
+    host = attempts["host"][attempt]
+    now_ns = state.counters["now_ns"][0]
+    attempts["state"][attempt] = ATTEMPT_SENT
+    attempts["connection"][attempt] = connection
+    attempts["sent_ns"][attempt] = now_ns
+    on_request_started(state.clusters, state.exchanges["cluster"][exchange])
+    on_request_sent(state.hosts, host, now_ns)
+    timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
+    if timer != NO_INDEX:
+        start_timer(state, timer, attempts, attempt, TRY_TIMER)
+    key = state.exchanges["key"][exchange]
+    leg = 4 * attempts["try_number"][attempt]
+    endpoint = attempts["endpoint"][attempt]
+    latency_ns = wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
+    attempts["wire_ns"][attempt] = latency_ns
+    what = pack(ARRIVE, attempt, attempts["generation"][attempt])
+    if latency_ns == 0:
+        return what
+    schedule(state, now_ns + latency_ns, what)
+    return NOTHING
+
+
+@kernel_jit
+def serve_pending(state: Any, host: int, connection: int) -> None:
+    """Give the ready `connection` to the request waiting longest, or make it idle."""
+    attempt = state.hosts["pending_head"][host]
+    if attempt == NO_INDEX:
+        release_connection(state, host, connection)
+        return
+    leave_pending(state, host, attempt)
+    if not can_send_request(state.clusters, state.hosts["cluster"][host], state.configs):
+        _fail_pending(state, attempt, RESET_OVERFLOW)
+        announce_connection(state, connection, 0)  # for the next in line
+        return
+    follow_up = transmit(state, attempt, connection)
+    if follow_up != NOTHING:
+        schedule(state, state.counters["now_ns"][0], follow_up)
+
+
+@kernel_jit
+def _fail_pending(state: Any, attempt: int, reset: int) -> None:
+    """Let `attempt`, which has left the pending list, end by `reset` at this instant."""
+    state.attempts["reset"][attempt] = reset
+    state.attempts["state"][attempt] = ATTEMPT_SENT
+    what = pack(DONE, attempt, state.attempts["generation"][attempt])
+    schedule(state, state.counters["now_ns"][0], what)
+
+
+@kernel_jit
+def connected(state: Any, connection: int) -> None:
+    """`connection` is established: serve a pending request.
+
+    If its endpoint refuses, everything pending for the host fails with it, one an event.
+    """
+    host = state.connections["host"][connection]
+    state.connections["connecting"][connection] = 0
+    state.hosts["connections_connecting"][host] -= 1
+    if state.endpoints["alive"][state.hosts["endpoint"][host]] == 1:
+        serve_pending(state, host, connection)
+        return
+    attempt = state.hosts["pending_head"][host]
+    if attempt == NO_INDEX:
+        close_connection(state, host, connection)
+    else:
+        leave_pending(state, host, attempt)
+        _fail_pending(state, attempt, RESET_CONNECT_FAILURE)
+        announce_connection(state, connection, 0)
+
+
+@kernel_jit_inline
+def settle(state: Any, attempt: int, failed: bool) -> None:
+    """Discount an ended `attempt` everywhere and pass its connection on."""
+    attempts = state.attempts
+    hosts = state.hosts
+    host = attempts["host"][attempt]
+    connection = attempts["connection"][attempt]
+    if attempts["timer"][attempt] != NO_INDEX:
+        stop_timer(state.timers, attempts, attempt)
+    if connection == NO_INDEX:
+        return
+    cluster = hosts["cluster"][host]
+    now_ns = state.counters["now_ns"][0]
+    rtt_ns = now_ns - attempts["sent_ns"][attempt]
+    on_request_ended(state.clusters, cluster)
+    config = state.clusters["config"][cluster]
+    answered = (
+        attempts["reset"][attempt] == RESET_NONE and attempts["state"][attempt] == ATTEMPT_ENDED
+    )
+    if answered:
+        on_response(hosts, host, state.configs, config, rtt_ns, now_ns)
+    else:
+        on_abandoned(hosts, host, state.configs, config, rtt_ns, now_ns)
+    if failed:
+        on_error(hosts, host)
+    attempts["connection"][attempt] = NO_INDEX
+    if not answered or is_used_up(state, host, connection):
+        close_connection(state, host, connection)
+        _reconnect(state, host)
+    elif hosts["pending_head"][host] == NO_INDEX:
+        release_connection(state, host, connection)
+    else:
+        serve_pending(state, host, connection)
+
+
+@kernel_jit
+def _reconnect(state: Any, host: int) -> None:
+    """A connection was closed: open another if requests wait for one."""
+    attempt = state.hosts["pending_head"][host]
+    if attempt == NO_INDEX:
+        return
+    connection = connect_for_pending(state, host, handshake_ns(state, attempt))
+    if connection != NO_INDEX and state.connections["connecting"][connection] == 0:
+        serve_pending(state, host, connection)
+
+
+@kernel_jit
+def abandon(state: Any, attempt: int) -> None:
+    """The exchange no longer waits for `attempt`: close its connection, tell its server."""
+    attempts = state.attempts
+    exchange = attempts["exchange"][attempt]
+    host = attempts["host"][attempt]
+    state.exchanges["attempts_active"][exchange] -= 1
+    if attempts["state"][attempt] == ATTEMPT_PENDING:
+        leave_pending(state, host, attempt)
+        attempts["state"][attempt] = ATTEMPT_ENDED
+        return
+    attempts["state"][attempt] = ATTEMPT_ABANDONED
+    settle(state, attempt, True)
+    task = attempts["task"][attempt]
+    endpoint = attempts["endpoint"][attempt]
+    if task != NO_INDEX and state.endpoints["on_timeout"][endpoint] != ON_TIMEOUT_CONTINUE:
+        key = state.exchanges["key"][exchange]
+        leg = 4 * attempts["try_number"][attempt] + 3
+        proxy = state.exchanges["proxy"][exchange]
+        time_ns = state.counters["now_ns"][0] + wire_ns(state, proxy, endpoint, key, leg)
+        what = pack(CANCEL_TASK, task, state.tasks["generation"][task])
+        schedule(state, time_ns, what)
+
+
+@kernel_jit
+def abandon_attempts(state: Any, exchange: int) -> None:
+    """Abandon every live attempt of `exchange`."""
+    attempt = state.exchanges["attempt"][exchange]
+    while attempt != NO_INDEX:
+        if state.attempts["state"][attempt] in (ATTEMPT_PENDING, ATTEMPT_SENT):
+            abandon(state, attempt)
+        attempt = state.attempts["previous"][attempt]
