@@ -25,7 +25,6 @@ LAYERS = {
     "stats": 1,
     "theory": 1,
     "policy": 2,
-    "cost": 2,
     "workload": 2,
     "topology": 3,
     "results": 3,

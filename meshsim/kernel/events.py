@@ -125,35 +125,61 @@ def push_event(events: Any, counters: Any, time_ns: int, what: int) -> None:
 
 
 @kernel_jit_inline
+def _precedes(events: Any, one: int, other: int) -> int:
+    """Return 1 if event `one` comes before event `other`, else 0, without a branch."""
+    one_ns = events["time_ns"][one]
+    other_ns = events["time_ns"][other]
+    tied = (one_ns == other_ns) & (events["order"][one] < events["order"][other])
+    return int((one_ns < other_ns) | tied)
+
+
+@kernel_jit_inline
+def _first_child(events: Any, child: int, count: int) -> int:
+    """Return the first in order of the up to four children from `child` on."""
+    if child + 3 < count:
+        low = child + _precedes(events, child + 1, child)
+        high = child + 2 + _precedes(events, child + 3, child + 2)
+        return low + (high - low) * _precedes(events, high, low)
+    best = child
+    for other in range(child + 1, count):
+        best += (other - best) * _precedes(events, other, best)
+    return best
+
+
+@kernel_jit_inline
+def _move(events: Any, source: int, target: int) -> None:
+    events["time_ns"][target] = events["time_ns"][source]
+    events["order"][target] = events["order"][source]
+    events["what"][target] = events["what"][source]
+
+
+@kernel_jit_inline
 def pop_event(events: Any, counters: Any) -> None:
-    """Remove the first event, which the caller has read.  Modified in place."""
+    """Remove the first event, which the caller has read.  Modified in place.
+
+    Notes
+    -----
+    The hole sinks to the bottom, always filled by the first child; then the last event takes
+    it and rises as far as it must, which is seldom far (Wegener's bottom-up heapsort, 1993).
+    Which child is first is a coin toss to the processor, so it is computed without branches.
+    """
     count = counters["event_count"][0] - 1
     counters["event_count"][0] = count
-    time_ns = events["time_ns"][count]
-    order = events["order"][count]
     hole = 0
     while True:
         child = (hole << 2) + 1
         if child >= count:
             break
-        best = child
-        best_ns = events["time_ns"][child]
-        for other in range(child + 1, min(child + 4, count)):
-            other_ns = events["time_ns"][other]
-            if other_ns < best_ns or (
-                other_ns == best_ns and events["order"][other] < events["order"][best]
-            ):
-                best = other
-                best_ns = other_ns
-        if best_ns > time_ns or (best_ns == time_ns and events["order"][best] > order):
-            break
-        events["time_ns"][hole] = best_ns
-        events["order"][hole] = events["order"][best]
-        events["what"][hole] = events["what"][best]
+        best = _first_child(events, child, count)
+        _move(events, best, hole)
         hole = best
-    events["time_ns"][hole] = time_ns
-    events["order"][hole] = order
-    events["what"][hole] = events["what"][count]
+    while hole > 0:
+        parent = (hole - 1) >> 2
+        if _precedes(events, parent, count) == 1:
+            break
+        _move(events, parent, hole)
+        hole = parent
+    _move(events, count, hole)
 
 
 @kernel_jit

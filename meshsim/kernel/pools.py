@@ -49,10 +49,7 @@ def take_exchange(state: Any) -> int:
     exchanges["response_flag"][exchange] = 0
     exchanges["timer"][exchange] = NO_INDEX
     exchanges["cluster"][exchange] = NO_INDEX
-    exchanges["queue_ns"][exchange] = 0
-    exchanges["service_ns"][exchange] = 0
     exchanges["proxy_ns"][exchange] = 0
-    exchanges["wire_ns"][exchange] = 0
     return exchange
 
 

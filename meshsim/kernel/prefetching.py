@@ -49,7 +49,10 @@ def _warm_neighbours(state: Any, what: int) -> None:
     kind = what_kind(what)
     index = what_index(what)
     if kind == RUN:
-        prefetch(state.endpoints, state.tasks["endpoint"][index])
+        endpoint = state.tasks["endpoint"][index]
+        prefetch(state.endpoints, endpoint)
+        prefetch(state.proxies, endpoint)
+        prefetch(state.attempts, max(state.tasks["attempt"][index], 0))
     elif kind == ROUTE:
         proxy = state.exchanges["proxy"][index]
         prefetch(state.proxies, proxy)
@@ -60,7 +63,10 @@ def _warm_neighbours(state: Any, what: int) -> None:
         prefetch(state.proxies, state.attempts["endpoint"][index])
     elif kind in (RETURN, DONE):
         prefetch(state.exchanges, state.attempts["exchange"][index])
-        prefetch(state.hosts, state.attempts["host"][index])
+        host = state.attempts["host"][index]
+        prefetch(state.hosts, host)
+        prefetch(state.clusters, state.hosts["cluster"][host])
+        prefetch(state.connections, max(state.attempts["connection"][index], 0))
 
 
 @kernel_jit_inline

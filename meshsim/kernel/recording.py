@@ -16,11 +16,17 @@ from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import ARRIVAL, pack, schedule
 from meshsim.rng import PURPOSE_THINK, mix_in
 from meshsim.state.codes import FLAG_NONE, NO_INDEX
-from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
+from meshsim.state.exchange import (
+    FLAGS_SEGMENT_MASK,
+    FLAGS_SEGMENT_SHIFT,
+    FLAGS_WINDOW_SHIFT,
+    MEASURED,
+    SAMPLED,
+)
 from meshsim.state.record import SEGMENT_STARTS, WINDOW_COUNT
 from meshsim.stats.histogram import bin_index, series_bin_index
 
-__all__ = ["account_in_flight", "record_exchange", "record_root", "segment_of"]
+__all__ = ["account_in_flight", "begin_span", "record_exchange", "record_root", "segment_of"]
 
 _SUCCESS_BELOW = 500
 
@@ -51,6 +57,35 @@ def account_in_flight(state: Any, traffic: int, change: int) -> None:
 
 
 @kernel_jit
+def begin_span(state: Any, exchange: int, parent_span: int) -> None:
+    """Give the exchange of a sampled request its span."""
+    span = state.counters["next_span"][0]
+    state.counters["next_span"][0] = span + 1
+    state.exchanges["span"][exchange] = span
+    state.exchanges["parent_span"][exchange] = parent_span
+
+
+@kernel_jit_inline
+def _parts(state: Any, exchange: int) -> tuple[int, int, int, int]:
+    """Return queueing, service, proxy and wire time of the exchange's answered attempts [ns]."""
+    attempts = state.attempts
+    queue_ns = 0
+    service_ns = 0
+    proxy_ns = state.exchanges["proxy_ns"][exchange]
+    wire_ns = 0
+    attempt = state.exchanges["attempt"][exchange]
+    while attempt != NO_INDEX:
+        # One that was given up, or never sent, has neither status nor reset.
+        if attempts["status"][attempt] != 0 or attempts["reset"][attempt] != 0:
+            queue_ns += attempts["queue_ns"][attempt]
+            service_ns += attempts["service_ns"][attempt]
+            proxy_ns += attempts["proxy_ns"][attempt]
+            wire_ns += attempts["wire_ns"][attempt]
+        attempt = attempts["previous"][attempt]
+    return queue_ns, service_ns, proxy_ns, wire_ns
+
+
+@kernel_jit
 def record_exchange(state: Any, exchange: int) -> None:
     """Record the ended `exchange` in its edge, its class and, if sampled, as a span."""
     exchanges = state.exchanges
@@ -58,15 +93,12 @@ def record_exchange(state: Any, exchange: int) -> None:
     if flags & MEASURED == 0:
         return
     window = flags >> FLAGS_WINDOW_SHIFT
-    segment = segment_of(window)
+    segment = (flags >> FLAGS_SEGMENT_SHIFT) & FLAGS_SEGMENT_MASK
     edge = exchanges["edge"][exchange]
     traffic = exchanges["traffic"][exchange]
     series = state.series
     windows = state.windows
-    queue_ns = exchanges["queue_ns"][exchange]
-    service_ns = exchanges["service_ns"][exchange]
-    proxy_ns = exchanges["proxy_ns"][exchange]
-    wire_ns = exchanges["wire_ns"][exchange]
+    queue_ns, service_ns, proxy_ns, wire_ns = _parts(state, exchange)
     series["requests"][segment, edge] += 1
     if exchanges["status"][exchange] < _SUCCESS_BELOW:
         latency_ns = state.counters["now_ns"][0] - exchanges["started_ns"][exchange]
@@ -115,10 +147,11 @@ def _record_span(state: Any, exchange: int) -> None:
     spans["tries"][number] = exchanges["retry_count"][exchange] + 1
     spans["start_ns"][number] = exchanges["started_ns"][exchange]
     spans["end_ns"][number] = state.counters["now_ns"][0]
-    spans["queue_ns"][number] = exchanges["queue_ns"][exchange]
-    spans["service_ns"][number] = exchanges["service_ns"][exchange]
-    spans["proxy_ns"][number] = exchanges["proxy_ns"][exchange]
-    spans["wire_ns"][number] = exchanges["wire_ns"][exchange]
+    queue_ns, service_ns, proxy_ns, wire_ns = _parts(state, exchange)
+    spans["queue_ns"][number] = queue_ns
+    spans["service_ns"][number] = service_ns
+    spans["proxy_ns"][number] = proxy_ns
+    spans["wire_ns"][number] = wire_ns
 
 
 @kernel_jit
@@ -141,7 +174,8 @@ def record_root(state: Any, exchange: int) -> None:
         counters["measured_in_flight"][0] -= 1
         window = flags >> FLAGS_WINDOW_SHIFT
         flag = exchanges["response_flag"][exchange]
-        state.traffic_flags[segment_of(window), traffic, flag] += 1
+        segment = (flags >> FLAGS_SEGMENT_SHIFT) & FLAGS_SEGMENT_MASK
+        state.traffic_flags[segment, traffic, flag] += 1
         if good:
             latency_ns = now_ns - exchanges["started_ns"][exchange]
             state.windows["successes"][window, traffic] += 1

@@ -45,7 +45,7 @@ from meshsim.kernel.events import (
 )
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
-from meshsim.kernel.recording import record_exchange, record_root
+from meshsim.kernel.recording import begin_span, record_exchange, record_root
 from meshsim.kernel.servers import go_on_after_call
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
@@ -79,6 +79,7 @@ from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
     EXCHANGE_ROUTING,
+    SAMPLED,
 )
 from meshsim.state.server import (
     ON_TIMEOUT_CANCEL_QUEUED,
@@ -114,9 +115,6 @@ def start_exchange(state: Any, proxy: int, call: int, traffic: int, parent: int)
     exchanges["traffic"][exchange] = traffic
     exchanges["parent"][exchange] = parent
     exchanges["started_ns"][exchange] = state.counters["now_ns"][0]
-    span = state.counters["next_span"][0]
-    state.counters["next_span"][0] = span + 1
-    exchanges["span"][exchange] = span
     state.proxies["requests"][proxy] += 1
     return exchange
 
@@ -144,7 +142,8 @@ def call(state: Any, task: int) -> int:
     exchanges["parent_generation"][exchange] = tasks["generation"][task]
     exchanges["flags"][exchange] = tasks["flags"][task]
     exchanges["number"][exchange] = tasks["number"][task]
-    exchanges["parent_span"][exchange] = tasks["span"][task]
+    if exchanges["flags"][exchange] & SAMPLED != 0:
+        begin_span(state, exchange, tasks["span"][task])
     exchanges["key"][exchange] = mix_in(tasks["key"][task], state.steps["ordinal"][at])
     tasks["exchange"][task] = exchange
     tasks["exchange_generation"][task] = exchanges["generation"][exchange]
@@ -294,10 +293,6 @@ def done(state: Any, attempt: int) -> int:
     now_ns = state.counters["now_ns"][0]
     if attempts["connection"][attempt] != NO_INDEX:
         attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
-        exchanges["proxy_ns"][exchange] += attempts["proxy_ns"][attempt]
-        exchanges["wire_ns"][exchange] += attempts["wire_ns"][attempt]
-        exchanges["queue_ns"][exchange] += attempts["queue_ns"][attempt]
-        exchanges["service_ns"][exchange] += attempts["service_ns"][attempt]
     exchanges["attempts_active"][exchange] -= 1
     attempts["state"][attempt] = ATTEMPT_ENDED
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.

@@ -50,7 +50,7 @@ from meshsim.rng import (
     mix_in,
 )
 from meshsim.state.codes import NO_INDEX, RESET_CONNECT_FAILURE, RESET_NONE
-from meshsim.state.exchange import ATTEMPT_ABANDONED
+from meshsim.state.exchange import ATTEMPT_ABANDONED, SAMPLED
 from meshsim.state.server import (
     FCFS,
     PREEMPTIVE_PRIORITY,
@@ -127,7 +127,8 @@ def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
     tasks["priority"][task] = priority
     tasks["flags"][task] = exchanges["flags"][exchange]
     tasks["number"][task] = exchanges["number"][exchange]
-    tasks["span"][task] = exchanges["span"][exchange]
+    if exchanges["flags"][exchange] & SAMPLED != 0:
+        tasks["span"][task] = exchanges["span"][exchange]
     tasks["key"][task] = key
     state.attempts["task"][attempt] = task
     operation = state.calls["operation"][exchanges["call"][exchange]]

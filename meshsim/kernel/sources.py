@@ -11,12 +11,13 @@ from typing import Any
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import ARRIVAL, pack, schedule
-from meshsim.kernel.recording import account_in_flight
+from meshsim.kernel.recording import account_in_flight, begin_span, segment_of
 from meshsim.kernel.requests import enter, start_exchange
 from meshsim.rng import PURPOSE_THINK, PURPOSE_TRACE, mix, mix_in
 from meshsim.state.codes import NEVER_NS, NO_INDEX
-from meshsim.state.exchange import FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
+from meshsim.state.exchange import FLAGS_SEGMENT_SHIFT, FLAGS_WINDOW_SHIFT, MEASURED, SAMPLED
 from meshsim.state.record import WINDOW_COUNT
+from meshsim.state.workload import BATCH
 from meshsim.workload.arrivals import batch_size, next_arrival_ns
 
 __all__ = ["arrive_root", "begin_traffic", "schedule_arrival"]
@@ -36,7 +37,7 @@ def arrive_root(state: Any, traffic: int) -> int:
     exchange = start_exchange(state, rows["proxy"][traffic], rows["call"][traffic], traffic, -1)
     key = mix_in(rows["key"][traffic], number)
     window = counters["window"][0]
-    flags = window << FLAGS_WINDOW_SHIFT
+    flags = (window << FLAGS_WINDOW_SHIFT) | (segment_of(window) << FLAGS_SEGMENT_SHIFT)
     if window < WINDOW_COUNT:
         flags |= MEASURED
         state.windows["arrivals"][window, traffic] += 1
@@ -46,7 +47,8 @@ def arrive_root(state: Any, traffic: int) -> int:
     exchanges["flags"][exchange] = flags
     # The trace of a request is told apart by its class and number.
     exchanges["number"][exchange] = number * rows.shape[0] + traffic
-    exchanges["parent_span"][exchange] = 0
+    if flags & SAMPLED != 0:
+        begin_span(state, exchange, 0)
     exchanges["key"][exchange] = key
     account_in_flight(state, traffic, 1)
     counters["in_flight"][0] += 1
@@ -67,7 +69,8 @@ def schedule_arrival(state: Any, traffic: int) -> None:
         time_ns = next_arrival_ns(
             state.arrivals, traffic, state.distributions, state.values, time_ns, rng
         )
-        rows["batch_left"][traffic] = batch_size(state.arrivals, traffic, rng) - 1
+        if state.arrivals["kind"][traffic] == BATCH:
+            rows["batch_left"][traffic] = batch_size(state.arrivals, traffic, rng) - 1
     if time_ns != NEVER_NS:
         what = pack(ARRIVAL, traffic, rows["wake"][traffic])
         schedule(state, time_ns, what)

@@ -34,32 +34,32 @@ EXCHANGE_DTYPE = row_dtype(
         ("edge", "i4"),  # result series of this (caller, service) pair
         ("attempt", "i4"),  # newest ATTEMPT, chained by `previous`
         ("attempts_active", "i4"),
-        ("flags", "i4"),  # MEASURED, SAMPLED bits; arrival window above FLAGS_WINDOW_SHIFT
+        ("flags", "i4"),  # MEASURED, SAMPLED; segment and window of the arrival
         ("started_ns", "i8"),
         # the second line
         ("key", "u8"),  # draw key of this exchange (seed, request, call path)
         ("number", "i8"),  # of the root request: trace identity
-        ("span", "i8"),
-        ("parent_span", "i8"),
-        ("queue_ns", "i8"),  # sums over its ended attempts
-        ("service_ns", "i8"),
-        ("proxy_ns", "i8"),
-        ("wire_ns", "i8"),
-        # the third line
+        ("proxy_ns", "i8"),  # of the first pass; its attempts have the rest
+        ("deadline_ns", "i8"),
         ("retries_remaining", "i4"),
         ("retry_count", "i4"),
         ("retry_held", "i4"),  # 1: counted in the cluster's retries_active
         ("status", "i4"),
         ("response_flag", "i4"),
+        ("timer", "i4"),  # TIMER list, or NO_INDEX
         ("timer_previous", "i4"),  # route-timeout list
         ("timer_next", "i4"),
-        ("timer", "i4"),  # TIMER list, or NO_INDEX
-        ("deadline_ns", "i8"),
+        # the third line: of sampled requests only
+        ("span", "i8"),
+        ("parent_span", "i8"),
     ]
 )
 
 MEASURED = 1
 SAMPLED = 2
+#: Segment of the arrival in bits 4 to 7, window above.
+FLAGS_SEGMENT_SHIFT = 4
+FLAGS_SEGMENT_MASK = 15
 FLAGS_WINDOW_SHIFT = 8
 
 # States of an attempt.

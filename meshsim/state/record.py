@@ -56,13 +56,14 @@ WINDOW_DTYPE = np.dtype(
     align=True,
 )
 
-#: One (segment, edge) cell.  An edge is (caller service or traffic class, called service).
+#: One (segment, edge) cell, a cache line long.  An edge is (caller service or traffic class,
+#: called service).
 SERIES_DTYPE = np.dtype(
     [
-        ("requests", "i8"),  # exchanges ended, by arrival of their root in the segment
-        ("successes", "i8"),
-        ("latency_sum_ns", "i8"),  # of successes, as the caller's proxy (or caller) sees them
+        ("requests", "i4"),  # exchanges ended, by arrival of their root in the segment
+        ("successes", "i4"),
         ("retries", "i8"),
+        ("latency_sum_ns", "i8"),  # of successes, as the caller's proxy (or caller) sees them
         ("queue_ns", "i8"),
         ("service_ns", "i8"),
         ("proxy_ns", "i8"),

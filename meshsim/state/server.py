@@ -74,7 +74,6 @@ TASK_DTYPE = row_dtype(
         ("wake", "i4"),  # of its one outstanding event
         ("state", "i4"),
         ("next", "i4"),  # free list, queue, or running list
-        ("previous", "i4"),
         ("endpoint", "i4"),
         ("attempt", "i4"),  # ATTEMPT it answers; NO_INDEX for a branch
         ("step", "i4"),  # program counter
@@ -83,28 +82,29 @@ TASK_DTYPE = row_dtype(
         ("computing", "i4"),  # 1: the running step is compute, 0: sleep
         ("status", "i4"),
         ("traffic", "i4"),
+        ("priority", "i4"),
         ("entered_ns", "i8"),  # since when it is in this state
         ("key", "u8"),
         # the second line
         ("generation", "i4"),  # of the row: handles, cancellations
         ("exchange", "i4"),  # call under way, or NO_INDEX
         ("exchange_generation", "i4"),
-        ("priority", "i4"),
         ("flags", "i4"),
-        ("branches", "i4"),  # branches not yet ended
         ("first_branch", "i4"),
-        ("sibling", "i4"),
+        ("branches", "i4"),  # branches not yet ended
         ("queue_ns", "i8"),
         ("service_ns", "i8"),
         ("number", "i8"),
-        ("span", "i8"),
-        # the third line
         ("finish_ns", "i8"),  # dedicated cores: end of the running step
         ("work_ns", "f8"),  # not yet done, while preempted or paused
-        ("tag", "f8"),  # shared cores: virtual time at which the step ends
-        ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
+        # the third line
+        ("previous", "i4"),
+        ("sibling", "i4"),
         ("left", "i4"),  # skew heap of its container
         ("right", "i4"),
+        ("span", "i8"),
+        ("tag", "f8"),  # shared cores: virtual time at which the step ends
+        ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
     ]
 )
 

@@ -13,6 +13,7 @@ G. Tene, HdrHistogram (the same bucket scheme).
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -51,14 +52,10 @@ def bin_index(value_ns: int) -> int:
     value = min(value_ns, _VALUE_MAX)
     if value < 1 << COARSE_BITS:
         return 0
-    # The exponent by a float's binary representation is exact below 2**53.
-    octave = 0
-    probe = value >> COARSE_BITS
-    for shift in (16, 8, 4, 2, 1):
-        if probe >> shift:
-            probe >>= shift
-            octave += shift
-    fine = (value >> (COARSE_BITS + octave - FINE_BITS)) - _FINE_COUNT
+    # value < 2**42 is exact as a float, and 2**(exponent - 1) <= value < 2**exponent.
+    _, exponent = math.frexp(float(value))
+    octave = exponent - 1 - COARSE_BITS
+    fine = (value >> (exponent - 1 - FINE_BITS)) - _FINE_COUNT
     return 1 + octave * _FINE_COUNT + fine
 
 
