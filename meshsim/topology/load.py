@@ -112,10 +112,11 @@ def loads_topology(text: str, file: str = "<string>") -> Topology:
     >>> str(topology.provenance["services.a.workloads.v1.replicas"])
     '<string>:2:43 services.a.workloads.v1.replicas'
     """
-    (document,) = parse_yaml(text, file)
+    misread: list[Problem] = []
+    (document,) = parse_yaml(text, file, collect=misread)
     if isinstance(document.value, dict) and "generate" in document.value:
         reading = read_model(document, GeneratedScenario)
-        refuse(reading.problems)
+        refuse(_together(misread, reading.problems))
         assert reading.element is not None
         generated = generate_scenario(reading.element)
         provenance = generated.provenance | _provenance(document)
@@ -124,10 +125,10 @@ def loads_topology(text: str, file: str = "<string>") -> Topology:
     topology = read_model(document, Topology)
     problems += topology.problems
     if topology.element is None:
-        refuse(problems)
+        refuse(_together(misread, problems))
         raise AssertionError("a document that cannot be read has problems")
     breaches, notices = _placed(find(topology.element), document, topology)
-    refuse(problems + breaches)
+    refuse(_together(misread, problems + breaches))
     provenance = _provenance(document) | recorded
     return topology.element.model_copy(update={"provenance": provenance, "notices": tuple(notices)})
 
@@ -141,12 +142,19 @@ def load_traffic(path: str | Path) -> TrafficFile:
         With every problem of the file; names of services are checked when the manifests are
         known.
     """
-    (document,) = parse_yaml(read_text(path), str(path))
+    misread: list[Problem] = []
+    (document,) = parse_yaml(read_text(path), str(path), collect=misread)
     problems, recorded = _read_recorded(document)
     reading = read_model(document, TrafficFile)
-    refuse(problems + reading.problems)
+    refuse(_together(misread, problems + reading.problems))
     assert reading.element is not None
     return reading.element.model_copy(update={"provenance": _provenance(document) | recorded})
+
+
+def _together(misread: list[Problem], problems: list[Problem]) -> list[Problem]:
+    """Return all problems; what is said of a value that YAML misread would be said twice."""
+    places = {(problem.line, problem.column) for problem in misread}
+    return misread + [item for item in problems if (item.line, item.column) not in places]
 
 
 def _placed(

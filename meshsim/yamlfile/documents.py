@@ -67,7 +67,13 @@ def read_yaml(path: str | Path, *, strict_scalars: bool = True) -> list[Document
     return parse_yaml(read_text(path), str(path), strict_scalars=strict_scalars)
 
 
-def parse_yaml(text: str, file: str = "<string>", *, strict_scalars: bool = True) -> list[Document]:
+def parse_yaml(
+    text: str,
+    file: str = "<string>",
+    *,
+    strict_scalars: bool = True,
+    collect: list[Problem] | None = None,
+) -> list[Document]:
     r"""Read YAML text as documents with positions.
 
     Parameters
@@ -80,6 +86,9 @@ def parse_yaml(text: str, file: str = "<string>", *, strict_scalars: bool = True
         True for our own files: the traps of YAML are errors and there is exactly one document.
         False for Kubernetes manifests: YAML 1.1 as kubectl reads it, any number of documents,
         empty ones dropped.
+    collect : list of Problem, optional
+        Takes the problems of single values instead of raising them, so that whoever reads on
+        can report them together with its own; such a value is returned as its text.
 
     Returns
     -------
@@ -111,9 +120,13 @@ def parse_yaml(text: str, file: str = "<string>", *, strict_scalars: bool = True
         problem = stop.problem if template is None else _template_problem(text, template, file)
         raise ConfigError([problem]) from None
     problems = builder.problems
-    if strict_scalars and not problems:
-        problems = _one_document(roots, documents, file)
-    if problems:
+    if strict_scalars and (collect is not None or not problems):
+        wrong_count = _one_document(roots, documents, file)
+        if wrong_count:
+            raise ConfigError(capped(problems + wrong_count))
+    if collect is not None:
+        collect += problems
+    elif problems:
         raise ConfigError(capped(problems))
     return [document for document in documents if strict_scalars or document.value is not None]
 

@@ -259,3 +259,24 @@ def test_a_generated_scenario_is_expanded():
     assert topology.provenance["generate.rate"].line == 3
     with pytest.raises(ConfigError, match=r"x:3:11.*need at least 5 services"):
         loads_topology("name: a\nmesh: none\ngenerate: {services: 3}\n", "x")
+
+
+def test_traps_of_yaml_and_mistakes_of_the_model_are_reported_together():
+    text = (
+        "name: x\n"
+        "services:\n"
+        "  a: {workloads: {v1: {steps: [{call: bb}], replicas: no}}}\n"
+        "  b: {workloads: {v1: {replicas: 010}}}\n"
+        "traffic:\n"
+        "  t: {to: aa, arrivals: {poisson: -5}}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        loads_topology(text, "bad.yaml")
+    places = [(problem.line, problem.path) for problem in error.value.problems]
+    assert places == [
+        (3, "services.a.workloads.v1.steps[0].call.service"),
+        (3, "services.a.workloads.v1.replicas"),
+        (4, "services.b.workloads.v1.replicas"),
+        (6, "traffic.t.to"),
+        (6, "traffic.t.arrivals.poisson"),
+    ]
