@@ -28,7 +28,7 @@ from meshsim.topology.problems import refuse
 from meshsim.units import format_duration
 from meshsim.yamlfile import FieldPath, did_you_mean, field_path
 
-__all__ = ["Finding", "find", "provenance_at", "validated"]
+__all__ = ["Finding", "find", "find_below", "provenance_at", "validated"]
 
 _Z99 = NormalDist().inv_cdf(0.99)
 #: No lognormal has a larger ratio of 99th percentile to mean: exp(z99**2 / 2) = 14.97.
@@ -60,11 +60,13 @@ class Finding:
 def find(topology: Topology) -> list[Finding]:
     """Return every breach and notice of a topology; O(size of the topology)."""
     findings = [finding for look_up in _LOOKUPS for finding in look_up(topology)]
-    for path, element in _walk(topology, ()):
-        check = _CHECKS.get(type(element))
-        if check is not None:
-            findings.extend(check(path, element))
-    return findings
+    return findings + find_below(topology, ())
+
+
+def find_below(part: Any, path: FieldPath) -> list[Finding]:
+    """Return what is wrong with each element of `part` (an element, dict or tuple) by itself."""
+    walk = ((_CHECKS.get(type(element)), at, element) for at, element in _walk(part, path))
+    return [finding for check, at, element in walk if check for finding in check(at, element)]
 
 
 def validated(topology: Topology) -> Topology:

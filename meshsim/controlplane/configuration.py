@@ -1,0 +1,526 @@
+"""The configuration of one proxy, and the four resources it travels in.
+
+Rule: a proxy receives what its workload calls, and no more: the route tables of the called
+services, and the clusters these tables can reach with their endpoints (Istio's ``Sidecar``
+scope drawn from the call graph).  A workload outside the mesh has no policies; its client picks
+any endpoint of the service at random, as kube-proxy does.
+
+A resource is one type of one proxy's configuration, as xDS types are:
+
+=========== ============================================ ==========================
+type        body                                         Envoy's
+=========== ============================================ ==========================
+clusters    cluster name -> policies                     CDS
+endpoints   cluster name -> addresses                    EDS
+routes      labels of the caller, service -> route table RDS
+listener    mTLS mode and who may connect                LDS, PeerAuthentication
+=========== ============================================ ==========================
+
+A body that a proxy could not carry out is refused as a whole, with every problem named: unknown
+fields, policies left open, a split without weight.  That is what a NACK says.
+
+References
+----------
+Envoy, api/envoy/service/discovery/v3 (resource types, versions);
+istio/api networking/v1alpha3/sidecar.proto (scope), security/v1beta1/peer_authentication.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from meshsim.errors import ConfigError, Problem
+from meshsim.topology.base import Integer, Model
+from meshsim.topology.calls import call_steps
+from meshsim.topology.compiled.layout import Layout, Place
+from meshsim.topology.compiled.upstreams import ClusterName, cluster_endpoints
+from meshsim.topology.model import (
+    CircuitBreakers,
+    ClusterPolicy,
+    ConnectionPool,
+    LoadBalancing,
+    Route,
+    Topology,
+    WeightedCluster,
+)
+from meshsim.topology.validate import find_below
+from meshsim.yamlfile import field_path
+
+__all__ = [
+    "TYPES",
+    "EndpointAddress",
+    "ListenerPolicy",
+    "Mode",
+    "ProxyConfiguration",
+    "Resource",
+    "cluster_name",
+    "configurations_of",
+    "destinations",
+    "gateway_name",
+    "missing_clusters",
+    "principal_of",
+    "with_resource",
+]
+
+Mode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
+
+#: Types of resources in the order Istio pushes them: a route must not name a cluster that is
+#: not there yet (istio/istio pilot/pkg/xds/delta.go, PushOrder: CDS, EDS, LDS, RDS).
+TYPES = ("clusters", "endpoints", "listener", "routes")
+
+#: A resource as JSON: {"proxy": ..., "type": ..., "version": ..., "body": ...}.
+Resource = dict[str, Any]
+
+
+def _read_text(value: Any) -> Any:
+    if isinstance(value, str) and (not value or len(value) > 253):
+        raise ValueError("a name has 1 to 253 characters")
+    return value
+
+
+_Name = Annotated[str, BeforeValidator(_read_text)]
+
+
+@dataclass(frozen=True)
+class EndpointAddress:
+    """Where one endpoint of a cluster listens, and who it must prove to be.
+
+    Parameters
+    ----------
+    name, workload : str
+        The endpoint ("reviews-v1-0") and its workload ("v1").
+    host : str
+    port : int
+        Of the endpoint's inbound proxy, or of the workload where it has none; 1 to 65535.
+    weight : int
+        Load-balancing weight, 1 to 128.
+    principal : str
+        SPIFFE id its certificate must carry; empty if it has no proxy.
+    zone : str
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: _Name
+    workload: _Name
+    host: _Name
+    port: Annotated[Integer, Field(ge=1, le=65535)]
+    weight: Annotated[Integer, Field(ge=1, le=128)] = 1
+    principal: str = ""
+    zone: str = "default"
+
+
+@dataclass(frozen=True)
+class ListenerPolicy:
+    """Who may connect to a proxy's inbound side.
+
+    Parameters
+    ----------
+    mode : "STRICT", "PERMISSIVE" or "DISABLE"
+        Mutual TLS required, accepted beside plaintext, or refused.
+    trust_domains : tuple of str
+        Of accepted client identities.
+    principals : tuple of str
+        Accepted clients; empty accepts every identity of the trust domains.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    mode: Mode = "STRICT"
+    trust_domains: tuple[str, ...] = ("cluster.local",)
+    principals: tuple[str, ...] = ()
+
+
+class _Routes(Model):
+    """Body of the type "routes"."""
+
+    labels: dict[str, str]
+    tables: dict[_Name, tuple[Route, ...]]
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    "clusters": TypeAdapter(dict[_Name, ClusterPolicy]),
+    "endpoints": TypeAdapter(dict[_Name, tuple[EndpointAddress, ...]]),
+    "routes": TypeAdapter(_Routes),
+    "listener": TypeAdapter(ListenerPolicy),
+}
+
+
+@dataclass(frozen=True)
+class ProxyConfiguration:
+    """Everything one proxy is told.
+
+    Parameters
+    ----------
+    proxy : str
+        Name of the endpoint it serves, or ``gateway-<traffic class>``.
+    labels : mapping of str to str
+        Of the proxy's own workload, which routes may ask for (`RouteMatch.source_labels`).
+    clusters : mapping of str to ClusterPolicy
+        By cluster name ("reviews", "reviews|v2"), every field filled.
+    endpoints : mapping of str to tuple of EndpointAddress
+        By cluster name.
+    routes : mapping of str to tuple of Route
+        By called service, in the order they are tried.
+    listener : ListenerPolicy
+    versions : mapping of str to int
+        Of each type, from 1; a type that is absent was never received.
+    """
+
+    proxy: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    clusters: Mapping[str, ClusterPolicy] = field(default_factory=dict)
+    endpoints: Mapping[str, tuple[EndpointAddress, ...]] = field(default_factory=dict)
+    routes: Mapping[str, tuple[Route, ...]] = field(default_factory=dict)
+    listener: ListenerPolicy = field(default_factory=ListenerPolicy)
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+    def body(self, kind: str) -> Any:
+        """Return the body of type `kind` as JSON-able data."""
+        value = _Routes(labels=dict(self.labels), tables=dict(self.routes))
+        content = value if kind == "routes" else getattr(self, kind)
+        return _ADAPTERS[kind].dump_python(content, mode="json", exclude_none=True)
+
+    def to_json(self, kind: str) -> Resource:
+        """Return the resource of type `kind`."""
+        version = self.versions.get(kind, 0)
+        return {"proxy": self.proxy, "type": kind, "version": version, "body": self.body(kind)}
+
+    @staticmethod
+    def from_json(resources: Iterable[Resource]) -> ProxyConfiguration:
+        """Return the configuration that `resources` of one proxy make up.
+
+        Raises
+        ------
+        ConfigError
+            If there is none, they name different proxies, or one is malformed.
+        """
+        resources = list(resources)
+        names = sorted({str(resource.get("proxy")) for resource in resources})
+        if len(names) != 1:
+            raise ConfigError(f"resources of one proxy are wanted, found those of {names}")
+        configuration = ProxyConfiguration(names[0])
+        for resource in resources:
+            configuration = with_resource(configuration, resource)
+        return configuration
+
+
+def with_resource(configuration: ProxyConfiguration, resource: Resource) -> ProxyConfiguration:
+    """Return `configuration` with one resource replaced by a new version.
+
+    Raises
+    ------
+    ConfigError
+        With every problem, if the resource is not a mapping of proxy, type, version and body,
+        is another proxy's, or its body cannot be carried out.
+    """
+    kind, version, body = _opened(configuration.proxy, resource)
+    try:
+        content = _ADAPTERS[kind].validate_python(body)
+    except ValidationError as error:
+        raise ConfigError(
+            Problem(detail["msg"], path=field_path((kind, *detail["loc"])), found=_found(detail))
+            for detail in error.errors(include_url=False)
+        ) from None
+    _refuse_open(kind, content)
+    versions = {**configuration.versions, kind: version}
+    if kind == "routes":
+        return replace(
+            configuration, labels=content.labels, routes=content.tables, versions=versions
+        )
+    return replace(configuration, **{kind: content}, versions=versions)
+
+
+def _found(detail: Any) -> str:
+    return repr(detail["input"])[:60]
+
+
+def _opened(proxy: str, resource: Any) -> tuple[str, int, Any]:
+    """Return type, version and body of a resource of `proxy`."""
+    if not isinstance(resource, dict) or resource.keys() != {"proxy", "type", "version", "body"}:
+        raise ConfigError("a resource is a mapping of proxy, type, version and body")
+    kind, version = resource["type"], resource["version"]
+    problems = []
+    if resource["proxy"] != proxy:
+        problems.append(
+            Problem("another proxy's", path="proxy", found=repr(resource["proxy"])[:60])
+        )
+    if not isinstance(kind, str) or kind not in TYPES:
+        problems.append(
+            Problem("unknown type", path="type", found=repr(kind)[:60], allowed=", ".join(TYPES))
+        )
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version < 2**53:
+        problems.append(
+            Problem("not a version", path="version", found=repr(version)[:60], allowed="1, 2, ...")
+        )
+    if problems:
+        raise ConfigError(problems)
+    return kind, version, resource["body"]
+
+
+def _refuse_open(kind: str, content: Any) -> None:
+    """Raise ConfigError if a policy engine could not carry `content` out."""
+    part = content.tables if kind == "routes" else content
+    findings = [] if kind == "listener" else find_below(part, (kind,))
+    problems = [
+        Problem(
+            found.message, path=field_path(found.path), found=found.found, allowed=found.allowed
+        )
+        for found in findings
+        if not found.notice
+    ]
+    if kind == "clusters":
+        problems += [gap for name, policy in content.items() for gap in _open_fields(name, policy)]
+    if kind == "routes":
+        problems += [gap for name, table in part.items() for gap in _open_routes(name, table)]
+    if problems:
+        raise ConfigError(problems)
+
+
+#: What an engine reads of a cluster: (block, fields that must be filled).
+_WANTED = (
+    ("load_balancing", ("policy",)),
+    ("circuit_breakers", ()),
+    ("connection_pool", ()),
+)
+#: What a hashing policy needs beside.
+_TABLE_FIELDS: dict[str, tuple[str, ...]] = {
+    "RING_HASH": ("minimum_ring_size", "maximum_ring_size"),
+    "MAGLEV": ("table_size",),
+}
+
+
+def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
+    """Yield what cluster `name` leaves open."""
+    for block, fields in _WANTED:
+        stated = getattr(policy, block)
+        if stated is None:
+            yield Problem("is missing", path=f"clusters.{name}.{block}")
+            continue
+        needed = (*fields, *_TABLE_FIELDS.get(getattr(stated, "policy", None) or "", ()))
+        for item in needed:
+            if getattr(stated, item) is None:
+                yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
+    if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
+        yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")
+
+
+def _open_routes(service: str, table: tuple[Route, ...]) -> Iterable[Problem]:
+    """Yield what the route table of `service` leaves open."""
+    for index, route in enumerate(table):
+        if route.direct_response is None and not route.split:
+            yield Problem("goes nowhere", path=f"routes.{service}[{index}].split")
+
+
+def cluster_name(service: str, subset: str | None) -> str:
+    """Return a cluster's name on the wire.
+
+    Examples
+    --------
+    >>> cluster_name("reviews", None), cluster_name("reviews", "v2")
+    ('reviews', 'reviews|v2')
+    """
+    return f"{service}|{subset}" if subset else service
+
+
+def destinations(service: str, route: Route) -> Iterable[str]:
+    """Yield the clusters that `route` of `service` can send to, those of weight 0 too."""
+    if route.direct_response is None:
+        for item in route.split:
+            yield cluster_name(item.service or service, item.subset)
+
+
+def missing_clusters(configuration: ProxyConfiguration) -> set[str]:
+    """Return clusters that routes name and that have no policy or no endpoint list.
+
+    While there are any, the parts do not fit together: some are older than others.
+    """
+    wanted = {
+        name
+        for service, table in configuration.routes.items()
+        for route in table
+        for name in destinations(service, route)
+    }
+    return wanted - (configuration.clusters.keys() & configuration.endpoints.keys())
+
+
+def gateway_name(traffic: str) -> str:
+    """Return the name of the gateway proxy of a traffic class."""
+    return f"gateway-{traffic}"
+
+
+def principal_of(account: str, trust_domain: str = "cluster.local") -> str:
+    """Return the SPIFFE id of a service account in the namespace "default".
+
+    Examples
+    --------
+    >>> principal_of("reviews-v1")
+    'spiffe://cluster.local/ns/default/sa/reviews-v1'
+    """
+    return f"spiffe://{trust_domain}/ns/default/sa/{account}"
+
+
+# --- From a topology ------------------------------------------------------------------------
+
+#: What a client without a proxy does: kube-proxy picks at random, and nothing else is set.
+_BARE_POLICY = ClusterPolicy(
+    load_balancing=LoadBalancing(policy="RANDOM"),
+    circuit_breakers=CircuitBreakers(),
+    connection_pool=ConnectionPool(),
+)
+
+
+def configurations_of(
+    topology: Topology,
+    layout: Layout,
+    addresses: Mapping[str, tuple[str, int]],
+    *,
+    sidecars: bool = True,
+    mode: Mode = "STRICT",
+    modes: Mapping[str, Mode] | None = None,
+    trust_domain: str = "cluster.local",
+) -> dict[str, ProxyConfiguration]:
+    """Return the configuration of every proxy by name: endpoints first, then gateways.
+
+    Parameters
+    ----------
+    topology : Topology
+        Resolved (`meshsim.meshes.resolve`).
+    layout : Layout
+        Of `topology` (`meshsim.topology.compiled.layout.lay_out`).
+    addresses : mapping of str to (str, int)
+        Host and port of each endpoint by its name; an endpoint without one is left out of its
+        clusters (it has not started, or has gone).
+    sidecars : bool
+        Whether the mesh's clients are proxies (`MeshProfile.sidecars`).
+    mode : "STRICT", "PERMISSIVE" or "DISABLE"
+        Of every listener.
+    modes : mapping of str to mode, optional
+        By service, before `mode`.
+    trust_domain : str
+
+    Returns
+    -------
+    dict of str to ProxyConfiguration
+        Without versions: `meshsim.controlplane.snapshots` numbers them.
+    """
+    writer = _Writer(topology, layout, addresses, sidecars, trust_domain)
+    listeners = {
+        service: ListenerPolicy((modes or {}).get(service, mode), (trust_domain,))
+        for service in topology.services
+    }
+    configurations: dict[str, ProxyConfiguration] = {}
+    for place in layout.workloads:
+        shared = writer.of_workload(place, listeners[place.service])
+        for row in range(place.first_endpoint, place.first_endpoint + place.replicas):
+            name = layout.endpoint_names[row]
+            configurations[name] = replace(shared, proxy=name)
+    for name, traffic in topology.traffic.items():
+        listener = ListenerPolicy(mode, (trust_domain,))
+        gateway = gateway_name(name)
+        configurations[gateway] = writer.configuration(gateway, {}, {traffic.to}, listener)
+    return configurations
+
+
+class _Writer:
+    """Writes configurations; what proxies share is built once."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        layout: Layout,
+        addresses: Mapping[str, tuple[str, int]],
+        sidecars: bool,
+        trust_domain: str,
+    ) -> None:
+        self.topology = topology
+        self.layout = layout
+        self.addresses = addresses
+        self.sidecars = sidecars
+        self.trust_domain = trust_domain
+        self._endpoints: dict[ClusterName, tuple[EndpointAddress, ...]] = {}
+
+    def of_workload(self, place: Place, listener: ListenerPolicy) -> ProxyConfiguration:
+        """Return what every replica of a workload receives."""
+        workload = self.topology.services[place.service].workloads[place.workload]
+        labels = {"version": place.workload, **workload.labels}
+        called = {call.service for _, call, _ in call_steps(workload)}
+        if self.sidecars and not workload.meshed:
+            return self.bare(labels, called)
+        return self.configuration("", labels, called, listener)
+
+    def bare(self, labels: dict[str, str], called: set[str]) -> ProxyConfiguration:
+        """Return the configuration of a client without a proxy of its own."""
+        names = sorted(called)
+        return ProxyConfiguration(
+            "",
+            labels,
+            dict.fromkeys(names, _BARE_POLICY),
+            {
+                name: tuple(replace(item, weight=1) for item in self.endpoints((name, None)))
+                for name in names
+            },
+            {name: (Route(split=(WeightedCluster(service=name),)),) for name in names},
+            ListenerPolicy("DISABLE", (self.trust_domain,)),
+        )
+
+    def configuration(
+        self, proxy: str, labels: dict[str, str], called: set[str], listener: ListenerPolicy
+    ) -> ProxyConfiguration:
+        """Return the configuration of a proxy whose workload calls the services `called`."""
+        routes = {name: self.topology.policies[name].routes for name in sorted(called)}
+        clusters: dict[ClusterName, None] = {}
+        for service, table in routes.items():
+            for route in table:
+                for item in route.split if route.direct_response is None else ():
+                    clusters.setdefault((item.service or service, item.subset))
+        return ProxyConfiguration(
+            proxy,
+            labels,
+            {cluster_name(*name): self.policy(name) for name in clusters},
+            {cluster_name(*name): self.endpoints(name) for name in clusters},
+            routes,
+            listener,
+        )
+
+    def policy(self, name: ClusterName) -> ClusterPolicy:
+        """Return the policies of a cluster, without a service's routes and subsets."""
+        service, subset = name
+        whole = self.topology.policies[service]
+        stated = whole if subset is None else whole.subsets[subset]
+        blocks = {block: getattr(stated, block) for block in ClusterPolicy.model_fields}
+        return ClusterPolicy.model_construct(**blocks)
+
+    def endpoints(self, name: ClusterName) -> tuple[EndpointAddress, ...]:
+        """Return the addresses of a cluster's endpoints, in the order of the scenario."""
+        if name not in self._endpoints:
+            weights = (self.policy(name).load_balancing or LoadBalancing()).weights or {}
+            rows = cluster_endpoints(self.topology, self.layout, name)
+            found = (self.address(int(row), weights) for row in rows)
+            self._endpoints[name] = tuple(address for address in found if address is not None)
+        return self._endpoints[name]
+
+    def address(self, row: int, weights: Mapping[str, int]) -> EndpointAddress | None:
+        """Return the address of endpoint `row`, or None if it has none."""
+        name = self.layout.endpoint_names[row]
+        if name not in self.addresses:
+            return None
+        host, port = self.addresses[name]
+        place = self.layout.workloads[self.layout.endpoint_workload[row]]
+        workload = self.topology.services[place.service].workloads[place.workload]
+        proxied = self.sidecars and workload.meshed
+        account = f"{place.service}-{place.workload}"
+        return EndpointAddress(
+            name,
+            place.workload,
+            host,
+            port,
+            weights.get(place.workload, 1),
+            principal_of(account, self.trust_domain) if proxied else "",
+            self.layout.zones[self.layout.endpoint_zone[row]],
+        )
