@@ -63,6 +63,7 @@ __all__ = [
     "gateway_name",
     "missing_clusters",
     "principal_of",
+    "principals_of",
     "with_resource",
 ]
 
@@ -363,6 +364,19 @@ def principal_of(account: str, trust_domain: str = "cluster.local") -> str:
     'spiffe://cluster.local/ns/default/sa/reviews-v1'
     """
     return f"spiffe://{trust_domain}/ns/default/sa/{account}"
+
+
+def principals_of(
+    topology: Topology, layout: Layout, trust_domain: str = "cluster.local"
+) -> dict[str, str]:
+    """Return the SPIFFE id of every proxy by name: endpoints first, then gateways."""
+    accounts = {
+        layout.endpoint_names[row]: f"{place.service}-{place.workload}"
+        for place in layout.workloads
+        for row in range(place.first_endpoint, place.first_endpoint + place.replicas)
+    }
+    accounts |= {gateway_name(name): gateway_name(name) for name in topology.traffic}
+    return {name: principal_of(account, trust_domain) for name, account in accounts.items()}
 
 
 # --- From a topology ------------------------------------------------------------------------
