@@ -1,0 +1,564 @@
+"""HTTP/1.1 messages: heads parsed by httptools, bodies framed here, nothing ambiguous let through.
+
+Rule: a proxy that reads a message otherwise than its neighbours lets requests be smuggled past
+it, so whatever two readers could understand differently is refused.  `split_head` cuts a head at
+its empty line and counts its bytes, which the parser does not; `parse_request_head` and
+`parse_response_head` hand that head alone to httptools (llhttp, strict), apply the rules below,
+and say how the body is framed; `LengthBody`, `ChunkedBody` and `UntilCloseBody` then take
+exactly the body's bytes, so that what follows is the next message.
+
+Refused, with the status of the answer (`HttpError.status`):
+
+- 400: a line that does not end in CR LF, folded header lines, bytes that may not be there;
+  Content-Length twice, not in digits, or together with Transfer-Encoding; a Host that is
+  missing (HTTP/1.1), double or not a host; Transfer-Encoding in HTTP/1.0, or other than chunked;
+  bad chunk sizes;
+- 403: CONNECT and Upgrade (as Envoy, where no upgrade is configured);
+- 417: an expectation other than 100-continue;
+- 431: a head above `MAX_HEAD_BYTES`, headers above `MAX_HEADERS_BYTES` or more than
+  `MAX_HEADERS_COUNT`;
+- 505: a version other than 1.0 and 1.1.
+
+Hop-by-hop headers, and those that Connection names, are not among `headers`.  Trailers are read,
+bounded and dropped.  The module knows no socket and no clock.
+
+References
+----------
+RFC 9110 (7.6.1, 10.1.1), RFC 9112 (2.2, 3.2, 6, 7.1); Envoy,
+api/envoy/config/core/v3/protocol.proto (max_headers_count 100) and http_connection_manager.proto
+(max_request_headers_kb 60).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import NamedTuple
+
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    HttpResponseParser,
+)
+
+__all__ = [
+    "CHUNKED",
+    "CONTINUE",
+    "LAST_CHUNK",
+    "MAX_HEADERS_BYTES",
+    "MAX_HEADERS_COUNT",
+    "MAX_HEAD_BYTES",
+    "UNTIL_CLOSE",
+    "Body",
+    "ChunkedBody",
+    "HttpError",
+    "LengthBody",
+    "RequestHead",
+    "ResponseHead",
+    "UntilCloseBody",
+    "body_of",
+    "encode_chunk",
+    "encode_headers",
+    "encode_own_response",
+    "encode_status_line",
+    "parse_request_head",
+    "parse_response_head",
+    "split_head",
+]
+
+#: Longest head, from the first byte to the empty line [bytes].
+MAX_HEAD_BYTES = 64 * 1024
+#: Longest header section: names, values and ": ", CR LF of each [bytes].
+MAX_HEADERS_BYTES = 60 * 1024
+MAX_HEADERS_COUNT = 100
+#: Longest line of a chunk's size and extensions, and longest trailer section [bytes].
+MAX_CHUNK_LINE_BYTES = 4096
+MAX_TRAILERS_BYTES = 8192
+
+#: Framings of a body other than a Content-Length (`length` of a head).
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_EMPTY_LINE = b"\r\n\r\n"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+#: Headers that a request's framing and routing depend on; all others are passed on unread.
+_READ = _HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+
+
+class HttpError(Exception):
+    """A message that is not passed on.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status of the answer to a request so refused.
+    reason : str
+        What was wrong, for logs and counters.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class RequestHead(NamedTuple):
+    """The head of a request.
+
+    Parameters
+    ----------
+    method, target : bytes
+        As received; an absolute-form target is cut to its path.
+    host : str
+        Authority, lower case, without port; empty if HTTP/1.0 gave none.
+    http10 : bool
+        Whether the peer speaks HTTP/1.0.
+    keep_alive : bool
+        Whether the peer wants to send another request.
+    length : int
+        Length of the body [bytes], or `CHUNKED`.
+    expects_continue : bool
+        Whether the peer waits for 100 Continue before it sends the body.
+    headers : list of (bytes, bytes)
+        End-to-end headers but Host and the framing, names in lower case, in order.
+    """
+
+    method: bytes
+    target: bytes
+    host: str
+    http10: bool
+    keep_alive: bool
+    length: int
+    expects_continue: bool
+    headers: list[tuple[bytes, bytes]]
+
+
+class ResponseHead(NamedTuple):
+    """The head of a response; fields as those of `RequestHead`.
+
+    `length` may also be `UNTIL_CLOSE`; `content_length` is the header where the response has
+    one, even if no body follows (HEAD, 304) [bytes].
+    """
+
+    status: int
+    length: int
+    content_length: int | None
+    keep_alive: bool
+    headers: list[tuple[bytes, bytes]]
+
+
+class _Collector:
+    """The callbacks of httptools for one head."""
+
+    __slots__ = ("complete", "headers", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target = url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def split_head(data: bytes, at: int) -> int:
+    """Return where the head that starts at `at` ends, or -1 if it is incomplete.
+
+    Parameters
+    ----------
+    data : bytes
+        What was received and not yet consumed.
+    at : int
+        Offset of the head's first byte in `data`.
+
+    Returns
+    -------
+    int
+        Offset after the empty line, or -1.
+
+    Raises
+    ------
+    HttpError
+        431 for a head above `MAX_HEAD_BYTES`; 400 for a line that ends without CR.
+    """
+    found = data.find(_EMPTY_LINE, at)
+    end = len(data) if found < 0 else found + 4
+    if end - at > MAX_HEAD_BYTES:
+        raise HttpError(431, "head too long")
+    if data.count(b"\n", at, end) != data.count(b"\r\n", at, end):
+        raise HttpError(400, "line feed without carriage return")
+    return -1 if found < 0 else end
+
+
+def _check_sizes(head_bytes: int, headers: list[tuple[bytes, bytes]]) -> None:
+    if len(headers) > MAX_HEADERS_COUNT:
+        raise HttpError(431, "too many headers")
+    # Only a head above the limit of the headers need be counted header by header.
+    if head_bytes > MAX_HEADERS_BYTES:
+        total = sum(len(name) + len(value) + 4 for name, value in headers)
+        if total > MAX_HEADERS_BYTES:
+            raise HttpError(431, "headers too long")
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip(b" \t") for token in value.lower().split(b",")]
+
+
+class _Framing:
+    """What the headers that are not merely passed on say."""
+
+    __slots__ = ("chunked", "connection", "content_length", "expects_continue", "host")
+
+    def __init__(self) -> None:
+        self.host: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.connection: list[bytes] = []
+        self.expects_continue = False
+
+    def read(self, name: bytes, value: bytes) -> None:
+        """Take in one header of `_READ`."""
+        if name == b"host":
+            if self.host is not None:
+                raise HttpError(400, "two Host headers")
+            self.host = value
+        elif name == b"content-length":
+            # int() would take signs and underscores.
+            if self.content_length is not None or not value.isdigit() or len(value) > 18:
+                raise HttpError(400, "bad Content-Length")
+            self.content_length = int(value)
+        elif name == b"transfer-encoding":
+            if self.chunked or value.lower() != b"chunked":
+                raise HttpError(400, "transfer coding not supported")
+            self.chunked = True
+        elif name == b"connection":
+            self.connection += _tokens(value)
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                raise HttpError(417, "expectation not supported")
+            self.expects_continue = True
+
+    def split(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Read the framing; return the end-to-end headers but Host and the framing."""
+        kept = []
+        for header in headers:
+            if header[0] in _READ:
+                self.read(*header)
+            else:
+                kept.append(header)
+        if self.chunked and self.content_length is not None:
+            raise HttpError(400, "Content-Length and Transfer-Encoding")
+        named = [token for token in self.connection if token not in (b"close", b"keep-alive")]
+        return [header for header in kept if header[0] not in named] if named else kept
+
+
+def _keep_alive(version: str, connection: list[bytes]) -> bool:
+    if version == "1.1":
+        return b"close" not in connection
+    return b"keep-alive" in connection and b"close" not in connection
+
+
+def _authority(target: bytes, host: bytes | None, http10: bool) -> tuple[bytes, str]:
+    """Return the path and the host of a request; the authority of a target counts more."""
+    if target[:1] not in (b"/", b"*"):
+        scheme, found, rest = target.partition(b"://")
+        if not found or scheme.lower() not in (b"http", b"https"):
+            raise HttpError(400, "bad target")
+        authority, slash, path = rest.partition(b"/")
+        target, host = slash + path or b"/", authority
+    if host is None or not host:
+        if not http10:
+            raise HttpError(400, "no Host header")
+        return target, ""
+    name = host.decode("latin-1").lower()
+    if _HOST.fullmatch(name) is None:
+        raise HttpError(400, "bad Host header")
+    if ":" in name and not name.endswith("]"):
+        name = name.rpartition(":")[0]
+    return target, name
+
+
+def parse_request_head(data: bytes) -> RequestHead:
+    """Return the head of a request.
+
+    Parameters
+    ----------
+    data : bytes
+        One complete head, its empty line included (see `split_head`).
+
+    Raises
+    ------
+    HttpError
+        The request is refused; see the module.
+    """
+    collector = _Collector()
+    parser = HttpRequestParser(collector)
+    try:
+        parser.feed_data(data)
+    except HttpParserUpgrade:
+        raise HttpError(403, "upgrade refused") from None
+    except HttpParserInvalidMethodError:
+        raise HttpError(400, "bad method") from None
+    except HttpParserError as error:
+        raise HttpError(400, str(error)) from None
+    if not collector.complete:
+        raise HttpError(400, "no request line")
+    version = parser.get_http_version()
+    if version not in ("1.0", "1.1"):
+        raise HttpError(505, "version not supported")
+    http10 = version == "1.0"
+    _check_sizes(len(data), collector.headers)
+    framing = _Framing()
+    headers = framing.split(collector.headers)
+    if b"upgrade" in framing.connection:
+        raise HttpError(403, "upgrade refused")
+    if framing.chunked and http10:
+        raise HttpError(400, "Transfer-Encoding in HTTP/1.0")
+    target, host = _authority(collector.target, framing.host, http10)
+    return RequestHead(
+        parser.get_method(),
+        target,
+        host,
+        http10,
+        _keep_alive(version, framing.connection),
+        CHUNKED if framing.chunked else framing.content_length or 0,
+        framing.expects_continue and not http10,
+        headers,
+    )
+
+
+def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
+    """Return the head of a response to a request of `method`.
+
+    Parameters
+    ----------
+    data : bytes
+        One complete head, its empty line included.
+    method : bytes
+        Method of the request: a response to HEAD has no body, whatever its headers say.
+
+    Raises
+    ------
+    HttpError
+        502: the response cannot be passed on (ambiguous, oversized, or switching protocols).
+    """
+    collector = _Collector()
+    parser = HttpResponseParser(collector)
+    try:
+        parser.feed_data(data)
+    except (HttpParserUpgrade, HttpParserError) as error:
+        raise HttpError(502, f"bad response: {error}") from None
+    version = parser.get_http_version()
+    status = parser.get_status_code()
+    if not collector.complete:
+        raise HttpError(502, "bad response: no status line")
+    if version not in ("1.0", "1.1") or not 100 <= status <= 599 or status == 101:
+        raise HttpError(502, "bad response: version or status")
+    framing = _Framing()
+    try:
+        _check_sizes(len(data), collector.headers)
+        headers = framing.split(collector.headers)
+    except HttpError as error:
+        raise HttpError(502, f"bad response: {error.reason}") from None
+    length = UNTIL_CLOSE if framing.content_length is None else framing.content_length
+    if framing.chunked:
+        length = CHUNKED
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        length = 0
+    keep_alive = length != UNTIL_CLOSE and _keep_alive(version, framing.connection)
+    return ResponseHead(status, length, framing.content_length, keep_alive, headers)
+
+
+# --- Bodies ----------------------------------------------------------------------------------
+
+
+class LengthBody:
+    """A body of a stated length.
+
+    Parameters
+    ----------
+    length : int
+        Bytes to come, >= 0.
+    """
+
+    __slots__ = ("done", "remaining")
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+        self.done = length == 0
+
+    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Return the body's bytes in `data` from `at` on, and the offset after them."""
+        end = at + self.remaining
+        if end >= len(data):
+            piece = data[at:] if at else data
+            self.remaining -= len(piece)
+            self.done = self.remaining == 0
+            return piece, len(data)
+        self.remaining = 0
+        self.done = True
+        return data[at:end], end
+
+
+class UntilCloseBody:
+    """A body that ends with its connection; `done` is set by whoever sees that."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Return everything from `at` on, and the end of `data`."""
+        return data[at:], len(data)
+
+
+class ChunkedBody:
+    """A body in chunks; `take` returns their content without sizes, extensions and trailers."""
+
+    __slots__ = ("_end_of_chunk", "_remaining", "_trailer_bytes", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._remaining = 0
+        self._end_of_chunk = False  # the CR LF after a chunk's data is due
+        self._trailer_bytes = -1  # read so far; -1: the last chunk has not come
+
+    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Return the content in `data` from `at` on, and the offset of what was not used.
+
+        A line that is not complete is left; call again with it and what follows.
+
+        Raises
+        ------
+        HttpError
+            400: sizes or line ends are wrong, or a limit is exceeded.
+        """
+        pieces = []
+        while not self.done:
+            if self._remaining:
+                piece = data[at : at + self._remaining]
+                if not piece:
+                    break
+                pieces.append(piece)
+                at += len(piece)
+                self._remaining -= len(piece)
+                self._end_of_chunk = self._remaining == 0
+                continue
+            after = self._line(data, at)
+            if after == at:
+                break
+            at = after
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), at
+
+    def _line(self, data: bytes, at: int) -> int:
+        """Read one line that is not content; return the offset after it, `at` if incomplete."""
+        if self._end_of_chunk:
+            mark = data[at : at + 2]
+            if not b"\r\n".startswith(mark):
+                raise HttpError(400, "chunk longer than its size")
+            if len(mark) < 2:
+                return at
+            self._end_of_chunk = False
+            return at + 2
+        if self._trailer_bytes >= 0:
+            return self._trailer(data, at)
+        match = _CHUNK_LINE.match(data, at)
+        if match is None:
+            if data.find(b"\n", at) >= 0 or len(data) - at > MAX_CHUNK_LINE_BYTES:
+                raise HttpError(400, "bad chunk size")
+            return at
+        if match.end() - at > MAX_CHUNK_LINE_BYTES:
+            raise HttpError(400, "chunk extensions too long")
+        self._remaining = int(match[1], 16)
+        if self._remaining == 0:
+            self._trailer_bytes = 0
+        return match.end()
+
+    def _trailer(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n", at)
+        length = (len(data) if end < 0 else end) - at
+        if self._trailer_bytes + length > MAX_TRAILERS_BYTES:
+            raise HttpError(400, "trailers too long")
+        if end < 0:
+            return at
+        if length == 0:
+            self.done = True
+        elif _TRAILER.fullmatch(data, at, end) is None:
+            raise HttpError(400, "bad trailer")
+        self._trailer_bytes += length + 2
+        return end + 2
+
+
+Body = LengthBody | ChunkedBody | UntilCloseBody
+
+
+def body_of(length: int) -> Body:
+    """Return a reader of a body framed as `length` of its head says."""
+    if length >= 0:
+        return LengthBody(length)
+    return ChunkedBody() if length == CHUNKED else UntilCloseBody()
+
+
+# --- Writing ---------------------------------------------------------------------------------
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+def encode_status_line(status: int) -> bytes:
+    """Return the first line of a response; `status` is 100 to 599."""
+    return _STATUS_LINES[status]
+
+
+def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return header lines; names and values are those of a parsed head, hence well formed."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def encode_chunk(piece: bytes) -> bytes:
+    """Return `piece`, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+def encode_own_response(status: int, headers: Iterable[tuple[bytes, bytes]], close: bool) -> bytes:
+    """Return a whole response of the proxy's own, without body."""
+    last = (
+        b"content-length: 0\r\nconnection: close\r\n\r\n" if close else b"content-length: 0\r\n\r\n"
+    )
+    return _STATUS_LINES[status] + encode_headers(headers) + last

@@ -1,0 +1,351 @@
+"""The inbound proxy: what the mesh sends to one workload.
+
+Rule: who may come in is decided by the listener (`emulator.listener`); each request that came in
+is passed to the workload at once over a connection of its own while it lasts, kept for the next
+one, the one used last first.  No policy applies here: no retry, no time-out, no limit but the
+listener's.  A workload that refuses the connection is answered 503 UF, one that breaks it 503 UC,
+as Envoy's inbound listener does; if it breaks off a response that has begun, or the caller goes,
+the other side's connection is closed.
+
+References
+----------
+Istio, pilot/pkg/networking/core/listener_inbound.go (inbound routes have no retries and no
+time-out).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from emulator.http1 import (
+    CHUNKED,
+    LAST_CHUNK,
+    RequestHead,
+    ResponseHead,
+    encode_chunk,
+    encode_headers,
+)
+from emulator.proxy.downstream import Downstream, DownstreamConnection
+from emulator.upstream import UpstreamConnection, dial
+from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF
+
+__all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener"]
+
+#: How long a workload may take to accept a connection (real time) [s]; Istio's connectTimeout.
+CONNECT_TIMEOUT_S = 10.0
+#: How much of a body is read before the workload has accepted the connection [bytes].
+WAITING_MAX_BYTES = 1 << 16
+
+
+class AcceptingListener(Protocol):
+    """Whoever accepts connections and decides who comes in (`emulator.listener.Listener`)."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port."""
+
+    def close(self) -> None:
+        """Stop accepting; running connections live on."""
+
+    def counters(self) -> dict[str, int]:
+        """Return what happened so far, by name."""
+
+
+#: Given what makes the protocol of an admitted connection (called with the peer), the listener.
+MakeListener = Callable[[Callable[[Any], asyncio.Protocol]], AcceptingListener]
+
+
+class _Workload(NamedTuple):
+    """The workload's address: plain text on loopback."""
+
+    name: str
+    host: str
+    port: int
+    principal: str = ""
+
+
+class InboundProxy:
+    """The inbound proxy of one workload replica.
+
+    Parameters
+    ----------
+    name : str
+        Name of the endpoint.
+    upstream_port : int
+        Where the workload listens, on loopback.
+    make_listener : callable, optional
+        Called with a function that makes the protocol of an admitted connection from its peer;
+        returns the listener.  None: plain text, everyone comes in.
+    host : str
+        Address to listen on; loopback unless the user says otherwise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        upstream_port: int,
+        make_listener: MakeListener | None = None,
+        *,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.downstream = Downstream(self._begin)
+        self.workload = _Workload(name, "127.0.0.1", upstream_port)
+        self._host = host
+        self._listener = make_listener(self._protocol) if make_listener is not None else None
+        self._server: asyncio.Server | None = None
+        self._idle: list[UpstreamConnection] = []  # used last: rightmost
+        self._connections: set[UpstreamConnection] = set()
+        self._dials: set[asyncio.Task[None]] = set()
+
+    async def start(self, port: int = 0) -> tuple[str, int]:
+        """Listen on `port`, or on any; return address and port."""
+        if self._listener is not None:
+            return self._host, await self._listener.start(self._host, port)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self.downstream.protocol, self._host, port)
+        self._server = server
+        return self._host, server.sockets[0].getsockname()[1]
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, finish what is running, close; return whether all ended in time [s]."""
+        self._stop_accepting()
+        ended = await self.downstream.drain(timeout_s)
+        self.abort()
+        await self.downstream.emptied()
+        return ended
+
+    def abort(self) -> None:
+        """Reset every socket at once, as if the process were killed."""
+        self._stop_accepting()
+        self.downstream.abort()
+        for task in self._dials:
+            task.cancel()
+        for connection in self._connections:
+            connection.reset()
+        self._connections.clear()
+        self._idle.clear()
+
+    def _stop_accepting(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def counters(self) -> dict[str, int]:
+        """Return what happened so far, by name; those of the listener begin with ``listener.``."""
+        counts = {**self.downstream.counters(), "upstream_cx_active": len(self._connections)}
+        if self._listener is not None:
+            listener = self._listener.counters()
+            counts.update({f"listener.{name}": count for name, count in listener.items()})
+        return counts
+
+    def _protocol(self, peer: object) -> DownstreamConnection:
+        return self.downstream.protocol()
+
+    def _begin(self, head: RequestHead, connection: DownstreamConnection) -> _Exchange:
+        exchange = _Exchange(self, head, connection)
+        self.connect(exchange)
+        return exchange
+
+    # --- Connections to the workload -------------------------------------------------------
+
+    def connect(self, exchange: _Exchange) -> None:
+        """Give `exchange` a connection, now or when the workload has accepted it."""
+        if self._idle:
+            exchange.on_connection(self._idle.pop())
+            return
+        connection = UpstreamConnection(-1, self._on_idle_closed)
+        self._connections.add(connection)
+        task = asyncio.get_running_loop().create_task(self._dial(connection, exchange))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _dial(self, connection: UpstreamConnection, exchange: _Exchange) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await dial(connection, self.workload, None)
+        except OSError:
+            connection.close()
+        if connection.closed:
+            self.forget(connection)
+            exchange.on_refused()
+        elif exchange.ended:
+            self._idle.append(connection)
+        else:
+            exchange.on_connection(connection)
+
+    def give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
+        """Keep a connection whose request was answered, or close it."""
+        if reusable and not connection.closed:
+            connection.resume_reading()
+            self._idle.append(connection)
+        else:
+            self.forget(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Close a connection."""
+        connection.close()
+        self._connections.discard(connection)
+
+    def _on_idle_closed(self, connection: UpstreamConnection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._connections.discard(connection)
+
+
+class _Exchange:
+    """One request, from its head to the last byte of its response."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_downstream",
+        "_held",
+        "_held_bytes",
+        "_method",
+        "_proxy",
+        "_request_done",
+        "_started",
+        "ended",
+    )
+
+    def __init__(
+        self, proxy: InboundProxy, head: RequestHead, downstream: DownstreamConnection
+    ) -> None:
+        self._proxy = proxy
+        self._downstream = downstream
+        self._method = head.method
+        self._chunked = head.length == CHUNKED
+        self._connection: UpstreamConnection | None = None
+        self._held = [_encode_head(head)]  # not sent, as there is no connection yet
+        self._held_bytes = 0
+        self._request_done = head.length == 0
+        self._started = False
+        self.ended = False
+
+    # --- As the client of the workload's connection ------------------------------------------
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Send what there is of the request over `connection`."""
+        self._connection = connection
+        connection.use(self, self._method)
+        connection.write(b"".join(self._held))
+        self._held.clear()
+        if not self._request_done:
+            self._downstream.resume_body()
+
+    def on_refused(self, reset: int = 0) -> None:
+        """Answer for a workload that does not accept connections."""
+        if not self.ended:
+            self._fail(FLAG_UF)
+
+    def on_reset(self) -> None:
+        """Answer for a workload that broke the connection, or break off the response."""
+        self._drop_connection()
+        if self._started:
+            self._end(FLAG_UC)
+            self._downstream.cut()
+        else:
+            self._fail(FLAG_UC)
+
+    def on_response_head(self, head: ResponseHead) -> None:
+        """Begin to pass the response down."""
+        self._started = True
+        self._downstream.start_response(head, b"")
+        if not self._downstream.writable and self._connection is not None:
+            self._connection.pause_reading()
+
+    def on_response_body(self, piece: bytes) -> None:
+        """Pass a part of the response down."""
+        self._downstream.write_body(piece)
+
+    def on_response_pause(self) -> None:
+        """Write what came."""
+        self._downstream.flush()
+
+    def on_response_end(self, reusable: bool) -> None:
+        """Keep the connection and end the response."""
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self._proxy.give_back(connection, reusable and self._request_done)
+            self._end(FLAG_NONE)
+            self._downstream.end_response()
+
+    def on_upstream_writable(self, writable: bool) -> None:
+        """Read the request's body only as fast as the workload takes it."""
+        if writable:
+            self._downstream.resume_body()
+        else:
+            self._downstream.pause_body()
+
+    # --- As the exchange of the caller's connection ------------------------------------------
+
+    def on_request_body(self, piece: bytes) -> None:
+        """Pass a part of the body up, or hold it while there is no connection."""
+        data = encode_chunk(piece) if self._chunked else piece
+        if self._connection is not None:
+            self._connection.write(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= WAITING_MAX_BYTES:
+            self._downstream.pause_body()
+
+    def on_request_end(self) -> None:
+        """Pass the end of the body up."""
+        if self._request_done:
+            return
+        self._request_done = True
+        if not self._chunked:
+            return
+        if self._connection is not None:
+            self._connection.write(LAST_CHUNK)
+        else:
+            self._held.append(LAST_CHUNK)
+
+    def on_downstream_lost(self) -> None:
+        """Give up: the caller is gone."""
+        if not self.ended:
+            self._drop_connection()
+            self._end(FLAG_DC)
+
+    def on_downstream_writable(self, writable: bool) -> None:
+        """Read the response only as fast as the caller takes it."""
+        if self._connection is not None:
+            if writable:
+                self._connection.resume_reading()
+            else:
+                self._connection.pause_reading()
+
+    def _drop_connection(self) -> None:
+        connection = self._connection
+        self._connection = None
+        if connection is not None:
+            self._proxy.forget(connection)
+
+    def _fail(self, response_flag: int) -> None:
+        self._end(response_flag)
+        flag = FLAG_NAMES[response_flag].encode()
+        self._downstream.respond(503, ((b"x-meshsim-flag", flag),))
+
+    def _end(self, response_flag: int) -> None:
+        self.ended = True
+        self._proxy.downstream.ended(response_flag)
+
+
+def _encode_head(head: RequestHead) -> bytes:
+    framing = b""
+    if head.length == CHUNKED:
+        framing = b"transfer-encoding: chunked\r\n"
+    elif head.length > 0 or head.method in (b"POST", b"PUT", b"PATCH"):
+        framing = b"content-length: %d\r\n" % head.length
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b\r\n" % (
+        head.method,
+        head.target,
+        head.host.encode(),
+        encode_headers(head.headers),
+        framing,
+    )
