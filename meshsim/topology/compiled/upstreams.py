@@ -15,27 +15,14 @@ random endpoint of the service, without routes, retries, timeouts or limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from meshsim.policy.hashing import xxh64
-from meshsim.policy.load_balancing.maglev import build_maglev
-from meshsim.policy.load_balancing.ring_hash import build_ring
-from meshsim.policy.retry import retry_on_bits
 from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
-from meshsim.state.codes import (
-    LEAST_REQUEST,
-    LEAST_REQUEST_FULL_SCAN,
-    MAGLEV,
-    NEVER_NS,
-    NO_INDEX,
-    PEAK_EWMA,
-    RANDOM,
-    RING_HASH,
-    ROUND_ROBIN,
-)
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.kernel import TIMER_DTYPE
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
@@ -46,6 +33,14 @@ from meshsim.state.upstream import (
     TABLE_DTYPE,
 )
 from meshsim.topology.compiled.layout import Layout, Rows
+from meshsim.topology.compiled.policies import (
+    fill_cluster_config,
+    fill_route,
+    hash_source,
+    hash_table,
+    no_hosts,
+    weighted,
+)
 from meshsim.topology.compiled.programs import CallSite, Programs
 from meshsim.topology.model import (
     CircuitBreakers,
@@ -81,15 +76,6 @@ _BARE_POLICY = ClusterPolicy(
 #: Caller (workload index, or ~class), called service, and what else tells routes apart.
 RouteIdentity = tuple[int, str, int, tuple[int, int]]
 
-_BALANCING = {
-    "ROUND_ROBIN": ROUND_ROBIN,
-    "LEAST_REQUEST": LEAST_REQUEST,
-    "RANDOM": RANDOM,
-    "RING_HASH": RING_HASH,
-    "MAGLEV": MAGLEV,
-    "PEAK_EWMA": PEAK_EWMA,
-}
-
 
 @dataclass(frozen=True)
 class Upstreams:
@@ -117,28 +103,6 @@ def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> 
         if labels.items() <= _labels(topology, place.service, place.workload).items()
     ]
     return np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
-
-
-def hash_table(
-    endpoint_names: Sequence[str],
-    policy: ClusterPolicy,
-    endpoints: Rows,
-    weights: Sequence[int],
-) -> Rows:
-    """Return the ring or Maglev table of a cluster with these endpoints; empty if it has none.
-
-    Hosts are hashed by their endpoint names, as Envoy does with ``hash_key`` metadata.
-    """
-    settings = policy.load_balancing or LoadBalancing()
-    names = [endpoint_names[endpoint] for endpoint in endpoints]
-    if names and settings.policy == "RING_HASH":
-        assert settings.minimum_ring_size is not None
-        assert settings.maximum_ring_size is not None
-        return build_ring(names, weights, settings.minimum_ring_size, settings.maximum_ring_size)
-    if names and settings.policy == "MAGLEV":
-        assert settings.table_size is not None
-        return build_maglev(names, weights, settings.table_size)
-    return np.zeros(0, TABLE_DTYPE)
 
 
 def policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
@@ -220,7 +184,7 @@ class _Compiler:
     def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
         return [
             (self._local(caller, (item.service or target, item.subset)), item.weight)
-            for item in _weighted(chosen)
+            for item in weighted(chosen)
         ]
 
     def _local(self, caller: int, name: ClusterName) -> int:
@@ -240,13 +204,9 @@ class _Compiler:
         destination = chosen.split[0] if chosen.split else None
         service = (destination.service if destination else None) or target
         balancing = policy_of(self.topology, (service, destination.subset if destination else None))
-        settings = balancing.load_balancing or LoadBalancing()
         lowered = {name.lower(): value for name, value in headers.items()}
-        if settings.hash_source_ip:
-            value = "source"
-        elif settings.hash_header is not None and settings.hash_header.lower() in lowered:
-            value = lowered[settings.hash_header.lower()]
-        else:
+        value = hash_source(balancing, lowered, "source")
+        if value is None:
             return 0, 0
         count = traffic.users or 1
         key = (value, count)
@@ -279,7 +239,7 @@ class _Compiler:
         splits = tuple(
             (row, start_of + number, target, item.subset)
             for row, (chosen, target, start_of) in enumerate(self._split_starts())
-            for number, item in enumerate(_weighted(chosen))
+            for number, item in enumerate(weighted(chosen))
         )
         return Upstreams(arrays, tuple(self.configs), splits, start, count)
 
@@ -299,10 +259,10 @@ class _Compiler:
             fields["split_start"] = len(splits)
             fields["split_count"] = len(split)
             fields["weight_total"] = sum(weight for _, weight in split)
-            fields["direct_response"] = chosen.direct_response or 0
             fields["hash_start"], fields["hash_count"] = keys
-            fields["code_start"] = len(codes)
-            _fill_retry(fields, chosen, timers, codes)
+            fill_route(fields, chosen, codes)
+            fields["timeout_timer"] = timers.row("route", int(fields["timeout_ns"][0]))
+            fields["per_try_timer"] = timers.row("try", int(fields["per_try_timeout_ns"][0]))
             splits += split
         return {
             "routes": routes,
@@ -317,7 +277,7 @@ class _Compiler:
         for name, row in self.configs.items():
             fields = configs[row : row + 1]
             policy = policy_of(self.topology, name)
-            _fill_config(fields, policy)
+            fill_cluster_config(fields, policy)
             endpoints = cluster_endpoints(self.topology, self.layout, name)
             weights = self._weights(policy, endpoints)
             fields["weights_equal"] = int(len(set(weights)) <= 1)
@@ -371,7 +331,7 @@ class _Compiler:
             host_total += len(hosts)
             cluster_total += len(clusters)
         # The dtype is stated because joining drops what fills up a row.
-        hosts = np.concatenate([*host_blocks, _no_hosts(int(host_total == 0))], dtype=HOST_DTYPE)
+        hosts = np.concatenate([*host_blocks, no_hosts(int(host_total == 0))], dtype=HOST_DTYPE)
         clusters = np.concatenate(
             [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)],
             dtype=CLUSTER_DTYPE,
@@ -384,11 +344,6 @@ class _Compiler:
             yield index, place.first_endpoint, place.replicas
         for index in range(len(self.topology.traffic)):
             yield ~index, len(self.layout.endpoint_names) + index, 1
-
-
-def _weighted(chosen: Route) -> tuple[WeightedCluster, ...]:
-    """Return the destinations of `chosen`; those of weight 0 are kept, they may get weight."""
-    return () if chosen.direct_response is not None else chosen.split
 
 
 class _Timers:
@@ -410,14 +365,6 @@ class _Timers:
         return timers
 
 
-def _no_hosts(count: int) -> Rows:
-    """Return HOST rows that are no belief about anything yet."""
-    hosts = np.zeros(count, HOST_DTYPE)
-    for field in ("endpoint", "idle_newest", "idle_oldest", "pending_head", "pending_tail"):
-        hosts[field] = NO_INDEX
-    return hosts
-
-
 def _holding(
     names: list[ClusterName],
     configs: dict[ClusterName, int],
@@ -430,7 +377,7 @@ def _holding(
     total = 0
     for row, name in enumerate(names):
         endpoints = members_of[name]
-        hosts = _no_hosts(len(endpoints))
+        hosts = no_hosts(len(endpoints))
         hosts["endpoint"] = endpoints
         hosts["cluster"] = row
         hosts["weight"] = weights_of[name]
@@ -442,57 +389,3 @@ def _holding(
         clusters["member_count"][row] = len(endpoints)
         total += len(endpoints)
     return np.concatenate(blocks, dtype=HOST_DTYPE), clusters
-
-
-def _never(duration_ns: int | None) -> int:
-    """Return `duration_ns`, or NEVER_NS for 0 or None: Envoy's 0 disables."""
-    return duration_ns or NEVER_NS
-
-
-def _fill_retry(fields: Rows, chosen: Route, timers: _Timers, codes: list[int]) -> None:
-    retry = chosen.retry
-    fields["timeout_ns"] = _never(chosen.timeout)
-    fields["timeout_timer"] = timers.row("route", _never(chosen.timeout))
-    fields["per_try_timeout_ns"] = NEVER_NS
-    fields["per_try_timer"] = NO_INDEX
-    if retry is None:
-        return
-    fields["num_retries"] = retry.num_retries or 0
-    fields["retry_on"] = retry_on_bits(retry.retry_on or ())
-    fields["code_count"] = len(retry.retriable_status_codes or ())
-    codes += retry.retriable_status_codes or ()
-    fields["previous_hosts"] = int(bool(retry.previous_hosts))
-    fields["host_selection_attempts"] = retry.host_selection_retry_max_attempts or 1
-    fields["base_interval_ns"] = retry.base_interval or 0
-    fields["max_interval_ns"] = retry.max_interval or 0
-    per_try_ns = _never(retry.per_try_timeout)
-    if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
-        fields["per_try_timeout_ns"] = per_try_ns
-        fields["per_try_timer"] = timers.row("try", per_try_ns)
-
-
-def _fill_config(fields: Rows, policy: ClusterPolicy) -> None:
-    settings = policy.load_balancing or LoadBalancing()
-    breakers = policy.circuit_breakers
-    pool = policy.connection_pool
-    fields["balancing"] = _BALANCING[settings.policy or "ROUND_ROBIN"]
-    if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
-        fields["balancing"] = LEAST_REQUEST_FULL_SCAN
-    fields["choice_count"] = settings.choice_count or 2
-    bias = settings.active_request_bias
-    fields["active_request_bias"] = 1.0 if bias is None else bias
-    fields["hash_balance_factor"] = settings.hash_balance_factor or 0
-    fields["decay_ns"] = settings.decay or 0
-    fields["default_rtt_ns"] = settings.default_rtt or 0
-    assert breakers is not None
-    assert pool is not None
-    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
-        value = getattr(breakers, field)
-        fields[field] = np.iinfo(np.int64).max if value is None else value
-    fields["budget_percent"] = -1.0
-    if breakers.retry_budget is not None:
-        fields["budget_percent"] = breakers.retry_budget.budget_percent
-        fields["min_retry_concurrency"] = breakers.retry_budget.min_retry_concurrency
-    fields["connect_timeout_ns"] = _never(pool.connect_timeout)
-    fields["idle_timeout_ns"] = _never(pool.idle_timeout)
-    fields["max_requests_per_connection"] = pool.max_requests_per_connection or 0

@@ -1,0 +1,177 @@
+"""Policies as rows: what of a cluster and of a route the policy engine reads.
+
+Rule: a policy whose fields are filled becomes one CLUSTER_CONFIG or ROUTE row and perhaps a
+hash table; whoever runs the engine (the compiler of a scenario, a live proxy) fills rows here,
+so that equal policies decide equally everywhere.  Indices into tables, splits and timers are
+the caller's.  None means Envoy's default: no limit, or off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from meshsim.policy.load_balancing.maglev import build_maglev
+from meshsim.policy.load_balancing.ring_hash import build_ring
+from meshsim.policy.retry import retry_on_bits
+from meshsim.state.codes import (
+    LEAST_REQUEST,
+    LEAST_REQUEST_FULL_SCAN,
+    MAGLEV,
+    NEVER_NS,
+    NO_INDEX,
+    PEAK_EWMA,
+    RANDOM,
+    RING_HASH,
+    ROUND_ROBIN,
+)
+from meshsim.state.upstream import HOST_DTYPE, TABLE_DTYPE
+from meshsim.topology.compiled.layout import Rows
+from meshsim.topology.model import ClusterPolicy, LoadBalancing, Route, WeightedCluster
+
+__all__ = [
+    "fill_cluster_config",
+    "fill_route",
+    "hash_source",
+    "hash_table",
+    "no_hosts",
+    "weighted",
+]
+
+_BALANCING = {
+    "ROUND_ROBIN": ROUND_ROBIN,
+    "LEAST_REQUEST": LEAST_REQUEST,
+    "RANDOM": RANDOM,
+    "RING_HASH": RING_HASH,
+    "MAGLEV": MAGLEV,
+    "PEAK_EWMA": PEAK_EWMA,
+}
+
+
+def hash_table(
+    endpoint_names: Sequence[str],
+    policy: ClusterPolicy,
+    endpoints: Rows | Sequence[int],
+    weights: Sequence[int],
+) -> Rows:
+    """Return the ring or Maglev table of a cluster with these endpoints; empty if it has none.
+
+    Hosts are hashed by their endpoint names, as Envoy does with ``hash_key`` metadata.
+    """
+    settings = policy.load_balancing or LoadBalancing()
+    names = [endpoint_names[endpoint] for endpoint in endpoints]
+    if names and settings.policy == "RING_HASH":
+        assert settings.minimum_ring_size is not None
+        assert settings.maximum_ring_size is not None
+        return build_ring(names, weights, settings.minimum_ring_size, settings.maximum_ring_size)
+    if names and settings.policy == "MAGLEV":
+        assert settings.table_size is not None
+        return build_maglev(names, weights, settings.table_size)
+    return np.zeros(0, TABLE_DTYPE)
+
+
+def hash_source(policy: ClusterPolicy, headers: Mapping[str, str], source: str) -> str | None:
+    """Return the text whose hash is the key of a request to a cluster, or None if it has none.
+
+    Parameters
+    ----------
+    policy : ClusterPolicy
+    headers : mapping of str to str
+        Of the request; names in lower case.
+    source : str
+        What stands for the source address.
+    """
+    settings = policy.load_balancing or LoadBalancing()
+    if settings.hash_source_ip:
+        return source
+    if settings.hash_header is None:
+        return None
+    return headers.get(settings.hash_header.lower())
+
+
+def weighted(route: Route) -> tuple[WeightedCluster, ...]:
+    """Return the destinations of `route`; those of weight 0 are kept, they may get weight."""
+    return () if route.direct_response is not None else route.split
+
+
+def no_hosts(count: int) -> Rows:
+    """Return HOST rows that are no belief about anything yet."""
+    hosts = np.zeros(count, HOST_DTYPE)
+    for field in ("endpoint", "idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+        hosts[field] = NO_INDEX
+    return hosts
+
+
+def _never(duration_ns: int | None) -> int:
+    """Return `duration_ns`, or NEVER_NS for 0 or None: Envoy's 0 disables."""
+    return duration_ns or NEVER_NS
+
+
+def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
+    """Fill the answer, the timeouts and the retries of a ROUTE row.
+
+    Parameters
+    ----------
+    fields : ndarray[ROUTE_DTYPE], shape (1,)
+        Zero so far.  Its split, hash keys and timers are the caller's.
+    route : Route
+    codes : list of int
+        Retriable status codes of all routes; those of this route are appended.
+    """
+    retry = route.retry
+    fields["direct_response"] = route.direct_response or 0
+    fields["code_start"] = len(codes)
+    fields["timeout_ns"] = _never(route.timeout)
+    fields["timeout_timer"] = NO_INDEX
+    fields["per_try_timeout_ns"] = NEVER_NS
+    fields["per_try_timer"] = NO_INDEX
+    if retry is None:
+        return
+    fields["num_retries"] = retry.num_retries or 0
+    fields["retry_on"] = retry_on_bits(retry.retry_on or ())
+    fields["code_count"] = len(retry.retriable_status_codes or ())
+    codes += retry.retriable_status_codes or ()
+    fields["previous_hosts"] = int(bool(retry.previous_hosts))
+    fields["host_selection_attempts"] = retry.host_selection_retry_max_attempts or 1
+    fields["base_interval_ns"] = retry.base_interval or 0
+    fields["max_interval_ns"] = retry.max_interval or 0
+    per_try_ns = _never(retry.per_try_timeout)
+    if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
+        fields["per_try_timeout_ns"] = per_try_ns
+
+
+def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
+    """Fill the load balancing, the limits and the connection pool of a CLUSTER_CONFIG row.
+
+    Parameters
+    ----------
+    fields : ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)
+        Zero so far.  `weights_equal` and the hash table's place are the caller's.
+    policy : ClusterPolicy
+        With circuit breakers and connection pool.
+    """
+    settings = policy.load_balancing or LoadBalancing()
+    breakers = policy.circuit_breakers
+    pool = policy.connection_pool
+    fields["balancing"] = _BALANCING[settings.policy or "ROUND_ROBIN"]
+    if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
+        fields["balancing"] = LEAST_REQUEST_FULL_SCAN
+    fields["choice_count"] = settings.choice_count or 2
+    bias = settings.active_request_bias
+    fields["active_request_bias"] = 1.0 if bias is None else bias
+    fields["hash_balance_factor"] = settings.hash_balance_factor or 0
+    fields["decay_ns"] = settings.decay or 0
+    fields["default_rtt_ns"] = settings.default_rtt or 0
+    assert breakers is not None
+    assert pool is not None
+    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+        value = getattr(breakers, field)
+        fields[field] = np.iinfo(np.int64).max if value is None else value
+    fields["budget_percent"] = -1.0
+    if breakers.retry_budget is not None:
+        fields["budget_percent"] = breakers.retry_budget.budget_percent
+        fields["min_retry_concurrency"] = breakers.retry_budget.min_retry_concurrency
+    fields["connect_timeout_ns"] = _never(pool.connect_timeout)
+    fields["idle_timeout_ns"] = _never(pool.idle_timeout)
+    fields["max_requests_per_connection"] = pool.max_requests_per_connection or 0
