@@ -22,12 +22,14 @@ from meshsim.explanation import explain
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.faults import fault_process
-from meshsim.meshes import profile, resolve
+from meshsim.meshes import profile as profile_of
+from meshsim.meshes import resolve
 from meshsim.progress import Report, reporter
 from meshsim.results import Result, parse_precision
 from meshsim.state.record import WINDOW_COUNT, RunRecord
 from meshsim.topology.compiled import CompiledTopology, compile_topology
 from meshsim.topology.model import Topology
+from meshsim.topology.profile import MeshProfile
 from meshsim.topology.rates import class_rate
 from meshsim.topology.validate import validated
 from meshsim.units import NS_PER_S, to_ns
@@ -54,6 +56,7 @@ def simulate(
     precision: str | None = None,
     processes: Sequence[Process] = (),
     traces: int = 20,
+    profile: MeshProfile | None = None,
     progress: bool | Report | None = None,
 ) -> Result:
     """Simulate a scenario.
@@ -78,6 +81,9 @@ def simulate(
         `MeshControl`.
     traces : int
         About how many requests of the first replication to keep as traces, >= 0.
+    profile : MeshProfile, optional
+        Proxies and costs to use instead of those of the scenario's mesh, e.g. measured ones;
+        the defaults of unset policies stay the mesh's.
     progress : bool, callable or None
         See `meshsim.progress.reporter`.
 
@@ -101,7 +107,7 @@ def simulate(
     resolved = resolve(validated(declared))
     if not resolved.traffic:
         raise ConfigError("the scenario has no traffic: nothing would happen")
-    compiled = compile_topology(resolved, profile(resolved.mesh))
+    compiled = compile_topology(resolved, profile or profile_of(resolved.mesh))
     report = reporter(progress)
     if not engine.compiled():
         engine.prepare(report)

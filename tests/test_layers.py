@@ -36,6 +36,7 @@ LAYERS = {
     "kernel": 6,
     "simulation": 7,
     "benchmark": 8,
+    "validation": 8,
     "": 9,
     "plots": 9,
     "cli": 10,
@@ -48,7 +49,12 @@ LAYER_ZERO = 0
 
 #: Clocks and global randomness, and where each is allowed.
 BANNED = {
-    "time": {"meshsim/simulation.py", "meshsim/benchmark.py", "emulator/clock.py"},
+    "time": {
+        "meshsim/simulation.py",
+        "meshsim/benchmark.py",
+        "meshsim/validation/run.py",
+        "emulator/clock.py",
+    },
     "random": set(),
     "asyncio": {"emulator/"},
     "secrets": set(),

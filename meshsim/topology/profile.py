@@ -21,11 +21,16 @@ class ProxyCost:
     a response) costs `pass_ns`, plus `wakeup_ns` if its worker was idle, plus
     `byte_ns` per byte.  At utilisation rho a worker is idle with probability 1 - rho, so a
     request costs 2 * (pass_ns + wakeup_ns * (1 - rho)).
+
+    A new connection between two proxies costs `handshake_ns` on each of the two: one full
+    mutual TLS handshake (no resumption).  In TLS 1.3 with client certificates the two sides
+    compute one after the other, so both add to the time until the connection is ready.
     """
 
     pass_ns: int = 0
     wakeup_ns: int = 0
     byte_ns: float = 0.0
+    handshake_ns: int = 0
     workers: int = 1
     memory_bytes: float = 0.0
     connection_memory_bytes: float = 0.0
