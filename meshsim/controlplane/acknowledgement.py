@@ -23,7 +23,7 @@ istio/istio pilot/pkg/xds/ads.go (pilot_proxy_convergence_time: change to acknow
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,8 +111,10 @@ def _answer(content: Any) -> Acknowledgement:
         raise ConfigError("not an answer")
     if content["kind"] not in TYPES:
         raise ConfigError("kind: unknown type")
-    for name in ("version", "effective_ns"):
-        _count(content[name], name, 2**63)
+    _count(content["version"], "version", _VERSION_MAX)
+    effective_ns = content["effective_ns"]  # model time may begin below 0
+    if not isinstance(effective_ns, int) or isinstance(effective_ns, bool):
+        raise ConfigError("effective_ns: not a whole number")
     reason = content["reason"]
     if not isinstance(reason, str) or len(reason) > _REASON_CHARACTERS_MAX:
         raise ConfigError("reason: not a short text")
@@ -167,9 +169,15 @@ class Holding:
     ----------
     proxy : str
         Its name.
+    apply : callable, optional
+        Called with a configuration before it counts as effective; raises ConfigError if it
+        cannot be carried out.
     """
 
-    def __init__(self, proxy: str) -> None:
+    def __init__(
+        self, proxy: str, apply: Callable[[ProxyConfiguration], None] | None = None
+    ) -> None:
+        self._apply = apply
         #: The configuration that serves; without versions until the first took effect.
         self.effective = ProxyConfiguration(proxy)
         self._newest = ProxyConfiguration(proxy)
@@ -199,8 +207,8 @@ class Holding:
         Raises
         ------
         ConfigError
-            If the resource is refused: malformed, another proxy's, or not newer than the held
-            one.  Nothing has changed then.
+            If the resource is refused: malformed, another proxy's, not newer than the held one,
+            or impossible to apply.  Nothing has changed then.
         """
         candidate = with_resource(self._newest, resource)
         kind, version = resource["type"], resource["version"]
@@ -211,16 +219,19 @@ class Holding:
                 raise ConfigError(f"replay: version {version} of {kind}, held: {before.version}")
             answer = self.acknowledgements.get(kind)
             return [answer] if answer is not None and answer.version == version else []
+        answers = self._take_effect(candidate, now_ns)
         self._newest = candidate
         self._digests[kind] = digest
-        return self._take_effect(now_ns)
+        return answers
 
-    def _take_effect(self, now_ns: int) -> list[Acknowledgement]:
+    def _take_effect(self, candidate: ProxyConfiguration, now_ns: int) -> list[Acknowledgement]:
         """Let the newest of every type serve, if they are complete and fit."""
-        if self._newest.versions.keys() != set(TYPES) or missing_clusters(self._newest):
+        if candidate.versions.keys() != set(TYPES) or missing_clusters(candidate):
             return []
+        if self._apply is not None:
+            self._apply(candidate)
         before = self.effective.versions
-        self.effective = self._newest
+        self.effective = candidate
         answers = [
             Acknowledgement(kind, version, now_ns)
             for kind, version in self.effective.versions.items()
