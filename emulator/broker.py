@@ -9,7 +9,10 @@ What amqtt would let pass is closed here:
   that anybody could cut anybody off: here the password comes first;
 - a will is published past the access list: a client with a will is refused;
 - retained messages are replayed past the access list, to everybody: nothing is retained;
-- a connection that never says CONNECT, or announces a packet of 256 MB, is closed.
+- a connection that never says CONNECT, or announces a packet of 256 MB, is closed;
+- it loses a message if somebody subscribes while it is being delivered, and the session of a
+  client that returns while its old one is being tidied away: both are done in one go here;
+- it lets deliveries to a client that does not read pile up: such a client is cut off.
 
 Certificates of clients are not enforced by amqtt, which is why it stays on loopback.  On a
 network use Mosquitto with ``mqtts://`` and mutual TLS; `mosquitto_files` writes the same rules
@@ -29,10 +32,11 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import itertools
 import logging
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +64,10 @@ _CONNECT_BYTES_MAX = 16 * 1024
 _PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 64 * 1024
 #: Connections beyond one for each user: newcomers while old ones are being found dead.
 _CONNECTIONS_SPARE = 64
+#: Messages under way to one client that does not confirm them.
+_DELIVERIES_MAX = 1000
+#: Topics have 5 levels.
+_LEVELS_MAX = 8
 _STOP_PATIENCE_S = 5.0
 #: amqtt tells of every refused or broken connection; they are counted here.
 for _name in ("amqtt", "transitions"):
@@ -80,7 +88,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):
         super().__init__(context)
         self.passwords: dict[str, str] = {}
         self.grants: dict[str, Grant] = {}
-        self.counters = dict.fromkeys(("connect", "publish", "subscribe", "receive"), 0)
+        self.counters = dict.fromkeys(("connect", "publish", "subscribe"), 0)
 
     async def authenticate(self, *, session: Session) -> bool:
         """Decide on a CONNECT."""
@@ -106,15 +114,20 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):
         grant = self.grants.get(user or "", Grant((), ()))
         filters = grant.publish if action == Action.PUBLISH else grant.subscribe
         allowed = any(is_within(topic or "", item) for item in filters)
-        name = {Action.PUBLISH: "publish", Action.SUBSCRIBE: "subscribe"}.get(action, "receive")
-        self.counters[name] += not allowed
+        self.counters["publish" if action == Action.PUBLISH else "subscribe"] += not allowed
         return allowed
+
+    def may_hear(self, user: str | None, topic: str) -> bool:
+        """Decide on a delivery: a grant may have been taken away since the SUBSCRIBE."""
+        grant = self.grants.get(user or "", Grant((), ()))
+        return any(is_within(topic, item) for item in grant.subscribe)
 
 
 class _CappedReader(StreamReaderAdapter):
-    """Reads packets, but none that is too long."""
+    """Reads packets, but none that is too long; knows whose they are after CONNECT."""
 
     bytes_max = _CONNECT_BYTES_MAX
+    session: Session | None = None
 
     async def read(self, n: int = -1) -> bytes:
         if n > self.bytes_max:
@@ -132,6 +145,7 @@ class _Amqtt(AmqttBroker):
         self.connections_max = connections_max
         self.writers: set[asyncio.StreamWriter] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.deliveries: set[asyncio.Task[Any]] = set()
         self.refused = 0
 
     @property
@@ -157,16 +171,18 @@ class _Amqtt(AmqttBroker):
         assert task is not None
         self.tasks.add(task)
         self.writers.add(writer)
+        capped = _CappedReader(reader)
         try:
-            await self._client_connected(
-                listener_name, _CappedReader(reader), StreamWriterAdapter(writer)
-            )
+            await self._client_connected(listener_name, capped, StreamWriterAdapter(writer))
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client went away in the middle of a packet
         finally:
             self.tasks.discard(task)
             self.writers.discard(writer)
             writer.transport.abort()
+            session = capped.session
+            if session is not None and self._sessions.get(session.client_id, (None,))[0] is session:
+                await self._delete_session(session.client_id)
 
     async def _initialize_client_session(
         self,
@@ -188,6 +204,7 @@ class _Amqtt(AmqttBroker):
             await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
             raise AMQTTError("not authorized")
         reader.bytes_max = _PACKET_BYTES_MAX
+        reader.session = session
         session.clean_session = True
         session.parent = 0
         _, older = self._sessions.get(session.client_id, (None, None))
@@ -198,6 +215,43 @@ class _Amqtt(AmqttBroker):
 
     async def retain_message(self, *_: Any, **__: Any) -> None:
         """Retain nothing: it would be replayed to users it is not granted to."""
+
+    async def _session_monitor(self) -> None:
+        """Do nothing: a session ends with its connection."""
+
+    async def _run_broadcast(self, _: Any) -> None:
+        """Deliver the next message."""
+        broadcast = await self._broadcast_queue.get()
+        topic = broadcast["topic"]
+        for item in _filters_of(topic):
+            for session, qos in self._subscriptions.get(item, ()):
+                handler = self._get_handler(session)
+                if handler is None or not self.access.may_hear(session.username, topic):
+                    continue
+                if len(handler.session.inflight_out) >= _DELIVERIES_MAX:
+                    handler.writer._writer.transport.abort()
+                    continue
+                task = asyncio.create_task(
+                    handler.mqtt_publish(topic, broadcast["data"], qos, retain=False)
+                )
+                self.deliveries.add(task)
+                task.add_done_callback(self._on_delivered)
+
+    def _on_delivered(self, task: asyncio.Task[Any]) -> None:
+        self.deliveries.discard(task)
+        if not task.cancelled():
+            task.exception()  # a broken connection; its client will ask for what it missed
+
+
+def _filters_of(topic: str) -> Iterator[str]:
+    """Yield every filter that matches `topic`; 3 * 2**levels of them at most."""
+    levels = topic.split("/")[:_LEVELS_MAX]
+    choices = [(level, "+") for level in levels]
+    for count in range(len(levels) + 1):
+        for prefix in itertools.product(*choices[:count]):
+            yield "/".join((*prefix, "#"))
+    for whole in itertools.product(*choices):
+        yield "/".join(whole)
 
 
 @dataclass
@@ -295,7 +349,9 @@ class Broker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_PATIENCE_S):
                 await broker.shutdown()
-                await asyncio.gather(*broker.tasks, return_exceptions=True)
+                for task in broker.deliveries:
+                    task.cancel()
+                await asyncio.gather(*broker.tasks, *broker.deliveries, return_exceptions=True)
 
     async def kill(self) -> None:
         """Break an embedded broker: connections reset, nothing said, everything forgotten.
@@ -310,7 +366,7 @@ class Broker:
         await self.stop()
 
     def counters(self) -> dict[str, int]:
-        """Return refusals so far: connect, publish, subscribe, receive, malformed."""
+        """Return refusals so far: connect, publish, subscribe, malformed."""
         return self._sum(self._broker) if self._broker is not None else dict(self._counters)
 
     def _sum(self, broker: _Amqtt) -> dict[str, int]:

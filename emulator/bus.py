@@ -119,6 +119,27 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         super().put_nowait(item)
 
 
+class _Client(aiomqtt.Client):
+    """aiomqtt's client, which may ask the loop to watch a socket that was closed meanwhile.
+
+    The descriptor may by then be another connection's, so it is looked at again.
+    """
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        def register() -> None:
+            if sock.fileno() >= 0:
+                self._loop.add_writer(sock.fileno(), write)
+
+        def write() -> None:
+            try:
+                client.loop_write()
+            except Exception as error:
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+
+        self._loop.call_soon_threadsafe(register)
+
+
 class Bus:
     """One user's connection to the broker.
 
@@ -266,7 +287,7 @@ class Bus:
 
     def _new_client(self) -> aiomqtt.Client:
         settings = self._settings
-        client = aiomqtt.Client(
+        client = _Client(
             self._host,
             self._port,
             identifier=encoded(self._credential.user),
