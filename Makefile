@@ -7,6 +7,7 @@
 #   make notebooks     build notebooks/*.ipynb from their sources and execute them
 #   make bench         benchmarks against peers (tests/bench)
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
+#   make fuzz          100,000 malformed inputs for each parser of the emulator
 #   make test-nojit    the engine as plain Python; make test-bounds: with bounds checks
 #   make clean         remove what the other targets built
 
@@ -25,7 +26,7 @@ NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 # pytest's own options, e.g. `make test PYTEST_ARGS="-x -k cli"`.
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-slow test-nojit test-bounds coverage check notebooks bench clean
+.PHONY: demo test test-slow fuzz test-nojit test-bounds coverage check notebooks bench clean
 
 demo: $(VENV)/.installed-plots
 	$(BIN)/meshsim run topologies/bookinfo.yaml
@@ -35,6 +36,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.installed-test
+	MESHSIM_FUZZ_INPUTS=100000 $(PYTEST) --timeout=3600 tests/property/test_*_fuzz.py $(PYTEST_ARGS)
 
 # About 300 times slower than compiled, so only the folders whose runs are small.
 test-nojit: $(VENV)/.installed-test

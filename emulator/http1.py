@@ -1,26 +1,25 @@
-"""HTTP/1.1 messages: heads parsed by httptools, bodies framed here, nothing ambiguous let through.
+"""Heads of HTTP/1.1 messages: parsed by httptools, and nothing ambiguous let through.
 
 Rule: a proxy that reads a message otherwise than its neighbours lets requests be smuggled past
 it, so whatever two readers could understand differently is refused.  `split_head` cuts a head at
 its empty line and counts its bytes, which the parser does not; `parse_request_head` and
 `parse_response_head` hand that head alone to httptools (llhttp, strict), apply the rules below,
-and say how the body is framed; `LengthBody`, `ChunkedBody` and `UntilCloseBody` then take
-exactly the body's bytes, so that what follows is the next message.
+and say how the body is framed; `emulator.bodies` then takes exactly the body's bytes, so that
+what follows is the next message.
 
 Refused, with the status of the answer (`HttpError.status`):
 
 - 400: a line that does not end in CR LF, folded header lines, bytes that may not be there;
   Content-Length twice, not in digits, or together with Transfer-Encoding; a Host that is
-  missing (HTTP/1.1), double or not a host; Transfer-Encoding in HTTP/1.0, or other than chunked;
-  bad chunk sizes;
+  missing, double or not a host; Transfer-Encoding in HTTP/1.0, or other than chunked;
 - 403: CONNECT and Upgrade (as Envoy, where no upgrade is configured);
 - 417: an expectation other than 100-continue;
 - 431: a head above `MAX_HEAD_BYTES`, headers above `MAX_HEADERS_BYTES` or more than
   `MAX_HEADERS_COUNT`;
 - 505: a version other than 1.0 and 1.1.
 
-Hop-by-hop headers, and those that Connection names, are not among `headers`.  Trailers are read,
-bounded and dropped.  The module knows no socket and no clock.
+Hop-by-hop headers, and those that Connection names, are not among `headers`.  The module knows
+no socket and no clock.
 
 References
 ----------
@@ -44,25 +43,20 @@ from httptools import (
     HttpResponseParser,
 )
 
+from emulator.bodies import CHUNKED, UNTIL_CLOSE, HttpError
+
 __all__ = [
-    "CHUNKED",
     "CONTINUE",
     "LAST_CHUNK",
     "MAX_HEADERS_BYTES",
     "MAX_HEADERS_COUNT",
     "MAX_HEAD_BYTES",
-    "UNTIL_CLOSE",
-    "Body",
-    "ChunkedBody",
-    "HttpError",
-    "LengthBody",
     "RequestHead",
     "ResponseHead",
-    "UntilCloseBody",
-    "body_of",
     "encode_chunk",
     "encode_headers",
     "encode_own_response",
+    "encode_request",
     "encode_status_line",
     "parse_request_head",
     "parse_response_head",
@@ -74,20 +68,13 @@ MAX_HEAD_BYTES = 64 * 1024
 #: Longest header section: names, values and ": ", CR LF of each [bytes].
 MAX_HEADERS_BYTES = 60 * 1024
 MAX_HEADERS_COUNT = 100
-#: Longest line of a chunk's size and extensions, and longest trailer section [bytes].
-MAX_CHUNK_LINE_BYTES = 4096
-MAX_TRAILERS_BYTES = 8192
-
-#: Framings of a body other than a Content-Length (`length` of a head).
-CHUNKED = -1
-UNTIL_CLOSE = -2
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
+#: Methods whose requests say that they have no body (RFC 9110, 8.6).
+_METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")
 _EMPTY_LINE = b"\r\n\r\n"
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _HOP_BY_HOP = frozenset(
     (
@@ -106,23 +93,6 @@ _HOP_BY_HOP = frozenset(
 _READ = _HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 
-class HttpError(Exception):
-    """A message that is not passed on.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status of the answer to a request so refused.
-    reason : str
-        What was wrong, for logs and counters.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"{status}: {reason}")
-        self.status = status
-        self.reason = reason
-
-
 class RequestHead(NamedTuple):
     """The head of a request.
 
@@ -131,7 +101,7 @@ class RequestHead(NamedTuple):
     method, target : bytes
         As received; an absolute-form target is cut to its path.
     host : str
-        Authority, lower case, without port; empty if HTTP/1.0 gave none.
+        Authority, lower case, without port.
     http10 : bool
         Whether the peer speaks HTTP/1.0.
     keep_alive : bool
@@ -210,10 +180,13 @@ def split_head(data: bytes, at: int) -> int:
     """
     found = data.find(_EMPTY_LINE, at)
     end = len(data) if found < 0 else found + 4
-    if end - at > MAX_HEAD_BYTES:
-        raise HttpError(431, "head too long")
-    if data.count(b"\n", at, end) != data.count(b"\r\n", at, end):
+    # The verdict may not depend on how the head was cut into reads: what is beyond the limit
+    # is not looked at.
+    last = min(end, at + MAX_HEAD_BYTES)
+    if data.count(b"\n", at, last) != data.count(b"\r\n", at, last):
         raise HttpError(400, "line feed without carriage return")
+    if end > last:
+        raise HttpError(431, "head too long")
     return -1 if found < 0 else end
 
 
@@ -285,7 +258,7 @@ def _keep_alive(version: str, connection: list[bytes]) -> bool:
     return b"keep-alive" in connection and b"close" not in connection
 
 
-def _authority(target: bytes, host: bytes | None, http10: bool) -> tuple[bytes, str]:
+def _authority(target: bytes, host: bytes | None) -> tuple[bytes, str]:
     """Return the path and the host of a request; the authority of a target counts more."""
     if target[:1] not in (b"/", b"*"):
         scheme, found, rest = target.partition(b"://")
@@ -293,10 +266,8 @@ def _authority(target: bytes, host: bytes | None, http10: bool) -> tuple[bytes, 
             raise HttpError(400, "bad target")
         authority, slash, path = rest.partition(b"/")
         target, host = slash + path or b"/", authority
-    if host is None or not host:
-        if not http10:
-            raise HttpError(400, "no Host header")
-        return target, ""
+    if not host:
+        raise HttpError(400, "no Host header")
     name = host.decode("latin-1").lower()
     if _HOST.fullmatch(name) is None:
         raise HttpError(400, "bad Host header")
@@ -341,7 +312,7 @@ def parse_request_head(data: bytes) -> RequestHead:
         raise HttpError(403, "upgrade refused")
     if framing.chunked and http10:
         raise HttpError(400, "Transfer-Encoding in HTTP/1.0")
-    target, host = _authority(collector.target, framing.host, http10)
+    target, host = _authority(collector.target, framing.host)
     return RequestHead(
         parser.get_method(),
         target,
@@ -396,137 +367,6 @@ def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
     return ResponseHead(status, length, framing.content_length, keep_alive, headers)
 
 
-# --- Bodies ----------------------------------------------------------------------------------
-
-
-class LengthBody:
-    """A body of a stated length.
-
-    Parameters
-    ----------
-    length : int
-        Bytes to come, >= 0.
-    """
-
-    __slots__ = ("done", "remaining")
-
-    def __init__(self, length: int) -> None:
-        self.remaining = length
-        self.done = length == 0
-
-    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Return the body's bytes in `data` from `at` on, and the offset after them."""
-        end = at + self.remaining
-        if end >= len(data):
-            piece = data[at:] if at else data
-            self.remaining -= len(piece)
-            self.done = self.remaining == 0
-            return piece, len(data)
-        self.remaining = 0
-        self.done = True
-        return data[at:end], end
-
-
-class UntilCloseBody:
-    """A body that ends with its connection; `done` is set by whoever sees that."""
-
-    __slots__ = ("done",)
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Return everything from `at` on, and the end of `data`."""
-        return data[at:], len(data)
-
-
-class ChunkedBody:
-    """A body in chunks; `take` returns their content without sizes, extensions and trailers."""
-
-    __slots__ = ("_end_of_chunk", "_remaining", "_trailer_bytes", "done")
-
-    def __init__(self) -> None:
-        self.done = False
-        self._remaining = 0
-        self._end_of_chunk = False  # the CR LF after a chunk's data is due
-        self._trailer_bytes = -1  # read so far; -1: the last chunk has not come
-
-    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Return the content in `data` from `at` on, and the offset of what was not used.
-
-        A line that is not complete is left; call again with it and what follows.
-
-        Raises
-        ------
-        HttpError
-            400: sizes or line ends are wrong, or a limit is exceeded.
-        """
-        pieces = []
-        while not self.done:
-            if self._remaining:
-                piece = data[at : at + self._remaining]
-                if not piece:
-                    break
-                pieces.append(piece)
-                at += len(piece)
-                self._remaining -= len(piece)
-                self._end_of_chunk = self._remaining == 0
-                continue
-            after = self._line(data, at)
-            if after == at:
-                break
-            at = after
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces), at
-
-    def _line(self, data: bytes, at: int) -> int:
-        """Read one line that is not content; return the offset after it, `at` if incomplete."""
-        if self._end_of_chunk:
-            mark = data[at : at + 2]
-            if not b"\r\n".startswith(mark):
-                raise HttpError(400, "chunk longer than its size")
-            if len(mark) < 2:
-                return at
-            self._end_of_chunk = False
-            return at + 2
-        if self._trailer_bytes >= 0:
-            return self._trailer(data, at)
-        match = _CHUNK_LINE.match(data, at)
-        if match is None:
-            if data.find(b"\n", at) >= 0 or len(data) - at > MAX_CHUNK_LINE_BYTES:
-                raise HttpError(400, "bad chunk size")
-            return at
-        if match.end() - at > MAX_CHUNK_LINE_BYTES:
-            raise HttpError(400, "chunk extensions too long")
-        self._remaining = int(match[1], 16)
-        if self._remaining == 0:
-            self._trailer_bytes = 0
-        return match.end()
-
-    def _trailer(self, data: bytes, at: int) -> int:
-        end = data.find(b"\r\n", at)
-        length = (len(data) if end < 0 else end) - at
-        if self._trailer_bytes + length > MAX_TRAILERS_BYTES:
-            raise HttpError(400, "trailers too long")
-        if end < 0:
-            return at
-        if length == 0:
-            self.done = True
-        elif _TRAILER.fullmatch(data, at, end) is None:
-            raise HttpError(400, "bad trailer")
-        self._trailer_bytes += length + 2
-        return end + 2
-
-
-Body = LengthBody | ChunkedBody | UntilCloseBody
-
-
-def body_of(length: int) -> Body:
-    """Return a reader of a body framed as `length` of its head says."""
-    if length >= 0:
-        return LengthBody(length)
-    return ChunkedBody() if length == CHUNKED else UntilCloseBody()
-
-
 # --- Writing ---------------------------------------------------------------------------------
 
 
@@ -549,6 +389,35 @@ def encode_status_line(status: int) -> bytes:
 def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return header lines; names and values are those of a parsed head, hence well formed."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def encode_request(
+    head: RequestHead, headers: Iterable[tuple[bytes, bytes]], extra: bytes = b""
+) -> bytes:
+    """Return the head of a request to be sent on, but for its empty line.
+
+    Parameters
+    ----------
+    head : RequestHead
+        As received.
+    headers : iterable of (bytes, bytes)
+        Those of `head.headers` that are sent on.
+    extra : bytes
+        Header lines of the proxy.
+    """
+    framing = b""
+    if head.length == CHUNKED:
+        framing = b"transfer-encoding: chunked\r\n"
+    elif head.length > 0 or head.method in _METHODS_WITH_BODY:
+        framing = b"content-length: %d\r\n" % head.length
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%b" % (
+        head.method,
+        head.target,
+        head.host.encode(),
+        encode_headers(headers),
+        framing,
+        extra,
+    )
 
 
 def encode_chunk(piece: bytes) -> bytes:

@@ -274,7 +274,7 @@ class Upstream:
 async def until(condition, timeout_s=5.0):
     """Wait until `condition()` is true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.002)
 
 

@@ -5,6 +5,6 @@ carries the mesh's requests to a workload.  Neither decides anything about a req
 """
 
 from emulator.proxy.inbound import InboundProxy
-from emulator.proxy.outbound import ExchangeOutcome, ExchangeRecorder, OutboundProxy
+from emulator.proxy.outbound import OutboundProxy
 
-__all__ = ["ExchangeOutcome", "ExchangeRecorder", "InboundProxy", "OutboundProxy"]
+__all__ = ["InboundProxy", "OutboundProxy"]

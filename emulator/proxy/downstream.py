@@ -23,16 +23,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from emulator.bodies import CHUNKED, UNTIL_CLOSE, Body, HttpError, body_of
+from emulator.connection import reset_transport
 from emulator.http1 import (
-    CHUNKED,
     CONTINUE,
     LAST_CHUNK,
-    UNTIL_CLOSE,
-    Body,
-    HttpError,
     RequestHead,
     ResponseHead,
-    body_of,
     encode_chunk,
     encode_headers,
     encode_own_response,
@@ -40,7 +37,6 @@ from emulator.http1 import (
     parse_request_head,
     split_head,
 )
-from emulator.upstream import reset_transport
 from meshsim.state.codes import FLAG_NAMES, FLAG_NONE
 
 __all__ = [
@@ -456,6 +452,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.flush()
         self._exchange = None
         self._head = None
+        self._started = False
         self._pauses = False
         if self._close_after:
             self._close_gently()

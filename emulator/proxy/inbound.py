@@ -19,16 +19,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from emulator.http1 import (
-    CHUNKED,
-    LAST_CHUNK,
-    RequestHead,
-    ResponseHead,
-    encode_chunk,
-    encode_headers,
-)
+from emulator.bodies import CHUNKED
+from emulator.connection import UpstreamConnection, dial
+from emulator.http1 import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
 from emulator.proxy.downstream import Downstream, DownstreamConnection
-from emulator.upstream import UpstreamConnection, dial
 from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF
 
 __all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener"]
@@ -219,7 +213,9 @@ class _Exchange:
         self._method = head.method
         self._chunked = head.length == CHUNKED
         self._connection: UpstreamConnection | None = None
-        self._held = [_encode_head(head)]  # not sent, as there is no connection yet
+        self._held = [
+            encode_request(head, head.headers) + b"\r\n"
+        ]  # not sent, as there is no connection yet
         self._held_bytes = 0
         self._request_done = head.length == 0
         self._started = False
@@ -334,18 +330,3 @@ class _Exchange:
     def _end(self, response_flag: int) -> None:
         self.ended = True
         self._proxy.downstream.ended(response_flag)
-
-
-def _encode_head(head: RequestHead) -> bytes:
-    framing = b""
-    if head.length == CHUNKED:
-        framing = b"transfer-encoding: chunked\r\n"
-    elif head.length > 0 or head.method in (b"POST", b"PUT", b"PATCH"):
-        framing = b"content-length: %d\r\n" % head.length
-    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b\r\n" % (
-        head.method,
-        head.target,
-        head.host.encode(),
-        encode_headers(head.headers),
-        framing,
-    )

@@ -1,13 +1,9 @@
 import pytest
 
+from emulator.bodies import CHUNKED, UNTIL_CLOSE, ChunkedBody, HttpError, LengthBody
 from emulator.http1 import (
-    CHUNKED,
     MAX_HEAD_BYTES,
     MAX_HEADERS_BYTES,
-    UNTIL_CLOSE,
-    ChunkedBody,
-    HttpError,
-    LengthBody,
     encode_chunk,
     encode_own_response,
     parse_request_head,
@@ -45,10 +41,11 @@ def test_hop_by_hop_headers_stay_here():
     assert not request.keep_alive
 
 
-def test_http10_needs_no_host_and_closes():
-    request = parse_request_head(head(first="GET / HTTP/1.0"))
-    assert (request.host, request.http10, request.keep_alive) == ("", True, False)
-    assert parse_request_head(head("Connection: Keep-Alive", first="GET / HTTP/1.0")).keep_alive
+def test_http10_closes_unless_it_says_otherwise():
+    first = "GET / HTTP/1.0"
+    request = parse_request_head(head("Host: a", first=first))
+    assert (request.http10, request.keep_alive) == (True, False)
+    assert parse_request_head(head("Host: a", "Connection: Keep-Alive", first=first)).keep_alive
 
 
 def test_an_absolute_target_counts_more_than_host():
@@ -103,6 +100,7 @@ def test_what_could_be_understood_in_two_ways_is_refused(lines, status):
     ("data", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),

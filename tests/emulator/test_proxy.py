@@ -133,7 +133,8 @@ def test_connections_are_kept_and_the_last_used_is_taken():
 def test_chunked_and_unframed_bodies_pass():
     async def scenario():
         answers = [
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n",
             ok(b"fixed"),
         ]
         async with (
@@ -210,7 +211,8 @@ def test_pipelined_requests_are_served_in_order():
         ):
             await caller.send(
                 b"\r\nGET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
-                b"POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+                b"POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"1\r\nx\r\n0\r\n\r\n"
                 b"GET /3 HTTP/1.1\r\nHost: nowhere\r\n\r\n"
                 b"GET /4 HTTP/1.1\r\nHost: a\r\n\r\n"
             )
@@ -225,12 +227,14 @@ def test_pipelined_requests_are_served_in_order():
 def test_http10_is_closed_and_gets_no_chunks():
     async def scenario():
         chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-        async with outbound(lambda number, head, body: chunked) as (_, _, _, port, _):
-            async with Caller(port) as caller:
-                await caller.send(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
-                _, headers, body = await caller.response()
-                assert (body, headers["connection"]) == (b"abc", "close")
-                assert "transfer-encoding" not in headers
+        async with (
+            outbound(lambda number, head, body: chunked) as (_, _, _, port, _),
+            Caller(port) as caller,
+        ):
+            await caller.send(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+            _, headers, body = await caller.response()
+            assert (body, headers["connection"]) == (b"abc", "close")
+            assert "transfer-encoding" not in headers
 
     run(scenario)
 
@@ -453,7 +457,7 @@ def test_limits_are_the_engines():
             await release.wait()
             return ok(head.split()[1].encode())
 
-        async with outbound(answer) as (_, engine, (upstream,), port, outcomes):
+        async with outbound(answer) as (_, engine, (upstream,), port, _):
             engine.limits = {"connections": 1, "pending": 2, "requests": 1024}
             async with contextlib.AsyncExitStack() as stack:
                 callers = [await stack.enter_async_context(Caller(port)) for _ in range(4)]
@@ -556,7 +560,8 @@ def test_an_early_response_closes_both_connections():
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 70_000, 431),
         (b"GET / HTTP/1.1\nHost: a\n\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n"
+         b"Transfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", 403),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
@@ -571,6 +576,17 @@ def test_a_bad_request_is_answered_counted_and_its_connection_closed(data, statu
                 assert (answered, headers["connection"]) == (status, "close")
                 assert await caller.closed()
             assert proxy.counters()[f"refused_{status}"] == 1
+
+    run(scenario)
+
+
+def test_a_bad_request_after_a_good_one_is_answered_too():
+    async def scenario():
+        async with outbound() as (_, _, _, port, _), Caller(port) as caller:
+            assert (await caller.get())[0] == 200
+            await caller.send(b"GET / HTTP/1.1\r\nHost: a\n\n")
+            assert (await caller.response())[0] == 400
+            assert await caller.closed()
 
     run(scenario)
 
@@ -597,7 +613,7 @@ def test_a_stalled_body_is_408(monkeypatch):
     monkeypatch.setattr(downstream_module, "BODY_TIMEOUT_S", 0.05)
 
     async def scenario():
-        async with outbound() as (proxy, _, _, port, outcomes), Caller(port) as caller:
+        async with outbound() as (_, _, _, port, outcomes), Caller(port) as caller:
             await caller.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
             assert (await caller.response())[0] == 408
             assert outcomes[0].response_flag == FLAG_DC
@@ -636,7 +652,7 @@ def test_draining_finishes_what_is_running():
                 await until(lambda: upstream.heads)
                 draining = asyncio.create_task(proxy.drain(5))
                 assert await idle.closed()
-                with pytest.raises(OSError):
+                with pytest.raises(ConnectionRefusedError):
                     await asyncio.open_connection("127.0.0.1", port)
                 release.set()
                 status, headers, _ = await busy.response()

@@ -1,0 +1,510 @@
+"""One request at an outbound proxy, from its head to the last byte of its response.
+
+Rule: every decision is the engine's (`emulator.engine.ProxyEngine`); this module turns what
+happens on sockets into its stimuli and its actions into bytes and timers, in the order of
+`meshsim.kernel.requests`: route, pick a host, get a connection, send, and when a try has ended
+tell the machine before the try is discounted.  The per-try timer starts when the try has its
+connection.
+
+A response is decided on at its head.  One that is retried is dropped: if it is complete by then
+its connection serves on, else it is closed.  Once a response is on its way down its failure can
+only be shown by cutting it: UC if the upstream broke off, UT if the route timed out.
+
+A request's body is kept, up to `REPLAY_MAX_BYTES`, while a retry may need it; a longer one is
+answered with what its first try brought.  While no try takes it, at most `WAITING_MAX_BYTES` are
+read.
+
+Who gives up a try closes its connection, as HTTP/1.1 has no other way.
+
+References
+----------
+Envoy, source/common/router/router.cc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from emulator.bodies import CHUNKED
+from emulator.clock import ModelClock
+from emulator.connection import UpstreamConnection
+from emulator.http1 import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
+from emulator.proxy.context import RequestContext, decimal, draw_key
+from emulator.proxy.decisions import Decision, OutboundEngine
+from emulator.proxy.downstream import DownstreamConnection
+from emulator.recording import ExchangeOutcome
+from emulator.upstream import Overflow, UpstreamPools
+from meshsim.errors import InvariantError
+from meshsim.policy.request import (
+    ACTION_BACK_OFF,
+    ACTION_INVALID,
+    ACTION_RESPOND,
+    ACTION_SEND,
+    STIMULUS_BACK_OFF_EXPIRED,
+    STIMULUS_DOWNSTREAM_RESET,
+    STIMULUS_NO_HOST,
+    STIMULUS_OVERFLOW,
+    STIMULUS_PER_TRY_TIMEOUT,
+    STIMULUS_RESET,
+    STIMULUS_RESPONSE,
+    STIMULUS_ROUTE_TIMEOUT,
+)
+from meshsim.state.codes import (
+    FLAG_DC,
+    FLAG_NAMES,
+    FLAG_NONE,
+    FLAG_UC,
+    FLAG_UO,
+    FLAG_UT,
+    NEVER_NS,
+    NO_HOST,
+    RESET_NONE,
+    RESET_OVERFLOW,
+    RESET_REMOTE,
+)
+
+__all__ = ["REPLAY_MAX_BYTES", "WAITING_MAX_BYTES", "OutboundExchange", "ProxyServices"]
+
+#: Longest request body that is kept for a retry [bytes].
+REPLAY_MAX_BYTES = 1 << 20
+#: How much of a body is read while no try takes it [bytes].
+WAITING_MAX_BYTES = 1 << 16
+
+_FLAG = b"x-meshsim-flag"
+
+
+class ProxyServices(NamedTuple):
+    """What the exchanges of one proxy share."""
+
+    engine: OutboundEngine
+    clock: ModelClock
+    pools: UpstreamPools
+    on_end: Callable[[ExchangeOutcome], object]
+
+
+class OutboundExchange:
+    """One request, from its head to the last byte of its response."""
+
+    __slots__ = (
+        "_back_off_timer",
+        "_body",
+        "_body_bytes",
+        "_clock",
+        "_connection",
+        "_context",
+        "_deadline_ns",
+        "_discarding",
+        "_downstream",
+        "_ended",
+        "_engine",
+        "_failure",
+        "_first_sent_ns",
+        "_freed",
+        "_head",
+        "_host",
+        "_id",
+        "_now_ns",
+        "_on_end",
+        "_other_ns",
+        "_pools",
+        "_queue_ns",
+        "_replayable",
+        "_request_done",
+        "_response_bytes",
+        "_response_flag",
+        "_response_status",
+        "_route_timer",
+        "_sent_ns",
+        "_service_ns",
+        "_started_ns",
+        "_try_timer",
+        "_values",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        head: RequestHead,
+        downstream: DownstreamConnection,
+        services: ProxyServices,
+        number: int,
+    ) -> None:
+        self._engine = services.engine
+        self._clock = services.clock
+        self._pools = services.pools
+        self._on_end = services.on_end
+        self._now_ns = services.clock.now_ns
+        self._head = head
+        self._downstream = downstream
+        self._values = dict(head.headers)
+        self._context = RequestContext(head, self._values, services.engine.name.encode(), number)
+        self._id = -1
+        self._host = NO_HOST
+        self._connection: UpstreamConnection | None = None
+        self._waiting = False
+        self._discarding = False
+        self._ended = False
+        self._freed = False  # the machine was told that nobody waits
+        self._failure = (503, FLAG_UC)  # of the last try, should its body be gone
+        self._route_timer: asyncio.TimerHandle | None = None
+        self._try_timer: asyncio.TimerHandle | None = None
+        self._back_off_timer: asyncio.TimerHandle | None = None
+        self._started_ns = 0
+        self._sent_ns = 0
+        self._first_sent_ns = -1
+        self._other_ns = 0
+        self._deadline_ns = NEVER_NS
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._request_done = False
+        self._replayable = True
+        self._response_status = 0
+        self._response_flag = FLAG_NONE
+        self._response_bytes = 0
+        self._queue_ns = 0
+        self._service_ns = 0
+
+    # --- The way of the request ------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Route the request and send its first try."""
+        head = self._head
+        self._started_ns = now_ns = self._now_ns()
+        self._id = self._engine.start(
+            head.host,
+            head.method.decode("latin-1"),
+            head.target.decode("latin-1"),
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers},
+            draw_key(self._values.get(b"x-meshsim-key")),
+            now_ns,
+        )
+        self._request_done = head.length == 0
+        decision = self._engine.route(self._id, now_ns)
+        if decision.action == ACTION_SEND:
+            self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
+            if self._deadline_ns != NEVER_NS:
+                self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
+        self._act(decision)
+
+    def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._clock.call_at(asyncio.get_running_loop(), time_ns, callback)
+
+    def _tell(self, stimulus: int, status: int = 0, reset: int = RESET_NONE) -> Decision:
+        return self._engine.tell(self._id, stimulus, status, reset, self._now_ns())
+
+    def _act(self, decision: Decision) -> None:
+        """Carry out an action; a response of the upstream is not one of them."""
+        action = decision.action
+        if action == ACTION_SEND:
+            self._send()
+        elif action == ACTION_RESPOND:
+            self._answer(decision.status, decision.response_flag)
+        elif action == ACTION_BACK_OFF:
+            self._back_off(decision)
+        elif action == ACTION_INVALID:
+            raise InvariantError(f"{self._engine.name}: no such transition, exchange {self._id}")
+
+    def _send(self) -> None:
+        """Send one try: pick a host, get a connection."""
+        host = self._engine.pick(self._id, self._now_ns())
+        if host == NO_HOST:
+            self._act(self._tell(STIMULUS_NO_HOST))
+            return
+        self._host = host
+        connection = self._pools.request(host, self)
+        if isinstance(connection, UpstreamConnection):
+            self.on_connection(connection)
+        elif isinstance(connection, Overflow):
+            self._act(self._tell(STIMULUS_OVERFLOW))
+        else:
+            self._waiting = True
+
+    def _back_off(self, decision: Decision) -> None:
+        if not self._replayable:
+            # The body is gone: the machine is told that nobody waits for another try.
+            self._free()
+            self._answer(*self._failure)
+            return
+        self._back_off_timer = self._call_at(decision.deadline_ns, self._on_back_off)
+
+    def _on_back_off(self) -> None:
+        self._back_off_timer = None
+        self._act(self._tell(STIMULUS_BACK_OFF_EXPIRED))
+
+    def _on_route_timeout(self) -> None:
+        self._route_timer = None
+        if self._response_status and not self._discarding:
+            self._cut(FLAG_UT)
+        else:
+            self._act(self._tell(STIMULUS_ROUTE_TIMEOUT))
+
+    def _on_try_timeout(self) -> None:
+        self._try_timer = None
+        self._give_up_try()
+        self._failure = (504, FLAG_UT)
+        self._act(self._tell(STIMULUS_PER_TRY_TIMEOUT))
+
+    # --- One try ---------------------------------------------------------------------------
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Send the try over `connection`."""
+        self._waiting = False
+        self._connection = connection
+        self._sent_ns = now_ns = self._now_ns()
+        if self._first_sent_ns < 0:
+            self._first_sent_ns = now_ns
+        deadline_ns = self._engine.sent(self._id, self._host, now_ns)
+        if deadline_ns != NEVER_NS:
+            self._try_timer = self._call_at(deadline_ns, self._on_try_timeout)
+        connection.use(self, self._head.method)
+        chunked = self._head.length == CHUNKED
+        attempt_count = self._engine.retry_count(self._id) + 1
+        deadline_ns = min(deadline_ns, self._deadline_ns)
+        parts = [self._context.encode_try(attempt_count, deadline_ns)]
+        parts += [encode_chunk(piece) for piece in self._body] if chunked else self._body
+        if chunked and self._request_done:
+            parts.append(LAST_CHUNK)
+        connection.write(b"".join(parts))
+        if not self._request_done:
+            self._forget_body_unless_retried()
+            self._downstream.resume_body()
+
+    def on_refused(self, reset: int) -> None:
+        """Tell the machine that the try will have no connection."""
+        if self._waiting:
+            self._waiting = False
+            self._act(self._tell(STIMULUS_RESET, 0, reset))
+
+    def on_reset(self) -> None:
+        """Tell the machine that the try's connection was lost."""
+        if self._discarding:
+            self._drop_connection()
+        elif self._response_status:
+            self._cut(FLAG_UC)
+        else:
+            self._failure = (503, FLAG_UC)
+            decision = self._tell(STIMULUS_RESET, 0, RESET_REMOTE)
+            self._give_up_try()
+            self._act(decision)
+
+    def on_response_head(self, head: ResponseHead) -> None:
+        """Decide what becomes of the response."""
+        self._stop_try_timer()
+        values = dict(head.headers)
+        overloaded = b"x-envoy-overloaded" in values
+        self._account(values)
+        reset = RESET_OVERFLOW if overloaded else RESET_NONE
+        decision = self._tell(STIMULUS_RESPONSE, head.status, reset)
+        self._response_status = head.status
+        retry = decision.action == ACTION_BACK_OFF
+        if retry and self._replayable:
+            self._discarding = True
+            self._back_off(decision)
+            return
+        if retry:
+            self._free()
+        self._response_flag = FLAG_NONE if retry else decision.response_flag
+        extra = b""
+        if _FLAG in values:  # of a proxy further on; each answers for itself
+            head = head._replace(headers=[pair for pair in head.headers if pair[0] != _FLAG])
+        if self._response_flag != FLAG_NONE:
+            extra = b"x-meshsim-flag: %b\r\n" % FLAG_NAMES[self._response_flag].encode()
+        self._downstream.start_response(head, extra)
+        if not self._downstream.writable and self._connection is not None:
+            self._connection.pause_reading()
+
+    def _account(self, values: dict[bytes, bytes]) -> None:
+        """Take note of where the time of an answered try went, as its workload says."""
+        server_ns = decimal(values.get(b"x-meshsim-server-ns"))
+        self._queue_ns += max(decimal(values.get(b"x-meshsim-queue-ns")), 0)
+        self._service_ns += max(decimal(values.get(b"x-meshsim-service-ns")), 0)
+        if server_ns >= 0:
+            if self._other_ns == 0:  # the way to the first try's connection, once
+                self._other_ns = self._first_sent_ns - self._started_ns
+            self._other_ns += max(self._now_ns() - self._sent_ns - server_ns, 0)
+
+    def on_response_body(self, piece: bytes) -> None:
+        """Pass a part of the response down."""
+        if not self._discarding:
+            self._response_bytes += len(piece)
+            self._downstream.write_body(piece)
+
+    def on_response_pause(self) -> None:
+        """Write what came; close the connection of a response that is dropped and not whole."""
+        if self._discarding:
+            self._drop_connection()
+        else:
+            self._downstream.flush()
+
+    def on_response_end(self, reusable: bool) -> None:
+        """Discount the try, pass its connection on, and end the response."""
+        connection = self._connection
+        if connection is None:
+            return
+        self._connection = None
+        now_ns = self._now_ns()
+        failed = self._response_status >= 500
+        self._engine.ended(self._id, self._host, "response", failed, now_ns - self._sent_ns, now_ns)
+        # A connection on which half a request was sent can carry no other.
+        self._pools.give_back(connection, reusable and self._request_done)
+        if self._discarding:
+            self._discarding = False
+            self._response_status = 0
+        else:
+            self._end(now_ns)
+            self._downstream.end_response()
+
+    def on_upstream_writable(self, writable: bool) -> None:
+        """Read the request's body only as fast as the upstream takes it."""
+        if writable:
+            self._downstream.resume_body()
+        else:
+            self._downstream.pause_body()
+
+    def _drop_connection(self) -> None:
+        """Close the connection of a response that is dropped."""
+        connection = self._connection
+        self._connection = None
+        self._discarding = False
+        self._response_status = 0
+        if connection is not None:
+            now_ns = self._now_ns()
+            rtt_ns = now_ns - self._sent_ns
+            self._engine.ended(self._id, self._host, "response", True, rtt_ns, now_ns)
+            self._pools.close(connection)
+
+    def _give_up_try(self) -> None:
+        """Give up the try that waits or is under way, if there is one."""
+        self._stop_try_timer()
+        connection = self._connection
+        if self._waiting:
+            self._waiting = False
+            self._pools.leave(self._host, self)
+        elif connection is not None:
+            self._connection = None
+            now_ns = self._now_ns()
+            rtt_ns = now_ns - self._sent_ns
+            self._engine.ended(self._id, self._host, "abandoned", True, rtt_ns, now_ns)
+            self._pools.close(connection)
+
+    def _stop_try_timer(self) -> None:
+        if self._try_timer is not None:
+            self._try_timer.cancel()
+            self._try_timer = None
+
+    # --- The request's body ----------------------------------------------------------------
+
+    def on_request_body(self, piece: bytes) -> None:
+        """Pass a part of the body up, and keep it while a retry may need it."""
+        self._body_bytes += len(piece)
+        connection = self._connection
+        sending = connection is not None and not self._discarding
+        if self._replayable:
+            self._body.append(piece)
+        if connection is not None and sending:
+            chunked = self._head.length == CHUNKED
+            connection.write(encode_chunk(piece) if chunked else piece)
+            self._forget_body_unless_retried()
+        elif self._body_bytes >= WAITING_MAX_BYTES:
+            self._downstream.pause_body()
+
+    def on_request_end(self) -> None:
+        """Pass the end of the body up."""
+        if not self._request_done:
+            self._request_done = True
+            chunked = self._head.length == CHUNKED
+            if chunked and self._connection is not None and not self._discarding:
+                self._connection.write(LAST_CHUNK)
+
+    def _forget_body_unless_retried(self) -> None:
+        """Keep the part of the body that was sent only for a retry, and only if it is short."""
+        if self._replayable and (
+            self._body_bytes > REPLAY_MAX_BYTES or self._engine.retries_remaining(self._id) == 0
+        ):
+            self._replayable = False
+            self._body.clear()
+
+    # --- The end ---------------------------------------------------------------------------
+
+    def on_downstream_lost(self) -> None:
+        """Give up: the caller is gone."""
+        if self._ended:
+            return
+        self._free()
+        self._response_flag = FLAG_DC
+        self._response_status = 0
+        self._end(self._now_ns())
+
+    def _free(self) -> None:
+        """Tell the machine, once, that nobody waits for another try."""
+        if not self._freed:
+            self._freed = True
+            self._tell(STIMULUS_DOWNSTREAM_RESET)
+
+    def on_downstream_writable(self, writable: bool) -> None:
+        """Read the response only as fast as the caller takes it."""
+        if self._connection is not None:
+            if writable:
+                self._connection.resume_reading()
+            else:
+                self._connection.pause_reading()
+
+    def _answer(self, status: int, response_flag: int) -> None:
+        """Answer the request ourselves."""
+        self._response_status = status
+        self._response_flag = response_flag
+        headers: list[tuple[bytes, bytes]] = []
+        if response_flag != FLAG_NONE:
+            headers.append((_FLAG, FLAG_NAMES[response_flag].encode()))
+        if response_flag == FLAG_UO:
+            headers.append((b"x-envoy-overloaded", b"true"))
+        self._end(self._now_ns())
+        self._downstream.respond(status, tuple(headers))
+
+    def _cut(self, response_flag: int) -> None:
+        """Break off a response that has begun."""
+        self._response_flag = response_flag
+        self._end(self._now_ns())
+        self._downstream.cut()
+
+    def _end(self, now_ns: int) -> None:
+        """Stop everything, forget the exchange, and record it once."""
+        if self._ended:
+            raise InvariantError(f"{self._engine.name}: exchange {self._id} ended twice")
+        self._ended = True
+        if self._route_timer is not None:
+            self._route_timer.cancel()
+        if self._back_off_timer is not None:
+            self._back_off_timer.cancel()
+        self._give_up_try()
+        retry_count = self._engine.retry_count(self._id)
+        self._engine.finish(self._id)
+        self._on_end(self._outcome(retry_count, now_ns))
+
+    def _outcome(self, retry_count: int, now_ns: int) -> ExchangeOutcome:
+        return ExchangeOutcome(
+            self._engine.name,
+            self._head.host,
+            self._text(b"x-meshsim-operation"),
+            self._text(b"x-meshsim-traffic"),
+            decimal(self._values.get(b"x-meshsim-number")),
+            self._response_status,
+            self._response_flag,
+            retry_count,
+            self._started_ns,
+            now_ns,
+            self._queue_ns,
+            self._service_ns,
+            self._body_bytes,
+            self._response_bytes,
+            decimal(self._values.get(b"x-meshsim-arrival")),
+            "" if self._host == NO_HOST else self._engine.address(self._host).name,
+            self._text(b"x-meshsim-key"),
+            self._text(b"x-meshsim-parent"),
+            self._other_ns,
+        )
+
+    def _text(self, name: bytes) -> str:
+        return self._values.get(name, b"").decode("latin-1")
