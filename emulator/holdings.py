@@ -1,0 +1,292 @@
+"""What one live proxy holds of its upstreams: CLUSTER, HOST and configuration rows.
+
+Rule: a row belongs to a name.  A new configuration keeps the row of every cluster and of every
+endpoint of a cluster that it still names, with its counts and averages; endpoints that appear
+get fresh rows, and those that are gone leave the membership at once but keep their row until
+nothing runs on it.  Rows of what is gone are given out again at a later configuration, never
+in between, so a host handle means the same host as long as anything of it is open.
+
+Configuration row i belongs to CLUSTER row i: a push overwrites it, and running requests see
+new limits at once, as Envoy's do.  Rings and Maglev tables are built over the members, and
+built again only if names, weights or settings have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.state.upstream import (
+    CLUSTER_CONFIG_DTYPE,
+    CLUSTER_DTYPE,
+    TABLE_DTYPE,
+)
+from meshsim.topology.compiled.layout import Rows
+from meshsim.topology.compiled.policies import fill_cluster_config, hash_table, no_hosts
+
+if TYPE_CHECKING:
+    from meshsim.topology.model import ClusterPolicy
+
+__all__ = ["Holdings", "HostReport"]
+
+_ROWS_FIRST = 8
+#: By cluster and endpoint: requests, errors, sum of latencies [ns].
+_Counted = dict[tuple[str, str], tuple[int, int, int]]
+
+
+#: Envoy's counters of a cluster, and where they are.
+_COUNTERS = {
+    "upstream_rq_total": "requests_total",
+    "upstream_rq_active": "requests_active",
+    "upstream_rq_pending_active": "pending_active",
+    "upstream_rq_pending_overflow": "pending_overflow",
+    "upstream_rq_active_overflow": "request_overflow",
+    "upstream_rq_retry": "retries_total",
+    "upstream_rq_retry_active": "retries_active",
+    "upstream_rq_retry_overflow": "retry_overflow",
+    "upstream_cx_total": "connections_total",
+    "upstream_cx_active": "connections_active",
+    "upstream_cx_overflow": "connection_overflow",
+}
+
+
+class HostReport(NamedTuple):
+    """What one proxy counted of one host over its whole life."""
+
+    cluster: str
+    endpoint: str
+    requests: int
+    errors: int  # status >= 500, resets and time-outs
+    latency_sum_ns: int  # of answered tries, send to response
+
+
+class Holdings:
+    """Rows of one proxy's upstreams.
+
+    Attributes
+    ----------
+    hosts : ndarray[HOST_DTYPE]
+    members : ndarray[int32]
+        HOST rows by cluster, as ``clusters["member_start"]`` says.
+    clusters : ndarray[CLUSTER_DTYPE]
+    configs : ndarray[CLUSTER_CONFIG_DTYPE], as long as `clusters`
+    table : ndarray[TABLE_DTYPE]
+    cluster_rows : dict of str to int
+        By cluster name, of the configuration in force.
+    addresses : list of EndpointAddress
+        By HOST row.
+    cluster_names : list of str
+        By CLUSTER row.
+    cluster_of : list of int
+        CLUSTER row by HOST row: ``hosts["cluster"]`` as plain numbers, which are read faster.
+    pending : list of int
+        Requests that wait for a connection, by HOST row.
+    """
+
+    def __init__(self) -> None:
+        self.hosts: Rows = no_hosts(_ROWS_FIRST)
+        self.members: Rows = np.zeros(1, np.int32)
+        self.clusters: Rows = np.zeros(_ROWS_FIRST, CLUSTER_DTYPE)
+        self.configs: Rows = np.zeros(_ROWS_FIRST, CLUSTER_CONFIG_DTYPE)
+        self.table: Rows = np.zeros(1, TABLE_DTYPE)
+        self.cluster_rows: dict[str, int] = {}
+        self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
+        self.pending: list[int] = [0] * _ROWS_FIRST
+        self.cluster_of: list[int] = [0] * _ROWS_FIRST
+        self.cluster_names: list[str] = [""] * _ROWS_FIRST
+        self._host_rows: dict[tuple[str, str], int] = {}  # of members, by cluster and endpoint
+        self._forgotten: _Counted = {}  # of hosts whose rows were given back
+        self._tables: dict[int, tuple[Any, Rows]] = {}  # by CLUSTER row: what decided it, it
+
+    def apply(
+        self,
+        configuration: ProxyConfiguration,
+        hosts_in_use: Collection[int],
+        clusters_in_use: Collection[int],
+        now_ns: int,
+    ) -> tuple[int, ...]:
+        """Bring the rows to `configuration`; return the HOST rows that are members no more.
+
+        Parameters
+        ----------
+        configuration : ProxyConfiguration
+        hosts_in_use, clusters_in_use : collection of int
+            Rows that running exchanges name; they are not given to others.
+        now_ns : int
+            When new hosts appear [ns].
+        """
+        before = set(self._host_rows.values())
+        clusters_free = self._free_clusters(clusters_in_use)
+        hosts_free = self._free_hosts(hosts_in_use)
+        rows: dict[str, int] = {}
+        for name in configuration.clusters:
+            known = self.cluster_rows.get(name)
+            rows[name] = known if known is not None else self._new_cluster(name, clusters_free)
+        self.cluster_rows = rows
+        host_rows: dict[tuple[str, str], int] = {}
+        members: list[int] = []
+        tables = [np.zeros(1, TABLE_DTYPE)]
+        for name, cluster in rows.items():
+            endpoints = configuration.endpoints.get(name, ())
+            start = len(members)
+            for item in endpoints:
+                host = self._host_rows.get((name, item.name))
+                if host is None:
+                    host = self._new_host(cluster, now_ns, hosts_free)
+                host_rows[name, item.name] = host
+                self.addresses[host] = item
+                self.hosts["weight"][host] = item.weight
+                self.hosts["table_index"][host] = len(members) - start
+                members.append(host)
+            self.clusters["member_start"][cluster] = start
+            self.clusters["member_count"][cluster] = len(members) - start
+            self._configure(cluster, configuration.clusters[name], endpoints, tables)
+        self._host_rows = host_rows
+        self._empty_departed()
+        self.members = np.array(members or [0], np.int32)
+        self.table = np.concatenate(tables)
+        return tuple(sorted(before - set(host_rows.values())))
+
+    def is_member(self, host: int) -> bool:
+        """Return whether the configuration in force names this host."""
+        address = self.addresses[host]
+        if address is None:
+            return False
+        cluster = self.cluster_names[self.cluster_of[host]]
+        return self._host_rows.get((cluster, address.name)) == host
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Return Envoy's counters of each cluster of the configuration in force."""
+        return {
+            name: {key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()}
+            for name, row in self.cluster_rows.items()
+        }
+
+    def reports(self) -> list[HostReport]:
+        """Return what was counted of every host that was used, gone ones included."""
+        counted = dict(self._forgotten)
+        for row, address in enumerate(self.addresses):
+            if address is not None:
+                self._count_in(counted, row, address.name)
+        return [HostReport(*name, *counts) for name, counts in counted.items()]
+
+    def _count_in(self, counted: _Counted, row: int, endpoint: str) -> None:
+        """Add what HOST row `row` counts to what is known of its endpoint."""
+        if self.hosts["requests_total"][row] == 0:
+            return
+        name = self.cluster_names[self.cluster_of[row]], endpoint
+        fields = ("requests_total", "errors_total", "latency_sum_ns")
+        here = [int(self.hosts[field][row]) for field in fields]
+        known = counted.get(name, (0, 0, 0))
+        counted[name] = known[0] + here[0], known[1] + here[1], known[2] + here[2]
+
+    def _free_clusters(self, in_use: Collection[int]) -> list[int]:
+        """Return the CLUSTER rows to give out, the first to be taken last."""
+        held = set(self.cluster_rows.values()) | set(in_use)
+        active = ("connections_active", "pending_active", "requests_active", "retries_active")
+        return [
+            row
+            for row in range(len(self.clusters) - 1, -1, -1)
+            if row not in held and not any(self.clusters[field][row] for field in active)
+        ]
+
+    def _free_hosts(self, in_use: Collection[int]) -> list[int]:
+        """Return the HOST rows to give out, and forget what they stood for."""
+        held = set(self._host_rows.values()) | set(in_use)
+        active = ("connections_open", "requests_active")
+        free = [
+            row
+            for row in range(len(self.hosts) - 1, -1, -1)
+            if row not in held
+            and not self.pending[row]
+            and not any(self.hosts[field][row] for field in active)
+        ]
+        for row in free:
+            address = self.addresses[row]
+            if address is not None:
+                self._count_in(self._forgotten, row, address.name)
+                self.addresses[row] = None
+        return free
+
+    def _new_cluster(self, name: str, free: list[int]) -> int:
+        if not free:
+            count = len(self.clusters)
+            free += range(2 * count - 1, count - 1, -1)
+            self.clusters = _doubled(self.clusters)
+            self.configs = _doubled(self.configs)
+            self.cluster_names += [""] * count
+        row = free.pop()
+        self.clusters[row] = np.zeros(1, CLUSTER_DTYPE)[0]
+        self.clusters["config"][row] = row
+        self.cluster_names[row] = name
+        self._tables.pop(row, None)
+        return row
+
+    def _new_host(self, cluster: int, now_ns: int, free: list[int]) -> int:
+        if not free:
+            count = len(self.hosts)
+            free += range(2 * count - 1, count - 1, -1)
+            self.hosts = _doubled(self.hosts)
+            self.addresses += [None] * count
+            self.pending += [0] * count
+            self.cluster_of += [0] * count
+        row = free.pop()
+        self.hosts[row] = no_hosts(1)[0]
+        self.hosts["cluster"][row] = self.cluster_of[row] = cluster
+        self.hosts["healthy"][row] = 1
+        self.hosts["endpoint"][row] = row
+        # The moving average forgets from the moment the host appeared.
+        self.hosts["rtt_updated_ns"][row] = now_ns
+        return row
+
+    def _configure(
+        self,
+        cluster: int,
+        policy: ClusterPolicy,
+        endpoints: tuple[EndpointAddress, ...],
+        tables: list[Rows],
+    ) -> None:
+        """Overwrite the configuration row of a cluster and add its hash table to `tables`."""
+        fields = np.zeros(1, CLUSTER_CONFIG_DTYPE)
+        fill_cluster_config(fields, policy)
+        weights = [item.weight for item in endpoints]
+        fields["weights_equal"] = int(len(set(weights)) <= 1)
+        decided_by = (policy.load_balancing, tuple((item.name, item.weight) for item in endpoints))
+        known = self._tables.get(cluster)
+        if known is None or known[0] != decided_by:
+            names = [item.name for item in endpoints]
+            known = decided_by, hash_table(names, policy, range(len(names)), weights)
+            self._tables[cluster] = known
+        fields["table_start"] = sum(len(table) for table in tables)
+        fields["table_count"] = len(known[1])
+        tables.append(known[1])
+        if fields["balancing"][0] != self.configs["balancing"][cluster]:
+            self._forget_schedule(cluster)
+        self.configs[cluster] = fields[0]
+
+    def _forget_schedule(self, cluster: int) -> None:
+        """Clear the EDF schedule of a cluster that balances otherwise: hashing scribbles on it."""
+        self.clusters["edf_time"][cluster] = 0.0
+        self.clusters["edf_next_order"][cluster] = 0
+        own = self.hosts["cluster"] == cluster
+        self.hosts["edf_deadline"][own] = 0.0
+        self.hosts["edf_order"][own] = 0
+
+    def _empty_departed(self) -> None:
+        """Leave clusters that are gone without members: a retry finds no host, as in Envoy.
+
+        Envoy, source/common/router/router.cc (doRetry): sendNoHealthyUpstreamResponse.
+        """
+        departed = np.ones(len(self.clusters), np.bool_)
+        departed[list(self.cluster_rows.values())] = False
+        self.clusters["member_count"][departed] = 0
+
+
+def _doubled(rows: Rows) -> Rows:
+    """Return `rows` followed by as many that are zero."""
+    longer = np.zeros(2 * len(rows), rows.dtype)
+    longer[: len(rows)] = rows
+    return longer
