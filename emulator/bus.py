@@ -180,6 +180,8 @@ class Bus:
         self._settings = settings or BusSettings()
         self._client: aiomqtt.Client | None = None
         self._broken = asyncio.Event()
+        #: Done when the connection is over: no publish on it will be answered any more.
+        self._ended: asyncio.Future[None] | None = None
         self._connected = asyncio.Event()
         self._publishes = asyncio.Semaphore(self._settings.publishes)
         #: Connections made, attempts and connections that failed, messages dropped unread.
@@ -220,15 +222,24 @@ class Bus:
             If there is no connection, or it broke.
         """
         async with self._publishes:
-            client = self._client
-            if client is None:
+            client, ended = self._client, self._ended
+            if client is None or ended is None:
                 raise BusError("not connected")
+            work = asyncio.ensure_future(client.publish(topic, payload, qos=1, retain=retain))
             try:
-                await client.publish(topic, payload, qos=1, retain=retain)
+                await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    raise BusError("disconnected")
+                work.result()
             except aiomqtt.MqttError as error:
-                # Unanswered for `timeout_s`: what the broker has is unknown, so start over.
-                self._broken.set()
+                if client is self._client:
+                    # Unanswered for `timeout_s`: what the broker has is unknown, so start over.
+                    self._broken.set()
                 raise BusError(str(error)) from None
+            finally:
+                if not work.done():
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
 
     async def _session(self) -> None:
         """Connect, serve until the connection breaks, close.
@@ -246,6 +257,7 @@ class Bus:
                 if any(_number(code) >= _SUBSCRIBE_REFUSED for code in codes):
                     raise aiomqtt.MqttError(f"not allowed to subscribe to {topic}")
             self._broken.clear()
+            self._ended = asyncio.get_running_loop().create_future()
             self._client = client
             self._connected.set()
             self.counters["connected"] += 1
@@ -253,6 +265,8 @@ class Bus:
         finally:
             self._client = None
             self._connected.clear()
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_result(None)
             self.counters["dropped"] += _inbox(client).dropped
             await _dispose(client)
 
