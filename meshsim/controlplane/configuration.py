@@ -337,17 +337,18 @@ def destinations(service: str, route: Route) -> Iterable[str]:
 
 
 def missing_clusters(configuration: ProxyConfiguration) -> set[str]:
-    """Return clusters that routes name and that have no policy or no endpoint list.
+    """Return clusters that are named and that have no policies or no list of endpoints.
 
     While there are any, the parts do not fit together: some are older than others.
     """
+    clusters, endpoints = configuration.clusters.keys(), configuration.endpoints.keys()
     wanted = {
         name
         for service, table in configuration.routes.items()
         for route in table
         for name in destinations(service, route)
     }
-    return wanted - (configuration.clusters.keys() & configuration.endpoints.keys())
+    return (wanted | clusters | endpoints) - (clusters & endpoints)
 
 
 def gateway_name(traffic: str) -> str:
