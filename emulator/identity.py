@@ -8,8 +8,10 @@ fraction of the lifetime has passed (Istio and ztunnel: half).
 TLS: versions 1.2 and 1.3 (two of ours speak 1.3), both sides authenticated by the mesh's root
 alone, with strict X.509 checks.  Host names are not checked, because a SPIFFE id is not a host
 name: the caller asks `verify_server` after the handshake, a listener asks
-`meshsim.policy.authentication`.  Sessions are not resumed: the server hands out no tickets,
-and our clients offer no session, so every connection is a full handshake of both identities.
+`meshsim.policy.authentication`.  The server hands out no tickets and our clients offer no
+session, so every connection between two of ours is a full handshake of both identities.  A
+foreign client of TLS 1.2 may still resume by session id: that session carries the client's
+certificate, so listeners ask the same questions of it, and its validity again (`peer_expired`).
 
 Private keys stay in memory.  OpenSSL's bindings read keys from files only; while one loads, it
 lies encrypted by a one-time password in a file of mode 0600 in a folder of mode 0700, which is
