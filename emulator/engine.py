@@ -29,6 +29,7 @@ from emulator.exchanges import Exchange, Exchanges
 from emulator.holdings import Holdings, HostReport
 from emulator.route_table import RouteTable
 from emulator.stimuli import StimulusLog, changed_parts
+from emulator.streams import own_key, pick_stream, run_seed_of, split_uniform
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.errors import InvariantError
 from meshsim.policy.circuit_breakers import (
@@ -52,7 +53,6 @@ from meshsim.policy.load_balancing import (
 from meshsim.policy.request import ACTION_RESPOND, STIMULUS_REQUEST, step
 from meshsim.policy.routing import choose_split
 from meshsim.policy.timeout import per_try_deadline_ns
-from meshsim.rng import PURPOSE_PICK, PURPOSE_SPLIT, key_uniform, make_streams, mix, mix_in
 from meshsim.state.codes import NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
 from meshsim.state.exchange import EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF
 
@@ -103,18 +103,6 @@ class Decision(NamedTuple):
     response_flag: int
 
 
-def run_seed_of(seed: int, replication: int = 0) -> int:
-    """Return the seed of every stream of a run, as the simulator derives it.
-
-    Parameters
-    ----------
-    seed : int
-        0 <= seed < 2**62.
-    replication : int
-    """
-    return int(mix_in(np.uint64(mix(np.uint64(seed))), replication)) >> 2
-
-
 class ProxyEngine:
     """Policy state and decisions of one proxy.
 
@@ -145,8 +133,8 @@ class ProxyEngine:
         self._log = log
         self._holdings = Holdings()
         self._table = RouteTable(self.configuration, {})
-        self._rng = make_streams(run_seed, PURPOSE_PICK, index + 1)[index].copy()
-        self._key_base = mix_in(mix_in(np.uint64(mix(np.uint64(run_seed))), PURPOSE_SPLIT), index)
+        self._identity = run_seed, index
+        self._rng = pick_stream(run_seed, index)
         self._exchanges = Exchanges()
         self._live = self._exchanges.live
         self._bind()
@@ -163,17 +151,26 @@ class ProxyEngine:
         hosts, clusters = self._exchanges.in_use()
         departed = self._holdings.apply(configuration, hosts, clusters, now_ns)
         self._table = RouteTable(configuration, self._holdings.cluster_rows)
-        before, self.configuration = self.configuration, configuration
         self._bind()
         if self._log is not None:
-            parts = changed_parts(before, configuration)
-            versions = dict(configuration.versions)
-            self._note("apply", parts, versions, now_ns, departed)
+            parts = changed_parts(self.configuration, configuration)
+            self._note("apply", parts, dict(configuration.versions), now_ns, departed)
+        self.configuration = configuration
         return departed
 
     def is_member(self, host: int) -> bool:
         """Return whether the configuration in force names this host (no stimulus)."""
         return self._holdings.is_member(host)
+
+    def knows(self, host: int) -> bool:
+        """Return whether `host` is a handle of this engine (no stimulus)."""
+        addresses = self._holdings.addresses
+        return 0 <= host < len(addresses) and addresses[host] is not None
+
+    def routed_to(self, exchange: int) -> tuple[int, int]:
+        """Return ROUTE and CLUSTER row of an exchange, or `NO_INDEX` (no stimulus)."""
+        item = self._live[exchange]
+        return item.route, item.cluster
 
     def address(self, host: int) -> EndpointAddress:
         """Return where a host listens and who it must be (no stimulus)."""
@@ -245,13 +242,9 @@ class ProxyEngine:
         if route != NO_INDEX and table.split_counts[route] > 0:
             split = table.split_starts[route]
             if table.split_counts[route] > 1:
-                split = choose_split(
-                    table.splits,
-                    split,
-                    table.split_counts[route],
-                    table.weight_totals[route],
-                    self._split_uniform(exchange, item),
-                )
+                key = own_key(*self._identity, exchange) if item.key is None else item.key
+                count, total = table.split_counts[route], table.weight_totals[route]
+                split = choose_split(table.splits, split, count, total, split_uniform(key))
             cluster = table.split_clusters[split]
             item.hash_key = np.uint64(table.hash_key(route, item.headers))
         item.route = route
@@ -312,11 +305,6 @@ class ProxyEngine:
         return Decision(
             action, deadline_ns, int(exchanges.statuses[row]), int(exchanges.flags[row])
         )
-
-    def _split_uniform(self, exchange: int, item: Exchange) -> float:
-        """Return the draw in [0, 1) that decides a split, the simulator's for the same key."""
-        key = mix_in(self._key_base, exchange) if item.key is None else item.key
-        return float(key_uniform(np.uint64(mix_in(np.uint64(key), PURPOSE_SPLIT << 24))))
 
     def pick(self, exchange: int, now_ns: int) -> int:
         """Pick the host of the next try; return its handle, or `NO_HOST`.
