@@ -32,6 +32,7 @@ _HOME = {
     "MeshsimError": "meshsim.errors",
     "Result": "meshsim.results",
     "Topology": "meshsim.topology",
+    "emulate": "emulator",
     "explain": "meshsim.explanation",
     "generate": "meshsim.topology",
     "load": "meshsim.loading",

@@ -222,6 +222,12 @@ def _engine(result: Result) -> str:
     engine = result.engine
     wall_s = engine["wall_s"]
     rate = f" ({engine['events'] / wall_s / 1e6:.1f} M events/s)" if wall_s else ""
+    if result.emulation:
+        emulated_s = result.records[0].ended_ns / NS_PER_S
+        return (
+            f"{engine['requests']:,} requests, {emulated_s:,.4g} s emulated in {wall_s:.1f} s; "
+            f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
+        )
     simulated_s = sum(record.duration_ns for record in result.records) / NS_PER_S
     return (
         f"{engine['requests']:,} requests, {engine['events']:,} events, "
@@ -344,6 +350,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "replications": result.replications,
         "verdict": result.verdict.name,
         "engine": result.engine,
+        **({"emulation": dict(result.emulation)} if result.emulation else {}),
         "traffic": [
             {
                 "name": name,

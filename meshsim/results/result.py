@@ -59,6 +59,9 @@ class Result:
         The same seeds and final load started empty, of a scenario with a trigger.
     version : str
         Version of meshsim that made the records.
+    emulation : mapping
+        How an emulated result was made (dilation, lag, CPU, accounting of requests); empty of
+        a simulated one.
 
     Examples
     --------
@@ -72,6 +75,7 @@ class Result:
     defaults: Mapping[str, str] = field(default_factory=dict)
     records_empty: tuple[RunRecord, ...] = ()
     version: str = field(default_factory=_version)
+    emulation: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_records(
@@ -82,12 +86,13 @@ class Result:
         notices: Sequence[str] = (),
         defaults: Mapping[str, str] | None = None,
         records_empty: Sequence[RunRecord] = (),
+        emulation: Mapping[str, Any] | None = None,
     ) -> Result:
         """Build a result from what the replications left behind.
 
         Parameters
         ----------
-        catalog, records, notices, defaults, records_empty
+        catalog, records, notices, defaults, records_empty, emulation
             As of the class; at least one record, all of one duration.
 
         Raises
@@ -99,7 +104,12 @@ class Result:
         if len(durations) != 1:
             raise ValueError(f"records of one duration are needed, found {sorted(durations)}")
         return cls(
-            catalog, tuple(records), tuple(notices), dict(defaults or {}), tuple(records_empty)
+            catalog,
+            tuple(records),
+            tuple(notices),
+            dict(defaults or {}),
+            tuple(records_empty),
+            emulation=dict(emulation or {}),
         )
 
     # --- What the whole rests on -------------------------------------------------------------
@@ -320,6 +330,7 @@ class Result:
             "defaults": dict(self.defaults),
             "records_empty": len(self.records_empty),
             "version": self.version,
+            "emulation": dict(self.emulation),
         }
         storage.save(path, self.catalog, (*self.records, *self.records_empty), extra)
 
@@ -341,4 +352,5 @@ class Result:
             extra["defaults"],
             records[split:],
             extra["version"],
+            extra.get("emulation", {}),
         )
