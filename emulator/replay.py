@@ -209,7 +209,7 @@ class _Teller:
             self._diverge(stimulus, f"{type(error).__name__}: {error}")
             return
         if answer != stimulus.result:
-            self._diverge(stimulus, describe_answer(stimulus.name, answer))
+            self._diverge(stimulus, _answer_in_words(stimulus.name, answer))
             return
         life.stimuli += 1
         life.closed = stimulus.name == "close"
@@ -308,7 +308,7 @@ def describe(stimulus: Stimulus) -> str:
     head = " ".join(part for part in (f"line {stimulus.line}: {stimulus.name}", told) if part)
     if stimulus.result is None:
         return head
-    return f"{head} -> {describe_answer(stimulus.name, stimulus.result)}"
+    return f"{head} -> {_answer_in_words(stimulus.name, stimulus.result)}"
 
 
 def _value(name: str, value: Any) -> str:
@@ -325,7 +325,7 @@ def _ms(time_ns: int) -> str:
     return "never" if time_ns == NEVER_NS else f"{time_ns / 1e6:.12g} ms"
 
 
-def describe_answer(name: str, answer: Any) -> str:
+def _answer_in_words(name: str, answer: Any) -> str:
     """Return the answer to a stimulus in words."""
     if name == "sent":
         return f"times out {_ms(answer)}"

@@ -28,7 +28,8 @@ def run_seed_of(seed: int, replication: int = 0) -> int:
 
 def pick_stream(run_seed: int, index: int) -> Rows:
     """Return the stream of picks and back-offs of proxy `index`: ndarray[uint64], shape (2,)."""
-    return make_streams(run_seed, PURPOSE_PICK, index + 1)[index].copy()
+    stream: Rows = make_streams(run_seed, PURPOSE_PICK, index + 1)[index].copy()
+    return stream
 
 
 def own_key(run_seed: int, index: int, number: int) -> int:

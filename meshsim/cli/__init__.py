@@ -1,0 +1,49 @@
+"""The command line: ``meshsim run | explain | schema | bench | replay``.
+
+Rule: a command reads its arguments, calls the library, and prints; it decides nothing about
+the mesh.  Exit status 0: done; 1: the input is wrong or the run failed, every problem on
+stderr and nothing written; 2: the command line itself is wrong.  The report goes to stdout,
+progress and problems to stderr, so that ``meshsim run ... --json - | jq`` works.
+
+Imports are made inside the commands: ``meshsim --help`` must not wait for numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from meshsim.cli.describing import explain, schema
+from meshsim.cli.replaying import replay
+from meshsim.cli.simulating import bench, run
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="meshsim", message="%(prog)s %(version)s")
+def _commands() -> None:
+    """Simulate a service mesh: latency, errors, CPU and memory before it is built."""
+
+
+for _command in (run, explain, schema, bench, replay):
+    _commands.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; the status is as this module states.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the name of the program; by default those of the process.
+
+    Raises
+    ------
+    SystemExit
+        Always, with the exit status.
+    """
+    _commands.main(arguments, prog_name="meshsim")
+    raise SystemExit(0)  # not reached: click exits itself

@@ -1,0 +1,124 @@
+"""``meshsim run`` and ``meshsim bench``: simulate a scenario, measure this machine."""
+
+from __future__ import annotations
+
+import click
+
+from meshsim.cli.common import (
+    changed,
+    check_writable,
+    load_scenario,
+    progress,
+    read_assignment,
+    read_duration,
+    read_precision,
+    read_rates,
+    reports_problems,
+    scenario_options,
+    write_result,
+)
+
+__all__ = ["bench", "run"]
+
+
+@click.command("run")
+@click.argument("scenario", required=False)
+@scenario_options
+@click.option("--mesh", metavar="NAME", help="Mesh profile, e.g. istio-sidecar or none.")
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    metavar="CLASS=R",
+    callback=read_rates,
+    help="Offered rate of a traffic class [1/s]; may be repeated.",
+)
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    metavar="PATH=VALUE",
+    callback=read_assignment,
+    help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
+)
+@click.option(
+    "--duration",
+    metavar="TIME",
+    default="60s",
+    show_default=True,
+    callback=read_duration,
+    help="Simulated time of each run.",
+)
+@click.option(
+    "--replications",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="Independent runs; the intervals come from their differences.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62 - 1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Random seed.",
+)
+@click.option(
+    "--precision",
+    metavar="p99:5%",
+    callback=read_precision,
+    help="Add replications until this interval is that narrow.",
+)
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON.")
+@click.option("--png", "png_file", metavar="FILE", help="Draw the result.")
+@click.option("--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load.")
+@reports_problems
+def run(
+    scenario: str | None,
+    manifests: str | None,
+    traffic: str | None,
+    mesh: str | None,
+    rates: dict[str, float],
+    values: dict[str, str],
+    duration: str,
+    replications: int,
+    seed: int,
+    precision: str | None,
+    json_file: str | None,
+    png_file: str | None,
+    save: str | None,
+) -> None:
+    """Simulate SCENARIO and print its report.
+
+    SCENARIO is a topology file, or a folder of manifests.
+    """
+    check_writable(json_file, png_file, save)
+    topology = changed(load_scenario(scenario, manifests, traffic), rates, values)
+    with progress() as report:
+        import meshsim
+
+        result = meshsim.simulate(
+            topology,
+            duration=duration,
+            replications=replications,
+            seed=seed,
+            mesh=mesh,
+            precision=precision,
+            progress=report,
+        )
+    write_result(result, json_file, png_file, save)
+    click.echo(result.to_json() if json_file == "-" else result.report())
+
+
+@click.command("bench")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@reports_problems
+def bench(as_json: bool) -> None:
+    """Measure this machine: M/M/1, a chain, and a chain with sidecars."""
+    from meshsim import benchmark
+
+    with progress() as report:
+        measurements = benchmark.measure(report)
+    click.echo(benchmark.to_json(measurements) if as_json else benchmark.table(measurements))
