@@ -65,7 +65,6 @@ COUNTERS = (
     "attempts",  # their tries, as far as they were decided on
     "foreign",  # exchanges that belong to no request of the load generator
     "spans",  # exchanges of sampled requests, kept or not
-    "skipped",  # intended sends that a full connection table refused
 )
 _WINDOW_FIELDS = WINDOW_DTYPE.names or ()
 _SERIES_FIELDS = SERIES_DTYPE.names or ()
@@ -156,8 +155,8 @@ class Recorder:
         self._spans: list[tuple[int, ...]] = []
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._recent: deque[int] = deque(maxlen=_RECENT_MAX)
-        self._endpoint_sources: dict[int, Callable[[int], tuple[int, ...]]] = {}
-        self._proxy_sources: dict[int, Callable[[], tuple[int, ...]]] = {}
+        self._endpoint_sources: list[tuple[int, Callable[[int], tuple[int, ...]]]] = []
+        self._proxy_sources: list[tuple[int, Callable[[], tuple[int, ...]]]] = []
         self._endpoint_rows = np.zeros(
             (SEGMENT_COUNT, len(catalog.endpoints)), ENDPOINT_RECORD_DTYPE
         )
@@ -230,10 +229,6 @@ class Recorder:
         if self.window_of(arrived_ns) < WINDOW_COUNT:
             self._counters["unfinished"] += 1
             self._account_in_flight(self._traffic[traffic], arrived_ns, self.duration_ns)
-
-    def skipped(self) -> None:
-        """Count an intended send that found the connection table full."""
-        self._counters["skipped"] += 1
 
     def _account_in_flight(self, traffic: int, begin_ns: int, end_ns: int) -> None:
         """Add one request's stay to the integral of requests in flight, window by window."""
@@ -315,12 +310,13 @@ class Recorder:
         """Ask `source` for the counters of row `endpoint` at the end of each segment.
 
         It is given the model time [ns] and answers in the order of `ENDPOINT_RECORD_DTYPE`.
+        A row may have several, one after the other: a replica that came back counts from 0.
         """
-        self._endpoint_sources[endpoint] = source
+        self._endpoint_sources.append((endpoint, source))
 
     def watch_proxy(self, proxy: int, source: Callable[[], tuple[int, ...]]) -> None:
         """Ask `source` for (requests, CPU [ns], connections) of row `proxy` likewise."""
-        self._proxy_sources[proxy] = source
+        self._proxy_sources.append((proxy, source))
 
     def segment_ends_ns(self) -> tuple[int, ...]:
         """Return when each segment ends [model ns]."""
@@ -329,11 +325,11 @@ class Recorder:
 
     def snapshot(self, segment: int, now_ns: int) -> None:
         """Note the counters of what is watched at the end of `segment`."""
-        for endpoint, source in self._endpoint_sources.items():
-            self._endpoint_rows[segment, endpoint] = source(now_ns)
+        for endpoint, source in self._endpoint_sources:
+            _add_values(self._endpoint_rows[segment, endpoint], source(now_ns))
         if len(self.catalog.proxies):
-            for proxy, counters in self._proxy_sources.items():
-                self._proxy_rows[segment, proxy] = counters()
+            for proxy, counters in self._proxy_sources:
+                _add_values(self._proxy_rows[segment, proxy], counters())
 
     def hosts(self, rows: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Note (proxy, endpoint, requests, errors, latency sum [ns]) of hosts that were used."""
@@ -371,6 +367,11 @@ class Recorder:
             "spans": np.array(self._spans, SPAN_DTYPE),
             "counters": np.array([self._counters[name] for name in COUNTERS], np.int64),
         }
+
+
+def _add_values(row: Any, values: Iterable[int]) -> None:
+    for name, value in zip(row.dtype.names, values, strict=True):
+        row[name] += value
 
 
 def _edges_by_proxy(catalog: Catalog) -> dict[tuple[str, str], int]:

@@ -50,9 +50,13 @@ class MeshProfile:
         Of each of these proxies.
     references : tuple of str
         Where the numbers come from.
+    request_ns : int
+        CPU that an application's server spends on each request beside the steps of its
+        operation [ns]: it occupies the worker.
     """
 
     name: str
     sidecars: bool
     cost: ProxyCost
     references: tuple[str, ...] = ()
+    request_ns: int = 0

@@ -13,13 +13,14 @@ PREEMPTIVE_PRIORITY needs dedicated cores.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.record import Catalog
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows, lay_out
-from meshsim.topology.compiled.programs import Programs, compile_programs
+from meshsim.topology.compiled.programs import CallSite, Programs, compile_programs
 from meshsim.topology.compiled.servers import Servers, compile_servers
 from meshsim.topology.compiled.upstreams import ClusterName, compile_upstreams
 from meshsim.topology.compiled.workload import compile_traffic
@@ -50,6 +51,10 @@ class CompiledTopology:
     catalog : Catalog
     fan_out : int
         The most rows one event can need in any pool, at least 16.
+    sites : tuple of CallSite
+        Who calls what: one a CALL row.
+    operations : mapping of str to int
+        Column of each operation in ``arrays["programs"]``.
     """
 
     topology: Topology
@@ -60,6 +65,8 @@ class CompiledTopology:
     splits: tuple[tuple[int, int, str, str | None], ...]
     catalog: Catalog
     fan_out: int
+    sites: tuple[CallSite, ...]
+    operations: Mapping[str, int]
 
 
 def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopology:
@@ -73,7 +80,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
     """
     layout = lay_out(topology)
     draws = Draws()
-    programs = compile_programs(topology, layout, draws)
+    programs = compile_programs(topology, layout, draws, profile.request_ns)
     upstreams = compile_upstreams(topology, layout, programs, profile.sidecars)
     servers = compile_servers(topology, profile, layout, draws, upstreams)
     arrays = {
@@ -91,6 +98,8 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         upstreams.splits,
         _catalog(topology, profile, layout, programs, servers),
         programs.fan_out,
+        tuple(programs.sites),
+        programs.operations,
     )
 
 

@@ -25,7 +25,7 @@ from meshsim.state.server import (
 from meshsim.topology.calls import operation_steps
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows
-from meshsim.topology.model import Call, Step, Topology, TrafficClass
+from meshsim.topology.model import Call, Distribution, Step, Topology, TrafficClass
 
 __all__ = ["CallSite", "Programs", "compile_programs"]
 
@@ -53,6 +53,7 @@ class Programs:
     sites: list[CallSite]  # one a CALL row
     entry_calls: dict[str, int]
     fan_out: int
+    operations: dict[str, int]  # column of each in `programs`
 
 
 class _Compiler:
@@ -84,6 +85,18 @@ class _Compiler:
         self.calls.append((operation, call.request_bytes, call.response_bytes, edge, NO_INDEX))
         self.sites.append(site)
         return len(self.calls) - 1
+
+    def program(self, steps: tuple[Step, ...], service: str, workload: int, request_ns: int) -> int:
+        """Add the program of an operation, after what its server does first; return its row.
+
+        The server's own work takes no ordinal: the draws of the steps are the same without it.
+        """
+        first = len(self.steps)
+        if request_ns > 0:
+            row = self.draws.row(Distribution.model_validate(f"{request_ns}ns"))
+            self.steps.append((STEP_COMPUTE, row, NO_INDEX, 0, 0, 0, 0, 1.0))
+        self.sequence(steps, service, workload)
+        return first
 
     def sequence(self, steps: tuple[Step, ...], service: str, workload: int) -> int:
         """Add a sequence and its END; return its first row."""
@@ -122,8 +135,13 @@ def _width(steps: tuple[Step, ...]) -> int:
     )
 
 
-def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Programs:
-    """Compile the steps of `topology`; distributions are collected in `draws`."""
+def compile_programs(
+    topology: Topology, layout: Layout, draws: Draws, request_ns: int = 0
+) -> Programs:
+    """Compile the steps of `topology`; distributions are collected in `draws`.
+
+    `request_ns` is the server's own work on each request (`MeshProfile.request_ns`).
+    """
     compiler = _Compiler(topology, draws)
     entry_calls = {
         name: compiler.call(name, item.to, CallSite(None, item))
@@ -135,8 +153,10 @@ def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Progra
         compiler.ordinal = 0
         for name, operation in compiler.operations.items():
             steps = operation_steps(workload, name)
-            if steps:
-                programs[index, operation] = compiler.sequence(steps, place.service, index)
+            if steps or request_ns > 0:
+                programs[index, operation] = compiler.program(
+                    steps, place.service, index, request_ns
+                )
     arrays = {
         "steps": np.array(compiler.steps, STEP_DTYPE),
         "branches": np.array(compiler.branches or [0], np.int32),
@@ -145,4 +165,12 @@ def compile_programs(topology: Topology, layout: Layout, draws: Draws) -> Progra
     }
     edges = [(caller, target) for caller, target, _ in compiler.edges]
     entries = [is_entry for _, _, is_entry in compiler.edges]
-    return Programs(arrays, edges, entries, compiler.sites, entry_calls, compiler.fan_out)
+    return Programs(
+        arrays,
+        edges,
+        entries,
+        compiler.sites,
+        entry_calls,
+        compiler.fan_out,
+        compiler.operations,
+    )
