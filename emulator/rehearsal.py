@@ -16,7 +16,6 @@ from meshsim.topology.model import (
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
-    RetryPolicy,
     Route,
     WeightedCluster,
 )
@@ -56,7 +55,9 @@ def _configuration() -> ProxyConfiguration:
     )
     # A split in two, because one destination needs no draw.
     split = (WeightedCluster(weight=1), WeightedCluster(weight=1))
-    route = Route(split=split, timeout=9 * _MS, retry=RetryPolicy(per_try_timeout=5 * _MS))
+    route = Route.model_validate(
+        {"split": split, "timeout": "9ms", "retry": {"per_try_timeout": "5ms"}}
+    )
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
     return ProxyConfiguration(
         "rehearsal",
