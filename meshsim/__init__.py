@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meshsim.topology import Topology as Topology
     from meshsim.topology import generate as generate
     from meshsim.topology import with_values as with_values
+    from meshsim.validation import validate as validate
 
 _HOME = {
     "ConfigError": "meshsim.errors",
@@ -37,6 +38,7 @@ _HOME = {
     "generate": "meshsim.topology",
     "load": "meshsim.loading",
     "simulate": "meshsim.simulation",
+    "validate": "meshsim.validation",
     "with_values": "meshsim.topology",
 }
 

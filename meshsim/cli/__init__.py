@@ -1,4 +1,4 @@
-"""The command line: ``meshsim run | explain | schema | bench | replay``.
+"""The command line: ``meshsim run | explain | schema | bench | replay | validate``.
 
 Rule: a command reads its arguments, calls the library, and prints; it decides nothing about
 the mesh.  Exit status 0: done; 1: the input is wrong or the run failed, every problem on
@@ -18,6 +18,7 @@ import click
 from meshsim.cli.describing import explain, schema
 from meshsim.cli.replaying import replay
 from meshsim.cli.simulating import bench, run
+from meshsim.cli.validating import validate
 
 __all__ = ["main"]
 
@@ -28,7 +29,7 @@ def _commands() -> None:
     """Simulate a service mesh: latency, errors, CPU and memory before it is built."""
 
 
-for _command in (run, explain, schema, bench, replay):
+for _command in (run, explain, schema, bench, replay, validate):
     _commands.add_command(_command)
 
 
