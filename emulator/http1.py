@@ -268,7 +268,7 @@ def _authority(target: bytes, host: bytes | None) -> tuple[bytes, str]:
         target, host = slash + path or b"/", authority
     if not host:
         raise HttpError(400, "no Host header")
-    name = host.decode("latin-1").lower()
+    name = host.decode("latin-1")  # as written: services are told apart by case
     if _HOST.fullmatch(name) is None:
         raise HttpError(400, "bad Host header")
     if ":" in name and not name.endswith("]"):

@@ -20,16 +20,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from emulator.clock import ModelClock
 from emulator.connection import (
-    Address,
     ClientContexts,
     UpstreamClient,
     UpstreamConnection,
     dial,
 )
+from emulator.engine import ProxyEngine
 from meshsim.state.codes import (
     NEVER_NS,
     RESET_CONNECT_FAILURE,
@@ -39,7 +39,6 @@ from meshsim.state.codes import (
 __all__ = [
     "OVERFLOW",
     "Overflow",
-    "PoolEngine",
     "UpstreamPools",
 ]
 
@@ -51,44 +50,14 @@ class Overflow:
 OVERFLOW: Final = Overflow()
 
 
-class PoolEngine(Protocol):
-    """The decisions about connections (`emulator.engine.ProxyEngine`)."""
-
-    def can_wait(self, host: int) -> bool:
-        """Decide whether one more request may wait for a connection."""
-
-    def can_open(self, host: int) -> bool:
-        """Decide whether the host may get one more connection."""
-
-    def can_send(self, host: int) -> bool:
-        """Decide whether one more request may be active."""
-
-    def opened(self, host: int) -> None:
-        """Count a connection from the moment it starts to connect."""
-
-    def closed(self, host: int) -> None:
-        """Discount a connection."""
-
-    def pending_added(self, host: int) -> None:
-        """Count a request that starts to wait."""
-
-    def pending_removed(self, host: int) -> None:
-        """Discount a request that no longer waits."""
-
-    def address(self, host: int) -> Address:
-        """Return where the host listens."""
-
-    def pool_settings(self, host: int) -> tuple[int, int, int]:
-        """Return connect and idle time-outs [ns] and the requests a connection may serve."""
-
-
 class _Pool:
     """The connections of one host that nobody holds, and who waits for one."""
 
-    __slots__ = ("host", "idle", "pending", "timer")
+    __slots__ = ("departed", "host", "idle", "pending", "timer")
 
     def __init__(self, host: int) -> None:
         self.host = host
+        self.departed = False  # no longer a member
         self.idle: deque[UpstreamConnection] = deque()  # used last: rightmost
         self.pending: dict[UpstreamClient, None] = {}  # in order of arrival
         self.timer: asyncio.TimerHandle | None = None
@@ -99,7 +68,7 @@ class UpstreamPools:
 
     Parameters
     ----------
-    engine : PoolEngine
+    engine : ProxyEngine
         Decides.
     clock : ModelClock
         Model time, of which idle and connect time-outs are.
@@ -108,7 +77,7 @@ class UpstreamPools:
     """
 
     def __init__(
-        self, engine: PoolEngine, clock: ModelClock, contexts: ClientContexts | None
+        self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -160,7 +129,8 @@ class UpstreamPools:
         pool = self._pools[connection.host]
         connection.requests += 1
         limit = self._engine.pool_settings(connection.host)[2]
-        if not reusable or connection.closed or 0 < limit <= connection.requests:
+        used_up = 0 < limit <= connection.requests
+        if not reusable or used_up or pool.departed or connection.closed:
             self.close(connection)
             return
         connection.resume_reading()
@@ -180,12 +150,17 @@ class UpstreamPools:
                 self._forget(pool.idle.pop())
             self._stop_timer(pool)
 
-    def close_moved(self) -> None:
-        """Close the idle connections of hosts that are no longer at their old address."""
+    def reconfigured(self) -> None:
+        """Close the connections of hosts that are no longer members, or at their old address.
+
+        Those that are idle go at once, those that are held when their request is answered.
+        """
         for pool in self._pools.values():
+            pool.departed = not self._engine.is_member(pool.host)
             for connection in list(pool.idle):
                 peer = connection.get_extra_info("peername")
-                if peer is None or peer[1] != self._engine.address(pool.host).port:
+                moved = peer is None or peer[1] != self._engine.address(pool.host).port
+                if pool.departed or moved:
                     pool.idle.remove(connection)
                     self._forget(connection)
 

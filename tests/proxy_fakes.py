@@ -191,6 +191,9 @@ class FakeEngine:
     def pending_removed(self, host):
         self._add("pending", -1)
 
+    def is_member(self, host):
+        return True
+
     def address(self, host):
         return self.addresses[host]
 

@@ -15,17 +15,28 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from emulator.http1 import RequestHead, encode_request
 from meshsim.state.codes import NEVER_NS
 
-__all__ = ["RequestContext", "decimal", "draw_key"]
+__all__ = ["RequestContext", "TextHeaders", "decimal", "draw_key", "joined"]
 
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 _DECIMAL = re.compile(rb"[0-9]{1,18}")
 _KEY = re.compile(rb"[0-9a-f]{1,16}")
 #: Request headers that the proxy writes itself.
 _OWN = frozenset((b"x-request-id", b"traceparent", b"x-envoy-attempt-count", b"x-meshsim-deadline"))
+
+
+def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return `headers` by name, the values of a repeated name as one list (RFC 9110, 5.3)."""
+    values = dict(headers)
+    if len(values) < len(headers):
+        for name in values:
+            values[name] = b", ".join([value for key, value in headers if key == name])
+    return values
 
 
 def decimal(value: bytes | None) -> int:
@@ -48,6 +59,35 @@ def _request_id(digest: str) -> bytes:
     variant = "89ab"[int(digest[16], 16) & 3]
     parts = (digest[:8], digest[8:12], "4" + digest[13:16], variant + digest[17:20], digest[20:])
     return "-".join(parts).encode()
+
+
+class TextHeaders(Mapping[str, str]):
+    """Headers as text, of which few are looked at: each is decoded when it is.
+
+    Parameters
+    ----------
+    values : dict of bytes
+        By name, in lower case.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[bytes, bytes]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.encode()].decode("latin-1")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a header, or `default`; without the cost of an exception."""
+        value = self._values.get(name.encode())
+        return default if value is None else value.decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class RequestContext:

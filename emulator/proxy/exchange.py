@@ -25,18 +25,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emulator.bodies import CHUNKED
-from emulator.clock import ModelClock
 from emulator.connection import UpstreamConnection
+from emulator.engine import Decision
 from emulator.http1 import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
-from emulator.proxy.context import RequestContext, decimal, draw_key
-from emulator.proxy.decisions import Decision, OutboundEngine
+from emulator.proxy.context import RequestContext, TextHeaders, decimal, draw_key, joined
 from emulator.proxy.downstream import DownstreamConnection
+from emulator.proxy.services import ProxyServices
 from emulator.recording import ExchangeOutcome
-from emulator.upstream import Overflow, UpstreamPools
-from meshsim.errors import InvariantError
+from emulator.upstream import Overflow
+from meshsim.errors import InvariantError, LimitError
 from meshsim.policy.request import (
     ACTION_BACK_OFF,
     ACTION_INVALID,
@@ -60,12 +59,13 @@ from meshsim.state.codes import (
     FLAG_UT,
     NEVER_NS,
     NO_HOST,
+    NO_INDEX,
     RESET_NONE,
     RESET_OVERFLOW,
     RESET_REMOTE,
 )
 
-__all__ = ["REPLAY_MAX_BYTES", "WAITING_MAX_BYTES", "OutboundExchange", "ProxyServices"]
+__all__ = ["REPLAY_MAX_BYTES", "WAITING_MAX_BYTES", "OutboundExchange"]
 
 #: Longest request body that is kept for a retry [bytes].
 REPLAY_MAX_BYTES = 1 << 20
@@ -73,15 +73,6 @@ REPLAY_MAX_BYTES = 1 << 20
 WAITING_MAX_BYTES = 1 << 16
 
 _FLAG = b"x-meshsim-flag"
-
-
-class ProxyServices(NamedTuple):
-    """What the exchanges of one proxy share."""
-
-    engine: OutboundEngine
-    clock: ModelClock
-    pools: UpstreamPools
-    on_end: Callable[[ExchangeOutcome], object]
 
 
 class OutboundExchange:
@@ -98,6 +89,7 @@ class OutboundExchange:
         "_discarding",
         "_downstream",
         "_ended",
+        "_endpoint",
         "_engine",
         "_failure",
         "_first_sent_ns",
@@ -106,7 +98,6 @@ class OutboundExchange:
         "_host",
         "_id",
         "_now_ns",
-        "_on_end",
         "_other_ns",
         "_pools",
         "_queue_ns",
@@ -118,6 +109,7 @@ class OutboundExchange:
         "_route_timer",
         "_sent_ns",
         "_service_ns",
+        "_services",
         "_started_ns",
         "_try_timer",
         "_values",
@@ -134,14 +126,15 @@ class OutboundExchange:
         self._engine = services.engine
         self._clock = services.clock
         self._pools = services.pools
-        self._on_end = services.on_end
+        self._services = services
         self._now_ns = services.clock.now_ns
         self._head = head
         self._downstream = downstream
-        self._values = dict(head.headers)
+        self._values = joined(head.headers)
         self._context = RequestContext(head, self._values, services.engine.name.encode(), number)
-        self._id = -1
+        self._id = NO_INDEX
         self._host = NO_HOST
+        self._endpoint = ""
         self._connection: UpstreamConnection | None = None
         self._waiting = False
         self._discarding = False
@@ -172,15 +165,19 @@ class OutboundExchange:
         """Route the request and send its first try."""
         head = self._head
         self._started_ns = now_ns = self._now_ns()
-        self._id = self._engine.start(
-            head.host,
-            head.method.decode("latin-1"),
-            head.target.decode("latin-1"),
-            {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers},
-            draw_key(self._values.get(b"x-meshsim-key")),
-            now_ns,
-        )
         self._request_done = head.length == 0
+        try:
+            self._id = self._engine.start(
+                head.host,
+                head.method.decode("latin-1"),
+                head.target.decode("latin-1"),
+                TextHeaders(self._values),
+                draw_key(self._values.get(b"x-meshsim-key")),
+                now_ns,
+            )
+        except LimitError:
+            self._answer(503, FLAG_UO)
+            return
         decision = self._engine.route(self._id, now_ns)
         if decision.action == ACTION_SEND:
             self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
@@ -213,6 +210,7 @@ class OutboundExchange:
             self._act(self._tell(STIMULUS_NO_HOST))
             return
         self._host = host
+        self._endpoint = self._engine.address(host).name
         connection = self._pools.request(host, self)
         if isinstance(connection, UpstreamConnection):
             self.on_connection(connection)
@@ -479,9 +477,14 @@ class OutboundExchange:
         if self._back_off_timer is not None:
             self._back_off_timer.cancel()
         self._give_up_try()
-        retry_count = self._engine.retry_count(self._id)
-        self._engine.finish(self._id)
-        self._on_end(self._outcome(retry_count, now_ns))
+        retry_count = 0
+        if self._id != NO_INDEX:
+            retry_count = self._engine.retry_count(self._id)
+            self._engine.finish(self._id)
+        self._services.count_end(self._response_flag)
+        recorder = self._services.recorder
+        if recorder is not None:
+            recorder.exchange(self._outcome(retry_count, now_ns))
 
     def _outcome(self, retry_count: int, now_ns: int) -> ExchangeOutcome:
         return ExchangeOutcome(
@@ -500,7 +503,7 @@ class OutboundExchange:
             self._body_bytes,
             self._response_bytes,
             decimal(self._values.get(b"x-meshsim-arrival")),
-            "" if self._host == NO_HOST else self._engine.address(self._host).name,
+            self._endpoint,
             self._text(b"x-meshsim-key"),
             self._text(b"x-meshsim-parent"),
             self._other_ns,

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 from emulator.clock import ModelClock
 from emulator.connection import ClientContexts
+from emulator.engine import ProxyEngine
 from emulator.http1 import RequestHead
-from emulator.proxy.decisions import ExchangeRecorder, OutboundEngine
 from emulator.proxy.downstream import Downstream, DownstreamConnection
-from emulator.proxy.exchange import OutboundExchange, ProxyServices
-from emulator.recording import ExchangeOutcome
+from emulator.proxy.exchange import OutboundExchange
+from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.upstream import UpstreamPools
 
 __all__ = ["OutboundProxy"]
@@ -27,7 +27,7 @@ class OutboundProxy:
 
     Parameters
     ----------
-    engine : OutboundEngine
+    engine : ProxyEngine
         Decides; holds the configuration.
     clock : ModelClock
         Model time.
@@ -41,7 +41,7 @@ class OutboundProxy:
 
     def __init__(
         self,
-        engine: OutboundEngine,
+        engine: ProxyEngine,
         clock: ModelClock,
         contexts: ClientContexts | None = None,
         recorder: ExchangeRecorder | None = None,
@@ -49,9 +49,8 @@ class OutboundProxy:
         host: str = "127.0.0.1",
     ) -> None:
         self.pools = UpstreamPools(engine, clock, contexts)
-        self._services = ProxyServices(engine, clock, self.pools, self._ended)
         self.downstream = Downstream(self._begin)
-        self._recorder = recorder
+        self._services = ProxyServices(engine, clock, self.pools, recorder, self.downstream.ended)
         self._host = host
         self._server: asyncio.Server | None = None
         self._request_number = 0
@@ -88,8 +87,8 @@ class OutboundProxy:
         self.pools.partition(names)
 
     def reconfigured(self) -> None:
-        """Close idle connections to endpoints that have moved; the engine has applied a change."""
-        self.pools.close_moved()
+        """Close connections to endpoints that have left or moved; the engine has applied it."""
+        self.pools.reconfigured()
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
@@ -100,9 +99,3 @@ class OutboundProxy:
         exchange = OutboundExchange(head, connection, self._services, self._request_number)
         exchange.begin()
         return exchange
-
-    def _ended(self, outcome: ExchangeOutcome) -> None:
-        """Count and record an ended request."""
-        self.downstream.ended(outcome.response_flag)
-        if self._recorder is not None:
-            self._recorder.exchange(outcome)

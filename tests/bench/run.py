@@ -7,6 +7,8 @@ Sections, chosen by name on the command line (all by default):
   events/s, at most 8 events a hop.
 - ``scale``: 10 to 10,000 pods with sidecars.  Floor: at 10,000 pods 40 % of the events/s of 100
   pods; the topology compiled in 10 s.
+- ``data_plane``: a proxy hop on live sockets, plain and mTLS, against nginx and Envoy, where
+  they are installed.  Aim: half of Envoy's requests per core, added p50 within twice Envoy's.
 - ``start``: seconds from a fresh process to the first event, everything compiled.  Floor: 2 s.
 
 Rates are per CPU second of a whole call of `meshsim.simulate`, statistics included.
@@ -18,6 +20,7 @@ import platform
 import sys
 from pathlib import Path
 
+import data_plane
 import scale
 import start
 import versus
@@ -26,6 +29,7 @@ SECTIONS = {
     "simpy": versus.simpy,
     "prototype": versus.prototype,
     "scale": scale.measure,
+    "data_plane": data_plane.measure,
     "start": start.measure,
 }
 

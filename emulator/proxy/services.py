@@ -1,0 +1,30 @@
+"""What the exchanges of one outbound proxy share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from emulator.clock import ModelClock
+from emulator.engine import ProxyEngine
+from emulator.recording import ExchangeOutcome
+from emulator.upstream import UpstreamPools
+
+__all__ = ["ExchangeRecorder", "ProxyServices"]
+
+
+class ExchangeRecorder(Protocol):
+    """Whoever keeps the record (`emulator.recording.Recorder`)."""
+
+    def exchange(self, outcome: ExchangeOutcome) -> None:
+        """Record an ended request."""
+
+
+class ProxyServices(NamedTuple):
+    """What the exchanges of one proxy share."""
+
+    engine: ProxyEngine
+    clock: ModelClock
+    pools: UpstreamPools
+    recorder: ExchangeRecorder | None
+    count_end: Callable[[int], object]
