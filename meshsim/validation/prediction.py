@@ -26,7 +26,7 @@ from meshsim.validation.calibration import Calibration, calibrated_topology
 from meshsim.validation.measurement import Latencies, Measurement, measure
 from meshsim.validation.scenarios import SEED_SAME, Change, Scenario
 
-__all__ = ["Forecast", "Prediction", "predict"]
+__all__ = ["Forecast", "Prediction", "predict", "processes"]
 
 #: Replications of the prediction for fresh draws, and the first seed they have.
 _REPLICATIONS = 20
@@ -126,7 +126,7 @@ def predict(
             duration_s,
             replications,
             seed,
-            processes=_processes(scenario.change, duration_s),
+            processes=processes(scenario.change, duration_s),
             profile=calibration.profile(dilation),
             traces=0,
             progress=False,
@@ -154,7 +154,7 @@ def _forecasts(
     }
 
 
-def _processes(change: Change | None, duration_s: float) -> tuple[Process, ...]:
+def processes(change: Change | None, duration_s: float) -> tuple[Process, ...]:
     """Return the process that lets every proxy believe `change` when it reaches them."""
     if change is None:
         return ()

@@ -269,7 +269,8 @@ class _Work:
 
     def run_rounds(self, scenarios: Sequence[Scenario]) -> None:
         """Emulate B: same and fresh draws in turn, a null run before each round."""
-        left = {"same": self.plan.same, "fresh": self.plan.fresh}
+        planned = {"same": self.plan.same, "fresh": self.plan.fresh}
+        left = dict(planned)
         number, slowest_s = 0, 0.0
         while any(left.values()):
             if self.elapsed_s + slowest_s > self.plan.wall_max_s:
@@ -278,7 +279,7 @@ class _Work:
                     f"{self.plan.wall_max_s / 60:.0f} minutes would not have held them"
                 )
                 return
-            draws = max(left, key=left.__getitem__)
+            draws = max(left, key=lambda kind: left[kind] / max(planned[kind], 1))
             left[draws] -= 1
             begun_s = self.elapsed_s
             self._round(number, draws, scenarios)

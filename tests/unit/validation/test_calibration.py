@@ -1,0 +1,86 @@
+"""The fit recovers costs that are known, and says where it cannot."""
+
+import pytest
+from stand_in import StandIn
+
+from meshsim.meshes import resolve
+from meshsim.topology.compiled import compile_topology
+from meshsim.validation.calibration import (
+    PROFILE_NAME,
+    Calibration,
+    calibrate,
+    calibrated_topology,
+)
+from meshsim.validation.emulation import Job
+from meshsim.validation.scenarios import SEED_SAME, TRAFFIC, calibration_scenarios
+
+TRUTH = Calibration(hop_ns=800e3, request_ns=400e3, pass_ns=30e3)
+
+
+def emulated(truth, repeats=1):
+    machine = StandIn(truth)
+    return {
+        name: [machine(Job(topology, 12.0, SEED_SAME)).result for _ in range(repeats)]
+        for name, topology in calibration_scenarios().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return calibrate(emulated(TRUTH))
+
+
+def test_the_costs_come_back(fitted):
+    # Same draws on both sides: what is left is the width of a histogram's bins (0.8 %) in
+    # means of 30 to 60 ms, shared between the two costs.
+    assert fitted.request_ns == pytest.approx(TRUTH.request_ns, abs=10e3)
+    assert fitted.hop_ns == pytest.approx(TRUTH.hop_ns, abs=40e3)
+    assert fitted.pass_ns == pytest.approx(TRUTH.pass_ns, rel=0.02)
+    # A stand-in without a harness has a stage whose mean is nothing.
+    assert sum(fitted.harness_ns) / len(fitted.harness_ns) == pytest.approx(0.0, abs=10e3)
+
+
+def test_the_anchors_say_how_well_it_fits(fitted):
+    assert set(fitted.anchors) == set(calibration_scenarios())
+    for name in ("light", "busy"):
+        anchor = fitted.anchors[name]
+        assert anchor.simulated_ms == pytest.approx(anchor.emulated_ms, rel=1e-3)
+        assert anchor.spread_ms == 0.0
+        assert anchor.requests > 50
+
+
+def test_a_machine_without_costs_is_told_as_such():
+    found = calibrate(emulated(Calibration()))
+    assert found.request_ns == pytest.approx(0.0, abs=5e3)
+    assert found.hop_ns == pytest.approx(0.0, abs=20e3)
+    assert any("CPU of their own" in note for note in found.notes)
+
+
+def test_a_calibration_survives_its_file(fitted):
+    assert Calibration.from_dict(fitted.to_dict()) == fitted
+
+
+def test_costs_are_shorter_in_dilated_time():
+    profile = TRUTH.profile(dilation=4.0)
+    assert (profile.name, profile.request_ns, profile.cost.pass_ns) == (PROFILE_NAME, 100_000, 7500)
+    assert Calibration(harness_ns=(8.0,)).stage_ns(4.0) == [2.0]
+    topology = calibrated_topology(calibration_scenarios()["busy"], TRUTH, 4.0)
+    leg = topology.network.latency.same_zone.constant
+    assert leg is not None
+    assert leg.value == 100_000  # half of 800 us over 4
+
+
+def test_the_servers_own_work_shifts_no_draw():
+    topology = resolve(calibration_scenarios()["busy"])
+    plain = compile_topology(topology, Calibration().profile())
+    costly = compile_topology(topology, TRUTH.profile())
+
+    def ordinals(compiled):
+        return [int(value) for value in compiled.arrays["steps"]["ordinal"] if value]
+
+    assert set(ordinals(costly)) == set(ordinals(plain))
+    assert len(costly.arrays["steps"]) == len(plain.arrays["steps"]) + 1
+
+
+def test_the_one_class_of_the_suite_is_named():
+    assert all(list(t.traffic) == [TRAFFIC] for t in calibration_scenarios().values())

@@ -1,0 +1,181 @@
+"""The protocol: order of the steps, honest scores, reports; the emulator is a stand-in."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from stand_in import StandIn
+
+import meshsim as ms
+from meshsim.errors import ConfigError
+from meshsim.validation import LENGTHS, Lengths, Scenario, suite, validate
+from meshsim.validation.calibration import Calibration
+from meshsim.validation.outcome import Condition
+from meshsim.validation.run import dilation_for
+from meshsim.validation.scenarios import SEED_SAME, calibration_scenarios, lengths
+from meshsim.validation.score import INDISTINGUISHABLE, OUTSIDE
+
+TRUTH = Calibration(hop_ns=700e3, request_ns=300e3, pass_ns=20e3)
+SHORT = Lengths(12.0, 1, 12.0, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("validation")
+    machine = StandIn(TRUTH)
+    outcome = validate(emulator=machine, plan=SHORT, folder=folder, progress=False)
+    return machine, outcome, folder
+
+
+def test_the_suite_is_what_was_announced():
+    names = [item.name for item in suite()]
+    assert len(names) == len(set(names)) >= 10
+    assert len([item for item in suite() if item.group == "slow-host"]) == 4
+    assert {item.load for item in suite()} >= {0.8, 0.9}
+    assert any(item.change for item in suite())
+
+
+def test_a_perfect_model_is_inside_everywhere(run):
+    _, outcome, _ = run
+    assert outcome.counts["outside"] == outcome.counts[INDISTINGUISHABLE] == 0
+    assert outcome.counts["inside"] > 5 * len(suite())
+    scores = outcome.scores()
+    judged = scores[(scores.draws == "same") & (scores.metric != "w1_mean")]
+    assert judged.error.abs().max() < 0.02
+    assert not [text for text in outcome.findings if "outside" in text]
+
+
+def test_predictions_exist_before_b_is_run(tmp_path):
+    seen = []
+
+    class Watching(StandIn):
+        def __call__(self, job):
+            seen.append((job.topology.name, (tmp_path / "predictions.json").is_file()))
+            return super().__call__(job)
+
+    validate(
+        [suite()[0]],
+        emulator=Watching(TRUTH),
+        plan=SHORT,
+        folder=tmp_path,
+        recalibrate=True,
+        progress=False,
+    )
+    anchors = len(calibration_scenarios())
+    assert not any(written for _, written in seen[:anchors])
+    assert all(written for _, written in seen[anchors:])
+
+
+def test_rounds_are_interleaved_and_begin_with_a_null_run(run):
+    machine, _, _ = run
+    rounds = machine.jobs[len(calibration_scenarios()) :]
+    size = 1 + len(suite())
+    names = [job.topology.name for job in rounds]
+    assert names == ["null", *(item.name for item in suite())] * 3
+    seeds = [rounds[start + 1].seed for start in range(0, len(rounds), size)]
+    assert [seed == SEED_SAME for seed in seeds] == [True, False, True]
+
+
+def test_what_is_scored_is_what_was_written(run):
+    _, outcome, folder = run
+    sealed = json.loads((folder / "predictions.json").read_text())
+    assert sealed["digest"] == outcome.digest
+    assert set(sealed["content"]["predictions"]) == set(outcome.predictions)
+    assert sealed["written"] == outcome.predicted_at
+
+
+def test_a_cost_that_a_does_not_show_is_found_outside(monkeypatch):
+    """A machine whose servers are slower than calibrated: the prediction must miss."""
+    slower = replace(TRUTH, request_ns=3e6)
+
+    class Changed(StandIn):
+        def __call__(self, job):
+            self.truth = slower if job.topology.name == "load-80" else TRUTH
+            return super().__call__(job)
+
+    outcome = validate(
+        [suite()[0]], emulator=Changed(TRUTH), plan=SHORT, recalibrate=True, progress=False
+    )
+    verdicts = {s.metric: s for s in outcome.all_scores if s.draws == "same"}
+    assert verdicts["p50"].verdict == OUTSIDE
+    assert verdicts["p50"].error < -0.1
+    assert any("load-80: p50 is" in text for text in outcome.findings)
+
+
+def test_disturbed_runs_are_left_out_and_told():
+    outcome = validate(
+        [suite()[0]],
+        emulator=StandIn(TRUTH, steal=0.1),
+        plan=SHORT,
+        recalibrate=True,
+        progress=False,
+    )
+    assert outcome.all_scores == ()
+    assert any("left out" in text for text in outcome.findings)
+    assert any("every run was disturbed" in text for text in outcome.findings)
+
+
+def test_a_round_that_would_not_end_in_time_is_not_begun():
+    plan = replace(SHORT, wall_max_s=0.0)
+    outcome = validate(
+        [suite()[0]], emulator=StandIn(TRUTH), plan=plan, recalibrate=True, progress=False
+    )
+    assert outcome.same == {}
+    assert any("rounds were not begun" in text for text in outcome.findings)
+
+
+def test_the_report_has_every_scenario(run, tmp_path):
+    _, outcome, _ = run
+    page = outcome.report(tmp_path / "report")
+    written = {path.name for path in page.parent.iterdir()}
+    assert written == {"report.html", "report.md", "validation.json", "errors.png", "latencies.png"}
+    markdown = (page.parent / "report.md").read_text()
+    for text in (page.read_text(), markdown, str(outcome), outcome._repr_html_()):
+        assert all(item.name in text for item in suite())
+    plain = json.loads((page.parent / "validation.json").read_text())
+    assert plain["predictions_digest"] == outcome.digest
+    assert len(plain["scores"]) == len(outcome.all_scores)
+    assert "NaN" not in (page.parent / "validation.json").read_text()
+
+
+def test_a_busy_machine_is_a_finding(run):
+    _, outcome, _ = run
+    loaded = replace(outcome, conditions=(Condition("x", 0, 0.0, 0.9, False),))
+    assert any("busy" in text for text in loaded.findings)
+
+
+def test_a_topology_of_ones_own_is_dilated_as_its_service_times_need():
+    fast = ms.with_values(
+        suite()[0].topology,
+        {"services.server.workloads.v1.steps": [{"compute": "1ms"}], "traffic.load.rate": 10},
+    )
+    assert dilation_for(fast) == 5.0
+    busy = ms.with_values(suite()[0].topology, {"traffic.load.rate": 500})
+    assert dilation_for(busy) == 2.0
+    assert all(dilation_for(item.topology) == 1.0 for item in suite())
+
+
+def test_wrong_arguments_are_told():
+    with pytest.raises(ConfigError, match="unknown suite"):
+        lengths("fulll")
+    with pytest.raises(ConfigError, match="dilation"):
+        validate(suite()[0].topology, dilation=0.5, emulator=StandIn(TRUTH), progress=False)
+    nothing = suite()[0].topology.model_copy(update={"traffic": {}})
+    with pytest.raises(ConfigError, match="no traffic"):
+        validate(nothing, emulator=StandIn(TRUTH), progress=False)
+
+
+def test_lengths_are_those_of_the_protocol():
+    full = LENGTHS["full"]
+    assert full.same >= 5
+    assert full.duration_s * 5 / 6 >= 60
+    assert full.duration_s / 6 >= 10
+    quick = LENGTHS["quick"]
+    runs = quick.calibration_repeats * len(calibration_scenarios())
+    rounds = (quick.same + quick.fresh) * (len(suite()) + 1)
+    assert runs * quick.calibration_s + rounds * quick.duration_s < 30 * 60
+    assert quick.wall_max_s <= 45 * 60
+
+
+def test_a_scenario_names_what_it_asks():
+    assert all(isinstance(item, Scenario) and item.question for item in suite())
