@@ -12,9 +12,12 @@ import gc
 
 import numpy as np
 
+from emulator.clock import Clock
+from meshsim.units import NS_PER_S
+
 __all__ = ["LagProbe"]
 
-_PERIOD_S = 0.010
+_PERIOD_NS = 10_000_000
 #: Samples kept: the last ten minutes.
 _SAMPLES_MAX = 60_000
 
@@ -27,9 +30,9 @@ class LagProbe:
     """
 
     def __init__(self) -> None:
-        self._samples = np.zeros(_SAMPLES_MAX, np.float64)
+        self._samples = np.zeros(_SAMPLES_MAX, np.int64)
         self._count = 0
-        self._due_s = 0.0
+        self._due_ns = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -41,13 +44,13 @@ class LagProbe:
         self._wait()
 
     def _wait(self) -> None:
+        self._due_ns = Clock.real_ns() + _PERIOD_NS
         loop = asyncio.get_running_loop()
-        self._due_s = loop.time() + _PERIOD_S
-        self._timer = loop.call_at(self._due_s, self._due)
+        self._timer = loop.call_later(_PERIOD_NS / NS_PER_S, self._due)
 
     def _due(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._samples[self._count % _SAMPLES_MAX] = max(0.0, now_s - self._due_s)
+        late_ns = Clock.real_ns() - self._due_ns
+        self._samples[self._count % _SAMPLES_MAX] = max(0, late_ns)
         self._count += 1
         self._wait()
 
@@ -62,7 +65,7 @@ class LagProbe:
 
     def quantiles_ms(self) -> dict[str, float]:
         """Return p50, p99 and the maximum of the lag [ms]; empty before the first sample."""
-        samples = 1e3 * self._samples[: min(self._count, _SAMPLES_MAX)]
+        samples = 1e-6 * self._samples[: min(self._count, _SAMPLES_MAX)]
         if not len(samples):
             return {}
         p50, p99 = np.quantile(samples, (0.5, 0.99))

@@ -9,8 +9,8 @@ With the same draws, arrivals, keys, think times and users are those of replicat
 simulation with this seed; fresh draws are those of a replication that no simulation runs.
 
 After the measured time the load goes on until every measured request has ended, so that these
-end as they would, but for at most the measured time again; what has not ended then is counted as
-unfinished.
+end as they would; then what else was sent is waited for.  All that takes at most the measured
+time again, and what has not ended then is counted as unfinished.
 
 References
 ----------
@@ -126,7 +126,7 @@ class LoadGenerator:
     # --- Life --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send from model time 0 until every measured request has ended, or drain time is over."""
+        """Send until every measured request has ended; wait for the rest, up to the drain time."""
         self._begin()
         await self._finished.wait()
         for arrived_ns, pending in list(self._outstanding.values()):
@@ -155,9 +155,11 @@ class LoadGenerator:
 
     def _end_if_done(self) -> None:
         now_ns = self._clock.now_ns()
-        over = self._stopped or now_ns > self.duration_ns
-        idle = not self._outstanding if self._stopped else self._measured_outstanding == 0
-        if (over and idle) or now_ns > (1 + _DRAIN_MAX) * self.duration_ns:
+        if not self._stopped and now_ns > self.duration_ns and self._measured_outstanding == 0:
+            self._stopped = True
+            self._due.clear()
+        given_up = now_ns > (1 + _DRAIN_MAX) * self.duration_ns
+        if given_up or (self._stopped and not self._outstanding):
             self._stopped = True
             self._finished.set()
 

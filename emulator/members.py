@@ -12,13 +12,13 @@ import asyncio
 import contextlib
 import multiprocessing
 import signal
+import socket
 from collections.abc import Callable
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from emulator.messages import Peer, PipeCarrier
+from emulator.messages import Peer, SocketCarrier
 from meshsim.errors import MeshsimError
 
 __all__ = ["Member", "ProcessServer", "ignore_interrupts"]
@@ -37,8 +37,8 @@ class Member:
         "edge", "node eu-1", "node replicas".
     process : ForkServerProcess, optional
         None for a node on another machine.
-    connection : Connection, optional
-        To the process.
+    end : socket, optional
+        Connected to the process.
 
     Attributes
     ----------
@@ -50,18 +50,18 @@ class Member:
         self,
         name: str,
         process: ForkServerProcess | None = None,
-        connection: Connection | None = None,
+        end: socket.socket | None = None,
     ) -> None:
         self.name = name
         self.process = process
         self.peer = Peer(name)
-        self._connection = connection
+        self._end = end
 
-    def connect(self) -> None:
-        """Let the running event loop read what the process says."""
-        if self._connection is not None:
-            PipeCarrier(self._connection, self.peer)
-            self._connection = None
+    async def connect(self) -> None:
+        """Let the running event loop hear what the process says."""
+        if self._end is not None:
+            await SocketCarrier.connect(self._end, self.peer)
+            self._end = None
 
     def kill(self) -> None:
         """Kill the process at once (SIGKILL); of another machine's node, forget it."""
@@ -95,10 +95,10 @@ class ProcessServer:
         self._context = multiprocessing.get_context("forkserver")
         self._was_running = _server_pid() is not None
 
-    def start(self, name: str, main: Callable[[Connection, str], None]) -> Member:
-        """Start a process that runs ``main(connection, name)``; return how to reach it."""
+    def start(self, name: str, main: Callable[[socket.socket, str], None]) -> Member:
+        """Start a process that runs ``main(end, name)``; return how to reach it."""
         self._context.set_forkserver_preload([_PRELOADED])
-        here, there = self._context.Pipe(duplex=True)
+        here, there = socket.socketpair()
         process = self._context.Process(target=main, args=(there, name), name=f"meshsim {name}")
         process.daemon = True
         process.start()

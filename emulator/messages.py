@@ -2,7 +2,7 @@
 
 Rule: either side asks by verb and gets one answer, in any order; what crosses is JSON and
 arrays of numbers (npz without pickle), so that a node on another machine can be believed no
-further than its numbers.  The carrier is a pipe for processes of this machine and MQTT for
+further than its numbers.  The carrier is a socket for processes of this machine and MQTT for
 nodes that joined (`emulator.join`).  A lost carrier fails every open question at once.
 
 A message on the wire is four bytes (length of the JSON, big-endian), the JSON, and the npz.
@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
+import socket
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,11 +25,13 @@ import numpy.typing as npt
 
 from meshsim.errors import MeshsimError
 
-__all__ = ["Answer", "Arrays", "Carrier", "Peer", "PeerLost", "PipeCarrier", "pack", "unpack"]
+__all__ = ["Answer", "Arrays", "Carrier", "Peer", "PeerLost", "SocketCarrier", "pack", "unpack"]
 
+_LOG = logging.getLogger("meshsim.node")
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 _LENGTH_BYTES = 4
+_FRAME_BYTES = 8
 #: A question without an answer for this long is an error [s]; reports of long runs are large.
 _PATIENCE_S = 60.0
 
@@ -200,7 +203,8 @@ class Peer:
                 raise MeshsimError(f"no such verb: {values.get('verb')!r}")
             answer = await verb(values.get("values", {}))
             reply["values"], arrays = dict(answer.values), answer.arrays
-        except (MeshsimError, OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, the asker has to know
+            _LOG.debug("%s failed", values.get("verb"), exc_info=True)
             reply["error"] = f"{type(error).__name__}: {error}"
         if self._carrier is not None:
             try:
@@ -225,41 +229,62 @@ class Peer:
         self.lose()
 
 
-class PipeCarrier:
-    """A pipe to a process of this machine, read by the running event loop.
+class SocketCarrier(asyncio.Protocol):
+    """A connected pair of sockets to a process of this machine: messages after their length.
 
     Parameters
     ----------
-    connection : multiprocessing.connection.Connection
-        Duplex; closed with this carrier.
     peer : Peer
         Gets what arrives, and learns when the other side is gone.
     """
 
-    def __init__(self, connection: Connection, peer: Peer) -> None:
-        self._connection = connection
+    def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(connection.fileno(), self._readable)
-        peer.carry(self)
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._closed = asyncio.Event()
 
-    def _readable(self) -> None:
-        try:
-            while not self._connection.closed and self._connection.poll():
-                self._peer.receive(self._connection.recv_bytes())
-        except (EOFError, OSError):
-            self._stop_reading()
-            self._peer.lose()
+    @staticmethod
+    async def connect(end: socket.socket, peer: Peer) -> SocketCarrier:
+        """Let `peer` talk over `end`, which is closed with the carrier."""
+        loop = asyncio.get_running_loop()
+        _, carrier = await loop.create_unix_connection(lambda: SocketCarrier(peer), sock=end)
+        peer.carry(carrier)
+        return carrier
 
-    def _stop_reading(self) -> None:
-        if not self._connection.closed:
-            self._loop.remove_reader(self._connection.fileno())
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = transport  # type: ignore[assignment]  # a stream's
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over every whole message."""
+        received = self._received
+        received += data
+        while len(received) >= _FRAME_BYTES:
+            end = _FRAME_BYTES + int.from_bytes(received[:_FRAME_BYTES], "big")
+            if len(received) < end:
+                return
+            message = bytes(received[_FRAME_BYTES:end])
+            del received[:end]
+            self._peer.receive(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell that the other side is gone."""
+        self._transport = None
+        self._closed.set()
+        self._peer.lose()
 
     def send(self, message: bytes) -> None:
-        """Write one message; the other side reads at once, so this does not wait for long."""
-        self._connection.send_bytes(message)
+        """Send one message; `OSError` if the other side is gone."""
+        if self._transport is None:
+            raise ConnectionResetError("the other side is gone")
+        self._transport.write(len(message).to_bytes(_FRAME_BYTES, "big") + message)
 
     def close(self) -> None:
-        """Close the pipe."""
-        self._stop_reading()
-        self._connection.close()
+        """Close when everything is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def wait_closed(self) -> None:
+        """Return when everything is sent and the socket is closed."""
+        await self._closed.wait()

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import functools
 import importlib
 import resource
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 from emulator.clock import Clock
@@ -25,7 +26,7 @@ from emulator.engine import run_seed_of
 from emulator.lag import LagProbe
 from emulator.loadgen import LoadGenerator
 from emulator.members import ignore_interrupts
-from emulator.messages import Answer, Peer, PipeCarrier
+from emulator.messages import Answer, Peer, SocketCarrier
 from emulator.recording import Recorder
 from emulator.replica import Enrolment, Replica, Sidecar, Surroundings
 from emulator.stimuli import StimulusLog
@@ -416,19 +417,18 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def serve(connection: Connection, name: str) -> None:
-    """Serve the harness at the other end of `connection` until told to stop."""
+async def serve(end: socket.socket, name: str) -> None:
+    """Serve the harness at the other end of a socket until told to stop."""
     node = Node(name)
     peer = Peer("the harness", node.verbs)
-    PipeCarrier(connection, peer)
-    try:
-        lost = asyncio.ensure_future(peer.lost.wait())
-        stopped = asyncio.ensure_future(node.stopped.wait())
-        await asyncio.wait((lost, stopped), return_when=asyncio.FIRST_COMPLETED)
-        lost.cancel()
-        await node.close()
-    finally:
-        peer.close()
+    carrier = await SocketCarrier.connect(end, peer)
+    waits = [asyncio.ensure_future(event.wait()) for event in (peer.lost, node.stopped)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await node.close()
+    peer.close()
+    await carrier.wait_closed()
 
 
 def run_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -440,7 +440,8 @@ def run_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return runner.run(work())
 
 
-def node_main(connection: Connection, name: str) -> None:
+def node_main(end: socket.socket, name: str) -> None:
     """Be a node process: what the forkserver calls in its child."""
     ignore_interrupts()
-    run_loop(functools.partial(serve, connection, name))
+    faulthandler.enable()
+    run_loop(functools.partial(serve, end, name))

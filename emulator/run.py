@@ -205,8 +205,9 @@ class Run:
             await stack.enter_async_context(self._control_plane())
             await self.tell_all("ready", patience_s=_START_PATIENCE_S)
             await self._measure()
-            await self._collect()
+            await self.edge.peer.ask("drain", _START_PATIENCE_S)  # callers before servers
             await self.tell_all("drain", patience_s=_START_PATIENCE_S)
+            await self._collect()
         return self.outcome
 
     # --- Processes ---------------------------------------------------------------------------
@@ -215,7 +216,7 @@ class Run:
         assert self._server is not None
         # In a thread: the first one waits for the server to load the policies.
         member = await asyncio.to_thread(self._server.start, share.process, node_main)
-        member.connect()
+        await member.connect()
         self.members[share.process] = member
         answer = await member.peer.ask("start", _START_PATIENCE_S, **self._spec(share).to_values())
         for name, (host, port) in answer.values["addresses"].items():

@@ -50,7 +50,7 @@ def test_http10_closes_unless_it_says_otherwise():
 
 def test_an_absolute_target_counts_more_than_host():
     request = parse_request_head(head("Host: a", first="GET http://B:80/x?y HTTP/1.1"))
-    assert (request.host, request.target) == ("b", b"/x?y")
+    assert (request.host, request.target) == ("B", b"/x?y")
     assert parse_request_head(head("Host: a", first="OPTIONS * HTTP/1.1")).target == b"*"
 
 

@@ -1,0 +1,183 @@
+"""``meshsim emulate``: a scenario on real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshsim.cli.common import (
+    Failed,
+    changed,
+    check_writable,
+    load_scenario,
+    read_assignment,
+    read_duration,
+    read_rates,
+    reports_problems,
+    scenario_options,
+    write_result,
+)
+
+if TYPE_CHECKING:
+    from meshsim.progress import Report
+
+__all__ = ["emulate"]
+
+
+def _read_processes(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> int | str | None:
+    """Read a number of processes, or "each"."""
+    if text is None or text == "each":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither a number >= 1 nor 'each'", ctx=context)
+    return int(text)
+
+
+def _read_changes(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> list[tuple[str, str, str]]:
+    """Read ``TIME:PATH=VALUE`` options."""
+    changes = []
+    for text in texts:
+        at, colon, assignment = text.partition(":")
+        path, equals, value = assignment.partition("=")
+        if not (colon and equals and path and value):
+            raise click.BadParameter(f"{text!r} is not of the form TIME:PATH=VALUE", ctx=context)
+        changes.append((read_duration(context, parameter, at), path, value))
+    return changes
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Report]:
+    """Yield a report that draws on a terminal only."""
+    from meshsim.progress import Bar
+
+    with Bar(visible=sys.stderr.isatty()) as bar:
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            raise Failed("interrupted twice; nothing was written.") from None
+
+
+def _emulator(name: str) -> Any:
+    """Return a function of the emulator, whose libraries are an extra."""
+    try:
+        return getattr(import_module("emulator"), name)
+    except ModuleNotFoundError as error:
+        needed = f"error: {error.name} is missing: pip install 'meshsim[emulator]'"
+        raise Failed(needed) from error
+
+
+@click.command("emulate")
+@click.argument("scenario", required=False)
+@scenario_options
+@click.option("--mesh", metavar="NAME", help="Mesh profile, e.g. istio-sidecar or none.")
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    metavar="CLASS=R",
+    callback=read_rates,
+    help="Offered rate of a traffic class [1/s]; may be repeated.",
+)
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    metavar="PATH=VALUE",
+    callback=read_assignment,
+    help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
+)
+@click.option(
+    "--duration",
+    metavar="TIME",
+    default="60s",
+    show_default=True,
+    callback=read_duration,
+    help="Measured time of the mesh; the machine may need several times as long.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62 - 1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Random seed.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["asyncio"]),
+    default="asyncio",
+    show_default=True,
+    help="What carries the requests.",
+)
+@click.option(
+    "--broker", metavar="URL", help="mqtt://host:port of a broker instead of the embedded one."
+)
+@click.option(
+    "--processes",
+    metavar="N|each",
+    callback=_read_processes,
+    help="Processes for replicas; by default one for each modelled node.",
+)
+@click.option(
+    "--dilation",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="K",
+    help="Real seconds of one second of the mesh; by default as the machine needs.",
+)
+@click.option(
+    "--mtls",
+    type=click.Choice(["STRICT", "PERMISSIVE", "DISABLE"]),
+    help="Mutual TLS between proxies; STRICT by default, DISABLE without proxies.",
+)
+@click.option(
+    "--draws",
+    type=click.Choice(["same", "fresh"]),
+    default="same",
+    show_default=True,
+    help="Arrivals and service times of the simulation with this seed, or others.",
+)
+@click.option(
+    "--change",
+    "changes",
+    multiple=True,
+    metavar="TIME:PATH=VALUE",
+    callback=_read_changes,
+    help="Field that the control plane changes while the mesh runs; may be repeated.",
+)
+@click.option("--record", metavar="FILE", help="Log every stimulus, for meshsim replay.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON.")
+@click.option("--png", "png_file", metavar="FILE", help="Draw the result.")
+@click.option("--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load.")
+@reports_problems
+def emulate(
+    scenario: str | None,
+    manifests: str | None,
+    traffic: str | None,
+    rates: dict[str, float],
+    values: dict[str, str],
+    json_file: str | None,
+    png_file: str | None,
+    save: str | None,
+    **options: Any,
+) -> None:
+    """Run SCENARIO on real sockets and print its report.
+
+    SCENARIO is a topology file, or a folder of manifests.  Ctrl-C ends the load, and prints the
+    report of what there was.
+    """
+    check_writable(json_file, png_file, save, options["record"])
+    topology = changed(load_scenario(scenario, manifests, traffic), rates, values)
+    run = _emulator("emulate")
+    with _progress() as report:
+        result = run(topology, progress=report, **options)
+    write_result(result, json_file, png_file, save)
+    click.echo(result.to_json() if json_file == "-" else result.report())
