@@ -61,6 +61,7 @@ COUNTERS = (
     "completed",  # of these: answered below 500
     "failed",  # of these: answered otherwise, or not at all
     "unfinished",  # measured root requests that had not ended when the load stopped waiting
+    "cut",  # the same of those that arrived after the measured time
     "exchanges",  # ended requests of outbound proxies
     "attempts",  # their tries, as far as they were decided on
     "foreign",  # exchanges that belong to no request of the load generator
@@ -226,8 +227,9 @@ class Recorder:
 
     def unfinished(self, traffic: str, arrived_ns: int) -> None:
         """Count a root request that has not ended although the load stops waiting."""
-        if self.window_of(arrived_ns) < WINDOW_COUNT:
-            self._counters["unfinished"] += 1
+        measured = self.window_of(arrived_ns) < WINDOW_COUNT
+        self._counters["unfinished" if measured else "cut"] += 1
+        if measured:
             self._account_in_flight(self._traffic[traffic], arrived_ns, self.duration_ns)
 
     def _account_in_flight(self, traffic: int, begin_ns: int, end_ns: int) -> None:
