@@ -1,0 +1,262 @@
+"""A live proxy decides as the simulator's proxy does: same functions, same streams, same rows.
+
+A small mesh around a `ProxyEngine` (`engine_mesh`) and the kernel run the same scenario: one
+client, three workloads that sleep for a constant time, errors by keyed coins.  Every request
+must end at the same nanosecond, with the same status, flag, tries and host, and both sides
+must have counted the same and drawn equally often.
+"""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+from engine_mesh import Mesh, Outcome
+from kernel_runs import NS_PER_MS, Run, recorded
+
+import meshsim.kernel
+from emulator.engine import DECISIONS, ProxyEngine, run_seed_of
+from meshsim.controlplane.configuration import configurations_of, gateway_name
+from meshsim.policy import circuit_breakers, load_balancing, request, routing, timeout
+from meshsim.rng import key_uniform, mix, mix_in
+from meshsim.state.codes import FLAG_NAMES
+
+SEED = 7
+REQUESTS = 300
+SLEEPS_MS = {"v1": 2, "v2": 7, "v3": 31}
+USERS = 12
+#: Counts and averages of a host that both sides keep.
+HOST_FIELDS = (
+    "requests_active",
+    "connections_open",
+    "weight",
+    "requests_total",
+    "latency_sum_ns",
+    "rtt_ewma_ns",
+    "edf_deadline",
+    "edf_order",
+    "errors_total",
+)
+CLUSTER_FIELDS = (
+    "connections_active",
+    "pending_active",
+    "requests_active",
+    "retries_active",
+    "cursor",
+    "requests_total",
+    "connections_total",
+    "connection_overflow",
+    "retries_total",
+    "pending_overflow",
+    "request_overflow",
+    "retry_overflow",
+)
+RETRY = {
+    "num_retries": 2,
+    "retry_on": ["5xx"],
+    "per_try_timeout": "20ms",
+    "previous_hosts": True,
+    "host_selection_retry_max_attempts": 3,
+    "base_interval": "5ms",
+    "max_interval": "50ms",
+}
+SCENARIOS = {
+    **{
+        name.lower(): {"load_balancing": {"policy": name}}
+        for name in ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "PEAK_EWMA")
+    },
+    "weighted": {
+        "load_balancing": {"policy": "LEAST_REQUEST", "weights": {"v1": 5, "v2": 2, "v3": 1}}
+    },
+    "ring_hash": {
+        "load_balancing": {
+            "policy": "RING_HASH",
+            "hash_header": "X-User",
+            "minimum_ring_size": 64,
+            "hash_balance_factor": 120,
+        }
+    },
+    "maglev": {"load_balancing": {"policy": "MAGLEV", "hash_header": "x-user", "table_size": 101}},
+    "no_hash_key": {"load_balancing": {"policy": "MAGLEV", "table_size": 101}},
+    "retries": {"routes": [{"retry": RETRY}]},
+    "retries_timeout": {"routes": [{"timeout": "33.5ms", "retry": RETRY}]},
+    "retry_overflow": {
+        "routes": [{"retry": RETRY}],
+        "circuit_breakers": {"max_retries": 2},
+    },
+    "request_overflow": {"circuit_breakers": {"max_requests": 4}},
+    "pending": {"circuit_breakers": {"max_connections": 3}},
+    "pending_overflow": {
+        "routes": [{"timeout": "40.5ms", "retry": RETRY}],
+        "circuit_breakers": {"max_connections": 2, "max_pending_requests": 3},
+    },
+    "split": {
+        "subsets": {name: {"labels": {"version": name}} for name in ("v1", "v2")},
+        "routes": [{"split": [{"subset": "v1", "weight": 30}, {"subset": "v2", "weight": 70}]}],
+    },
+    "no_route": {"routes": [{"match": [{"headers": {"x-user": "nobody"}}]}]},
+}
+
+
+def arrivals_us():
+    """Times [us] some 2 ms apart, no two the same fraction of a millisecond.
+
+    All durations are whole milliseconds (time-outs of a route half a one more), so that events
+    of two requests never fall on the same instant, where the order is nobody's to promise.
+    """
+    times, time_ms, state = [], 0, 12345
+    for number in range(REQUESTS):
+        state = (1103515245 * state + 12345) % 2**31
+        time_ms += 1 + state // 2**16 % 3
+        times.append(time_ms * 1000 + 1 + number)
+    return times
+
+
+class Pair:
+    """The kernel's run and the engine's of one scenario."""
+
+    def __init__(self, policies):
+        workloads = {
+            name: {
+                "replicas": 2,
+                "concurrency": 1000,
+                "error_rate": 0.2 if "routes" in policies else 0.0,
+                "steps": [{"sleep": f"{sleep_ms}ms"}],
+            }
+            for name, sleep_ms in SLEEPS_MS.items()
+        }
+        self.times_us = arrivals_us()
+        self.kernel_run = Run(
+            {"b": {"workloads": workloads}},
+            traffic={
+                "load": {
+                    "to": "b",
+                    "users": USERS,
+                    "headers": {"X-User": "user"},
+                    "arrivals": recorded(*(f"{time}us" for time in self.times_us)),
+                }
+            },
+            seed=SEED,
+            policies={"b": policies},
+        )
+        self.topology = self.kernel_run.topology
+        self.layout = self.kernel_run.compiled.layout
+        self.index = len(self.layout.endpoint_names)
+        self.error_rate = workloads["v1"]["error_rate"]
+        self.engine = self.configured()
+
+    def configured(self):
+        addresses = {name: ("127.0.0.1", 1) for name in self.layout.endpoint_names}
+        configuration = configurations_of(
+            self.topology, self.layout, addresses, sidecars=False, mode="DISABLE"
+        )[gateway_name("load")]
+        engine = ProxyEngine(gateway_name("load"), self.index, run_seed_of(SEED))
+        engine.apply(configuration, 0)
+        return engine
+
+    def engine_outcomes(self):
+        def sleep_ns(endpoint):
+            return SLEEPS_MS[endpoint.split("-")[1]] * NS_PER_MS
+
+        class_key = np.uint64(self.kernel_run.state.traffic["key"][0])
+        mesh = Mesh(self.engine, "b", sleep_ns, self.error_rate)
+        for number, time_us in enumerate(self.times_us):
+            key = int(mix_in(class_key, number))
+            draw = key_uniform(np.uint64(mix_in(np.uint64(mix(class_key)), number)))
+            headers = {"x-user": f"user-{int(draw * USERS)}", "x-request-id": str(number)}
+            mesh.at(time_us * 1000, mesh.arrive, number, key, headers)
+        return mesh.run()
+
+    def kernel_outcomes(self):
+        spans = self.kernel_run.to(5_000).spans()
+        first = min(span.trace for span in spans)
+        return sorted(
+            Outcome(
+                span.trace - first,
+                round(span.end * NS_PER_MS),
+                span.status,
+                FLAG_NAMES.index(span.flag),
+                span.tries,
+                span.endpoint,
+            )
+            for span in spans
+        )
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_engine_and_kernel_take_the_same_decisions(name):
+    pair = Pair(SCENARIOS[name])
+    outcomes = pair.engine_outcomes()
+    assert len(outcomes) == REQUESTS
+    assert outcomes == pair.kernel_outcomes()
+    state = pair.kernel_run.state
+    assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
+    if name != "no_route":  # the compiler leaves out what nobody reaches
+        assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
+
+
+def assert_same_rows(holdings, state, of_proxy):
+    """The engine's CLUSTER and HOST rows are those of the kernel's proxy, in the same order."""
+    for field in CLUSTER_FIELDS:
+        wanted = state.clusters[field][of_proxy].tolist()
+        assert holdings.clusters[field][: len(wanted)].tolist() == wanted, field
+    hosts = state.hosts[of_proxy[state.hosts["cluster"]]]
+    for field in HOST_FIELDS:
+        assert holdings.hosts[field][: len(hosts)].tolist() == hosts[field].tolist(), field
+
+
+def test_the_scenarios_meet_what_they_are_for():
+    def flags(name):
+        return {FLAG_NAMES[outcome.flag] for outcome in Pair(SCENARIOS[name]).engine_outcomes()}
+
+    assert flags("retries") >= {"-", "URX"}
+    assert flags("retries_timeout") >= {"-", "UT"}
+    assert "UO" in flags("request_overflow")
+    assert "UO" in flags("pending_overflow")
+    assert "UO" in flags("retry_overflow")
+    assert flags("no_route") == {"NR"}
+    assert flags("pending") == {"-"}
+
+
+def test_run_seed_is_the_kernels():
+    run = Run({"b": {"steps": []}}, recorded("1ms"), seed=11, replication=3)
+    assert run_seed_of(11, 3) == run.kernel.stream_seed
+
+
+def test_decisions_are_the_functions_of_the_policy_engine():
+    public = {}
+    for module in (circuit_breakers, load_balancing, request, routing, timeout):
+        public |= {name: getattr(module, name) for name in module.__all__}
+    for name, function in DECISIONS.items():
+        assert function is public[name]
+
+
+def test_decisions_are_the_functions_that_the_kernel_compiled():
+    """Each is the very object in the globals of the kernel's modules, or of `step` itself."""
+    used = {}
+    for info in pkgutil.iter_modules(meshsim.kernel.__path__, "meshsim.kernel."):
+        used |= {id(value): value for value in vars(importlib.import_module(info.name)).values()}
+    for name, function in DECISIONS.items():
+        found = function is used.get(id(function))
+        assert found or function is getattr(request, name, None), name
+
+
+def test_the_engine_calls_no_other_policy_function():
+    """Whatever of `meshsim.policy` that decides is in the engine's modules is in DECISIONS."""
+    import emulator.engine
+    import emulator.exchanges
+    import emulator.holdings
+
+    deciding = {
+        id(getattr(module, name)): name
+        for module in (circuit_breakers, load_balancing, request, timeout)
+        for name in module.__all__
+        if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
+    }
+    held = {
+        deciding[id(value)]
+        for module in (emulator.engine, emulator.exchanges, emulator.holdings)
+        for value in vars(module).values()
+        if id(value) in deciding
+    }
+    assert held <= DECISIONS.keys()
