@@ -49,7 +49,7 @@ _LOG = logging.getLogger("meshsim.agent")
 #: What a proxy holds is said again this often while it lacks something [real s].
 _REMIND_S = 5.0
 #: How often the need of a new certificate is looked at [real s].
-_CERTIFICATE_LOOK_S = 0.25
+_CERTIFICATE_LOOK_S = 0.5
 #: First and longest wait for a certificate before the request is repeated.
 _CERTIFICATE_WAIT = BusSettings(backoff_base_s=2.0, backoff_max_s=60.0)
 #: What is held is said at most this often, whoever asks [real s].

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from emulator.bus import Bus, BusError, BusSettings, Credential
 from emulator.clock import ModelClock, unix_s
 from meshsim.controlplane.acknowledgement import (
+    ACK_TIMEOUT_NS,
     Ledger,
-    Propagation,
     read_acknowledgements,
     read_held,
 )
@@ -122,9 +122,11 @@ class ControlPlane:
         self._authority = certificate_authority
         self._principals = dict(principals or {})
         self.enrolment = Enrolment(mesh, tokens or {})
-        self._debounce = debounce or Debounce()
-        self._queue = push_queue or PushQueue()
-        self.ledger = ledger or Ledger()
+        self._debounce = Debounce() if debounce is None else debounce
+        self._queue = PushQueue() if push_queue is None else push_queue
+        # A lost message is lost by the machine, so the wait for its answer is real time.
+        timeout_ns = round(ACK_TIMEOUT_NS / clock.dilation)
+        self.ledger = Ledger(timeout_ns) if ledger is None else ledger
         self._retain = retain
         self._snapshots = Snapshots(configurations, clock.now_ns())
         self._next: tuple[Mapping[str, ProxyConfiguration], int] | None = None
@@ -195,10 +197,7 @@ class ControlPlane:
 
         Columns: proxy, type, version, changed_ns, published_ns, effective_ns.
         """
-        return [item._asdict() for item in self._propagations()]
-
-    def _propagations(self) -> list[Propagation]:
-        return list(self.ledger.propagations)
+        return [item._asdict() for item in self.ledger.propagations]
 
     async def run(self) -> None:
         """Serve until `stop` or cancellation."""
@@ -219,6 +218,9 @@ class ControlPlane:
 
     async def _drive(self) -> None:
         """Start what is due, wait for what comes next."""
+        if self._retain:  # for proxies that come while the control plane is away
+            for proxy in self._snapshots.proxies:
+                self._enqueue(proxy, frozenset(TYPES), self._clock.now_ns())
         while True:
             now_ns = self._clock.now_ns()
             if self._debounce.on_timer(now_ns):
@@ -268,6 +270,9 @@ class ControlPlane:
                     await self._push_type(proxy, kind)
         except BusError:
             self.counters["unsent"] += 1
+        except ConfigError as error:  # too long to be sent
+            self.counters["unsent"] += 1
+            _LOG.error("%s: not pushed: %s", proxy, error)
         finally:
             self._queue.done(proxy)
             self._wake.set()

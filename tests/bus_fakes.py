@@ -189,4 +189,4 @@ def run_clean(work):
         assert left == set(), left
 
     asyncio.run(supervised())
-    assert complaints == []
+    assert not complaints, complaints

@@ -318,11 +318,10 @@ class Ledger:
     def overdue(self, now_ns: int) -> dict[str, frozenset[str]]:
         """Return types to push again by proxy; their deadlines move on."""
         found: dict[str, set[str]] = {}
-        for key, item in list(self._awaited.items()):
-            if item.deadline_ns > now_ns:
-                break
-            del self._awaited[key]
-            item.deadline_ns = now_ns + self.timeout_ns
+        while self.deadline_ns <= now_ns:
+            key = next(iter(self._awaited))
+            item = self._awaited.pop(key)
+            item.deadline_ns = now_ns + max(self.timeout_ns, 1)
             self._awaited[key] = item
             found.setdefault(key[0], set()).add(key[1])
             self.counters["lost"] += 1

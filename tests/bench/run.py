@@ -9,6 +9,8 @@ Sections, chosen by name on the command line (all by default):
   pods; the topology compiled in 10 s.
 - ``data_plane``: a proxy hop on live sockets, plain and mTLS, against nginx and Envoy, where
   they are installed.  Aim: half of Envoy's requests per core, added p50 within twice Envoy's.
+- ``push``: how long until 10, 100 and 500 proxies know of a change, embedded broker and
+  Mosquitto side by side.  Floor: 100 proxies on the embedded broker, p50 of 500 ms.
 - ``start``: seconds from a fresh process to the first event, everything compiled.  Floor: 2 s.
 
 Rates are per CPU second of a whole call of `meshsim.simulate`, statistics included.
@@ -21,6 +23,7 @@ import sys
 from pathlib import Path
 
 import data_plane
+import push_latency
 import scale
 import start
 import versus
@@ -30,6 +33,7 @@ SECTIONS = {
     "prototype": versus.prototype,
     "scale": scale.measure,
     "data_plane": data_plane.measure,
+    "push": push_latency.measure,
     "start": start.measure,
 }
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from bus_fakes import (
     BROKERS,
+    MOSQUITTO,
     broker,
     configuration,
     make_agent,
@@ -15,6 +16,9 @@ from bus_fakes import (
     running,
     until,
 )
+
+from meshsim.controlplane.debounce import Debounce
+from meshsim.controlplane.push_queue import PushQueue
 
 PROXIES = ("front-v1-0", "front-v1-1", "gateway-browse")
 
@@ -146,5 +150,73 @@ def test_a_proxy_that_is_gone_is_awaited_no_longer(tmp_path):
                 control.update(all_of(9002, PROXIES[:2]))
                 await control.settled()
                 assert all(port_of(agent) == 9002 for agent in agents)
+
+    run_clean(work())
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+def test_what_mosquitto_retains_configures_a_proxy_while_the_control_plane_is_away(tmp_path):
+    async def work():
+        async with broker("mosquitto", tmp_path, PROXIES) as bus, asyncio.timeout(20):
+            first, late, gone = (make_agent(bus.url, proxy) for proxy in PROXIES)
+            control = make_control_plane(bus.url, all_of(9000), retain=True)
+            async with running(first, control):
+                await first.ready()
+                # The third is of the mesh no longer: nothing of it stays on the broker.
+                control.update(all_of(9001, PROXIES[:2]))
+                await until(lambda: port_of(first) == 9001)
+                await until(lambda: not control._tasks)
+            async with running(gone):
+                await gone.bus.wait_connected()
+                async with running(late):
+                    await late.ready()
+                    assert port_of(late) == 9001
+                assert gone.configuration.versions == {}
+                assert gone.counters["taken"] == 0
+
+    run_clean(work())
+
+
+def test_pushes_are_as_many_at_once_as_the_throttle_allows(tmp_path):
+    names = [f"proxy-{number}" for number in range(12)]
+
+    async def work():
+        async with broker("embedded", tmp_path, names) as bus:
+            queue = PushQueue(throttle=2)
+            control = make_control_plane(bus.url, all_of(9000, names), push_queue=queue)
+            most = []
+            publish = control.bus.publish
+
+            async def watched(*arguments):
+                most.append(queue.running)
+                await publish(*arguments)
+
+            control.bus.publish = watched
+            agents = [make_agent(bus.url, name) for name in names]
+            async with running(control, *agents), asyncio.timeout(20):
+                await asyncio.gather(*(agent.ready() for agent in agents))
+                most.clear()
+                control.update(all_of(9001, names))
+                await control.settled()
+                assert max(most) == 2
+                assert all(port_of(agent) == 9001 for agent in agents)
+
+    run_clean(work())
+
+
+def test_changes_close_together_are_one_snapshot(tmp_path):
+    async def work():
+        async with broker("embedded", tmp_path, PROXIES) as bus:
+            control = make_control_plane(
+                bus.url, all_of(9000), debounce=Debounce(quiet_ns=100_000_000)
+            )
+            agents = [make_agent(bus.url, proxy) for proxy in PROXIES]
+            async with running(control, *agents), asyncio.timeout(20):
+                await asyncio.gather(*(agent.ready() for agent in agents))
+                versions = [control.update(all_of(9001 + number)) for number in range(50)]
+                assert versions == [2] * 50
+                await control.settled()
+                assert control.version == 2
+                assert all(port_of(agent) == 9050 for agent in agents)
 
     run_clean(work())
