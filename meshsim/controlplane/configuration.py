@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from meshsim.controlplane.completeness import find_open
 from meshsim.errors import ConfigError, Problem
 from meshsim.topology.base import Integer, Model
 from meshsim.topology.calls import call_steps
@@ -47,7 +48,6 @@ from meshsim.topology.model import (
     Topology,
     WeightedCluster,
 )
-from meshsim.topology.validate import find_below
 from meshsim.yamlfile import field_path
 
 __all__ = [
@@ -227,13 +227,19 @@ def with_resource(configuration: ProxyConfiguration, resource: Resource) -> Prox
             Problem(detail["msg"], path=field_path((kind, *detail["loc"])), found=_found(detail))
             for detail in error.errors(include_url=False)
         ) from None
-    _refuse_open(kind, content)
+    problems = [] if kind == "listener" else find_open(kind, _elements(kind, content))
+    if problems:
+        raise ConfigError(problems)
     versions = {**configuration.versions, kind: version}
     if kind == "routes":
         return replace(
             configuration, labels=content.labels, routes=content.tables, versions=versions
         )
     return replace(configuration, **{kind: content}, versions=versions)
+
+
+def _elements(kind: str, content: Any) -> Any:
+    return content.tables if kind == "routes" else content
 
 
 def _found(detail: Any) -> str:
@@ -261,61 +267,6 @@ def _opened(proxy: str, resource: Any) -> tuple[str, int, Any]:
     if problems:
         raise ConfigError(problems)
     return kind, version, resource["body"]
-
-
-def _refuse_open(kind: str, content: Any) -> None:
-    """Raise ConfigError if a policy engine could not carry `content` out."""
-    part = content.tables if kind == "routes" else content
-    findings = [] if kind == "listener" else find_below(part, (kind,))
-    problems = [
-        Problem(
-            found.message, path=field_path(found.path), found=found.found, allowed=found.allowed
-        )
-        for found in findings
-        if not found.notice
-    ]
-    if kind == "clusters":
-        problems += [gap for name, policy in content.items() for gap in _open_fields(name, policy)]
-    if kind == "routes":
-        problems += [gap for name, table in part.items() for gap in _open_routes(name, table)]
-    if problems:
-        raise ConfigError(problems)
-
-
-#: What an engine reads of a cluster: (block, fields that must be filled).
-_WANTED = (
-    ("load_balancing", ("policy",)),
-    ("circuit_breakers", ()),
-    ("connection_pool", ()),
-)
-#: What a hashing policy needs beside.
-_TABLE_FIELDS: dict[str, tuple[str, ...]] = {
-    "RING_HASH": ("minimum_ring_size", "maximum_ring_size"),
-    "MAGLEV": ("table_size",),
-}
-
-
-def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
-    """Yield what cluster `name` leaves open."""
-    for block, fields in _WANTED:
-        stated = getattr(policy, block)
-        if stated is None:
-            yield Problem("is missing", path=f"clusters.{name}.{block}")
-            continue
-        needed = (*fields, *_TABLE_FIELDS.get(getattr(stated, "policy", None) or "", ()))
-        for item in needed:
-            if getattr(stated, item) is None:
-                yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
-    budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
-    if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
-        yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")
-
-
-def _open_routes(service: str, table: tuple[Route, ...]) -> Iterable[Problem]:
-    """Yield what the route table of `service` leaves open."""
-    for index, route in enumerate(table):
-        if route.direct_response is None and not route.split:
-            yield Problem("goes nowhere", path=f"routes.{service}[{index}].split")
 
 
 def cluster_name(service: str, subset: str | None) -> str:

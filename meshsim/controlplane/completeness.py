@@ -1,0 +1,78 @@
+"""Whether an engine could carry a resource out: nothing left open, nothing impossible.
+
+Rule: a configuration on the wire is resolved, so a field that was left to a default is a mistake
+of the sender; and what a scenario file may not say (`meshsim.topology.validate`), the wire may
+not say either.  A proxy that checks this on arrival never meets it in the middle of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from meshsim.errors import Problem
+from meshsim.topology.model import ClusterPolicy, Route
+from meshsim.topology.validate import find_below
+from meshsim.yamlfile import field_path
+
+__all__ = ["find_open"]
+
+#: What an engine reads of a cluster: (block, fields that must be filled).
+_WANTED = (
+    ("load_balancing", ("policy",)),
+    ("circuit_breakers", ()),
+    ("connection_pool", ()),
+)
+#: What a hashing policy needs beside.
+_TABLE_FIELDS: dict[str, tuple[str, ...]] = {
+    "RING_HASH": ("minimum_ring_size", "maximum_ring_size"),
+    "MAGLEV": ("table_size",),
+}
+
+
+def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
+    """Yield what cluster `name` leaves open."""
+    for block, fields in _WANTED:
+        stated = getattr(policy, block)
+        if stated is None:
+            yield Problem("is missing", path=f"clusters.{name}.{block}")
+            continue
+        needed = (*fields, *_TABLE_FIELDS.get(getattr(stated, "policy", None) or "", ()))
+        for item in needed:
+            if getattr(stated, item) is None:
+                yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
+    if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
+        yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")
+
+
+def _open_routes(service: str, table: tuple[Route, ...]) -> Iterable[Problem]:
+    """Yield what the route table of `service` leaves open."""
+    for index, route in enumerate(table):
+        if route.direct_response is None and not route.split:
+            yield Problem("goes nowhere", path=f"routes.{service}[{index}].split")
+
+
+def find_open(kind: str, elements: Any) -> list[Problem]:
+    """Return what is open or impossible.
+
+    Parameters
+    ----------
+    kind : str
+        Type of the resource.
+    elements : mapping
+        For "clusters" `ClusterPolicy` by name, for "routes" tuples of `Route` by service, for
+        "endpoints" anything.
+    """
+    problems = [
+        Problem(
+            found.message, path=field_path(found.path), found=found.found, allowed=found.allowed
+        )
+        for found in find_below(elements, (kind,))
+        if not found.notice
+    ]
+    if kind == "clusters":
+        problems += [gap for name, policy in elements.items() for gap in _open_fields(name, policy)]
+    if kind == "routes":
+        problems += [gap for name, table in elements.items() for gap in _open_routes(name, table)]
+    return problems
