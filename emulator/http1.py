@@ -101,7 +101,7 @@ class RequestHead(NamedTuple):
     method, target : bytes
         As received; an absolute-form target is cut to its path.
     host : str
-        Authority, lower case, without port.
+        Authority without port, as written: services are told apart by case.
     http10 : bool
         Whether the peer speaks HTTP/1.0.
     keep_alive : bool
@@ -139,20 +139,26 @@ class ResponseHead(NamedTuple):
 
 
 class _Collector:
-    """The callbacks of httptools for one head."""
+    """The callbacks of httptools for one head.
 
-    __slots__ = ("complete", "headers", "target")
+    `read` are the headers of `_READ`, `headers` the others: most headers are only passed on.
+    """
+
+    __slots__ = ("complete", "headers", "read", "target")
 
     def __init__(self) -> None:
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
+        self.read: list[tuple[bytes, bytes]] = []
         self.complete = False
 
     def on_url(self, url: bytes) -> None:
         self.target = url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
+        name = name.lower()
+        headers = self.read if name in _READ else self.headers
+        headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -190,11 +196,12 @@ def split_head(data: bytes, at: int) -> int:
     return -1 if found < 0 else end
 
 
-def _check_sizes(head_bytes: int, headers: list[tuple[bytes, bytes]]) -> None:
-    if len(headers) > MAX_HEADERS_COUNT:
+def _check_sizes(head_bytes: int, collector: _Collector) -> None:
+    if len(collector.headers) + len(collector.read) > MAX_HEADERS_COUNT:
         raise HttpError(431, "too many headers")
     # Only a head above the limit of the headers need be counted header by header.
     if head_bytes > MAX_HEADERS_BYTES:
+        headers = collector.headers + collector.read
         total = sum(len(name) + len(value) + 4 for name, value in headers)
         if total > MAX_HEADERS_BYTES:
             raise HttpError(431, "headers too long")
@@ -238,16 +245,15 @@ class _Framing:
                 raise HttpError(417, "expectation not supported")
             self.expects_continue = True
 
-    def split(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def split(self, collector: _Collector) -> list[tuple[bytes, bytes]]:
         """Read the framing; return the end-to-end headers but Host and the framing."""
-        kept = []
-        for header in headers:
-            if header[0] in _READ:
-                self.read(*header)
-            else:
-                kept.append(header)
+        for name, value in collector.read:
+            self.read(name, value)
         if self.chunked and self.content_length is not None:
             raise HttpError(400, "Content-Length and Transfer-Encoding")
+        kept = collector.headers
+        if not self.connection:
+            return kept
         named = [token for token in self.connection if token not in (b"close", b"keep-alive")]
         return [header for header in kept if header[0] not in named] if named else kept
 
@@ -305,9 +311,9 @@ def parse_request_head(data: bytes) -> RequestHead:
     if version not in ("1.0", "1.1"):
         raise HttpError(505, "version not supported")
     http10 = version == "1.0"
-    _check_sizes(len(data), collector.headers)
+    _check_sizes(len(data), collector)
     framing = _Framing()
-    headers = framing.split(collector.headers)
+    headers = framing.split(collector)
     if b"upgrade" in framing.connection:
         raise HttpError(403, "upgrade refused")
     if framing.chunked and http10:
@@ -354,8 +360,8 @@ def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
         raise HttpError(502, "bad response: version or status")
     framing = _Framing()
     try:
-        _check_sizes(len(data), collector.headers)
-        headers = framing.split(collector.headers)
+        _check_sizes(len(data), collector)
+        headers = framing.split(collector)
     except HttpError as error:
         raise HttpError(502, f"bad response: {error.reason}") from None
     length = UNTIL_CLOSE if framing.content_length is None else framing.content_length

@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zlib import crc32
 
 from emulator.http1 import RequestHead, encode_request
 from meshsim.state.codes import NEVER_NS
@@ -105,20 +106,23 @@ class RequestContext:
         Number of the request at this proxy.
     """
 
-    __slots__ = ("_base", "_flags", "_proxy", "_received_ns", "_request_id", "_trace")
+    __slots__ = ("_base", "_flags", "_received_ns", "_span", "_trace")
 
     def __init__(
         self, head: RequestHead, values: dict[bytes, bytes], proxy: bytes, number: int
     ) -> None:
         key = values.get(b"x-meshsim-key")
-        digest = _digest(proxy, b"%d" % number) if key is None else _digest(key)
         parent = _TRACEPARENT.fullmatch(values.get(b"traceparent", b""))
-        self._proxy = proxy
-        self._request_id = values.get(b"x-request-id") or _request_id(digest)
+        request_id = values.get(b"x-request-id")
+        if parent is None or not request_id:
+            digest = _digest(proxy, b"%d" % number) if key is None else _digest(key)
+            request_id = request_id or _request_id(digest)
         self._trace, self._flags = parent.groups() if parent else (digest.encode(), b"01")
+        # Tries count up from here, spans of different proxies are apart.
+        self._span = crc32(proxy) << 32 | number << 8 & 0xFFFFFFFF
         self._received_ns = decimal(values.get(b"x-meshsim-deadline"))
         kept = [pair for pair in head.headers if pair[0] not in _OWN]
-        self._base = encode_request(head, kept, b"x-request-id: %b\r\n" % self._request_id)
+        self._base = encode_request(head, kept, b"x-request-id: %b\r\n" % request_id)
 
     def encode_try(self, attempt_count: int, deadline_ns: int) -> bytes:
         """Return the head of a try that, if anything, must end by `deadline_ns`."""
@@ -127,11 +131,10 @@ class RequestContext:
         deadline = b""
         if deadline_ns != NEVER_NS:
             deadline = b"x-meshsim-deadline: %d\r\n" % deadline_ns
-        span = _digest(self._request_id, self._proxy, b"%d" % attempt_count)[:16].encode()
-        return b"%btraceparent: 00-%b-%b-%b\r\nx-envoy-attempt-count: %d\r\n%b\r\n" % (
+        return b"%btraceparent: 00-%b-%016x-%b\r\nx-envoy-attempt-count: %d\r\n%b\r\n" % (
             self._base,
             self._trace,
-            span,
+            self._span + attempt_count,
             self._flags,
             attempt_count,
             deadline,

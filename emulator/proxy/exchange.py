@@ -183,7 +183,9 @@ class OutboundExchange:
             self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
             if self._deadline_ns != NEVER_NS:
                 self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
-        self._act(decision)
+            self._send(now_ns)
+        else:
+            self._act(decision)
 
     def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
         return self._clock.call_at(asyncio.get_running_loop(), time_ns, callback)
@@ -195,7 +197,7 @@ class OutboundExchange:
         """Carry out an action; a response of the upstream is not one of them."""
         action = decision.action
         if action == ACTION_SEND:
-            self._send()
+            self._send(self._now_ns())
         elif action == ACTION_RESPOND:
             self._answer(decision.status, decision.response_flag)
         elif action == ACTION_BACK_OFF:
@@ -203,9 +205,9 @@ class OutboundExchange:
         elif action == ACTION_INVALID:
             raise InvariantError(f"{self._engine.name}: no such transition, exchange {self._id}")
 
-    def _send(self) -> None:
+    def _send(self, now_ns: int) -> None:
         """Send one try: pick a host, get a connection."""
-        host = self._engine.pick(self._id, self._now_ns())
+        host = self._engine.pick(self._id, now_ns)
         if host == NO_HOST:
             self._act(self._tell(STIMULUS_NO_HOST))
             return
@@ -315,7 +317,9 @@ class OutboundExchange:
 
     def _account(self, values: dict[bytes, bytes]) -> None:
         """Take note of where the time of an answered try went, as its workload says."""
-        server_ns = decimal(values.get(b"x-meshsim-server-ns"))
+        if b"x-meshsim-server-ns" not in values:
+            return
+        server_ns = decimal(values[b"x-meshsim-server-ns"])
         self._queue_ns += max(decimal(values.get(b"x-meshsim-queue-ns")), 0)
         self._service_ns += max(decimal(values.get(b"x-meshsim-service-ns")), 0)
         if server_ns >= 0:

@@ -20,7 +20,7 @@ def test_a_request_is_read():
     request = parse_request_head(
         head("Host: Reviews:9080", "X-A:  b \t", "x-a: c", "Connection: keep-alive")
     )
-    assert (request.method, request.target, request.host) == (b"GET", b"/a?b=c", "reviews")
+    assert (request.method, request.target, request.host) == (b"GET", b"/a?b=c", "Reviews")
     assert (request.http10, request.keep_alive, request.length) == (False, True, 0)
     assert request.headers == [(b"x-a", b"b"), (b"x-a", b"c")]
 
