@@ -34,6 +34,7 @@ from meshsim.validation.scenarios import Change
 
 __all__ = [
     "BUSY_MAX",
+    "LAG_MAX_MS",
     "STEAL_MAX",
     "Emulated",
     "Emulator",
@@ -43,8 +44,10 @@ __all__ = [
     "emulate_in_subprocess",
 ]
 
-#: Share of the machine's time that its host may take before a run is left out [1].
+#: Share of the machine's time that its host may take before a run counts as disturbed [1].
 STEAL_MAX = 0.02
+#: How late the event loops may be (p99) before a run counts as disturbed [ms].
+LAG_MAX_MS = 2.0
 #: Above this share of the machine in use, what is measured is the machine [1].
 BUSY_MAX = 0.6
 #: Time the emulator may take to start and to drain, beside the load itself [s].
@@ -92,16 +95,23 @@ class Emulated:
     result : Result
     steal, busy : float
         Shares of the machine's time during the run [1]; 0 where it keeps no count.
+    lag_ms : float
+        How late the event loop of the worst process was, 99th percentile [ms].
     """
 
     result: Result
     steal: float = 0.0
     busy: float = 0.0
+    lag_ms: float = 0.0
 
     @property
-    def spoilt(self) -> bool:
-        """Whether the machine's host took so much time that the run says nothing."""
-        return self.steal > STEAL_MAX
+    def disturbed(self) -> str:
+        """Why the run says more about the machine than about the mesh; empty if it does not."""
+        if self.steal > STEAL_MAX:
+            return f"the machine's host took {100 * self.steal:.0f} % of its time"
+        if self.lag_ms > LAG_MAX_MS:
+            return f"an event loop was {self.lag_ms:.1f} ms late (p99)"
+        return ""
 
 
 #: Anything that carries out a `Job`.
@@ -145,7 +155,10 @@ def emulate_in_subprocess(job: Job) -> Emulated:
         before = MachineTimes.now()
         _run(_command(job, scenario, saved), job.duration_s * job.dilation + _GRACE_S)
         steal, busy = MachineTimes.now().shares_since(before)
-        return Emulated(Result.load(saved), steal, busy)
+        result = Result.load(saved)
+        lags = result.emulation.get("lag_ms", {}).values()
+        lag_ms = max((float(lag["p99"]) for lag in lags), default=0.0)
+        return Emulated(result, steal, busy, lag_ms)
 
 
 def _command(job: Job, scenario: Path, saved: Path) -> list[str]:

@@ -40,15 +40,18 @@ class Condition:
     round : int
     steal, busy : float
         Shares of the machine's time [1].
-    left_out : bool
-        Whether the run was not used.
+    lag_ms : float
+        How late the worst event loop was, 99th percentile [ms].
+    disturbed : str
+        Why the run is left out where enough others are not; empty if it counts.
     """
 
     run: str
     round: int
     steal: float
     busy: float
-    left_out: bool
+    lag_ms: float
+    disturbed: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -148,9 +151,12 @@ class Validation:
                 f"the machine was more than {100 * BUSY_MAX:.0f} % busy in {len(busy)} of "
                 f"{len(self.conditions)} runs: latencies there are partly the machine's"
             )
-        left = sum(item.left_out for item in self.conditions)
-        if left:
-            found.append(f"{left} runs were left out: the machine's host took their time")
+        disturbed = [item for item in self.conditions if item.disturbed]
+        if disturbed:
+            found.append(
+                f"{len(disturbed)} of {len(self.conditions)} runs were disturbed, e.g. "
+                f"{disturbed[0].run}: {disturbed[0].disturbed}"
+            )
         drift = self.drift
         if drift > 0.1:
             found.append(f"the null run's mean moved by {100 * drift:.0f} % between rounds")

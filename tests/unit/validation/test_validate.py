@@ -102,7 +102,7 @@ def test_a_cost_that_a_does_not_show_is_found_outside(monkeypatch):
     assert any("load-80: p50 is" in text for text in outcome.findings)
 
 
-def test_disturbed_runs_are_left_out_and_told():
+def test_disturbed_runs_are_told_and_used_only_where_no_others_are():
     outcome = validate(
         [suite()[0]],
         emulator=StandIn(TRUTH, steal=0.1),
@@ -110,9 +110,28 @@ def test_disturbed_runs_are_left_out_and_told():
         recalibrate=True,
         progress=False,
     )
-    assert outcome.all_scores == ()
-    assert any("left out" in text for text in outcome.findings)
-    assert any("every run was disturbed" in text for text in outcome.findings)
+    assert outcome.all_scores
+    assert any("load-80 (same) rests on disturbed runs" in text for text in outcome.findings)
+    assert any("host took 10 %" in text for text in outcome.findings)
+
+
+def test_disturbed_runs_are_left_out_where_two_others_remain():
+    class Unlucky(StandIn):
+        """Slow and disturbed in the second repeat of the scenario."""
+
+        def __call__(self, job):
+            of_scenario = [known for known in self.jobs if known.topology.name == "load-80"]
+            unlucky = job.topology.name == "load-80" and len(of_scenario) == 1
+            self.truth = replace(TRUTH, request_ns=5e6) if unlucky else TRUTH
+            return replace(super().__call__(job), lag_ms=9.0 if unlucky else 0.1)
+
+    plan = replace(SHORT, same=3, fresh=0)
+    outcome = validate(
+        [suite()[0]], emulator=Unlucky(TRUTH), plan=plan, recalibrate=True, progress=False
+    )
+    assert len(outcome.same["load-80"]) == 2
+    assert outcome.counts["outside"] == 0
+    assert any("1 of 10 runs were disturbed" in text for text in outcome.findings)
 
 
 def test_a_round_that_would_not_end_in_time_is_not_begun():
@@ -140,7 +159,7 @@ def test_the_report_has_every_scenario(run, tmp_path):
 
 def test_a_busy_machine_is_a_finding(run):
     _, outcome, _ = run
-    loaded = replace(outcome, conditions=(Condition("x", 0, 0.0, 0.9, False),))
+    loaded = replace(outcome, conditions=(Condition("x", 0, 0.0, 0.9, 0.1, ""),))
     assert any("busy" in text for text in loaded.findings)
 
 
