@@ -173,6 +173,7 @@ class StimulusFile:
             If the file cannot be opened.
         """
         with open(self.path, "rb") as file:
+            number = 0
             for number, raw in enumerate(iter(lambda: file.readline(_LINE_MAX), b""), 1):
                 if not raw.endswith(b"\n"):
                     if len(raw) == _LINE_MAX:
@@ -186,6 +187,8 @@ class StimulusFile:
                     self._read_header(number, value)
                 else:
                     yield self._read(number, value)
+            if number == 0:
+                raise self._error(1, "this is no log of stimuli: it is empty")
 
     def _error(self, line: int, message: str, found: str = "") -> ConfigError:
         return ConfigError([Problem(message, file=self.path, line=line, found=found[:80])])

@@ -41,7 +41,7 @@ class Request:
 
     def __init__(self, number, key, exchange):
         self.number = number
-        self.key = key
+        self.key = number if key is None else key  # of its coins
         self.exchange = exchange
         self.try_number = -1
         self.host = NO_HOST
