@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshsim.errors import ConfigError
+from meshsim.errors import ConfigError, Problem
+from meshsim.meshes import profile
 from meshsim.progress import Report, reporter
 from meshsim.topology.model import Step, Topology
 from meshsim.topology.rates import class_rate
@@ -153,6 +154,14 @@ def _scenarios(topology: Topology | Sequence[Scenario] | None) -> tuple[Scenario
     if isinstance(topology, Topology):
         if not topology.traffic:
             raise ConfigError("the scenario has no traffic: there is nothing to predict")
+        if not profile(topology.mesh).sidecars:
+            problem = Problem(
+                "a mesh without proxies: the costs are calibrated with them",
+                path="mesh",
+                found=topology.mesh,
+                allowed="a mesh with sidecars",
+            )
+            raise ConfigError([problem])
         return (Scenario(topology.name, topology, topology.question),)
     return tuple(topology)
 

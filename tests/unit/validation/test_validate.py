@@ -182,6 +182,9 @@ def test_wrong_arguments_are_told():
     nothing = suite()[0].topology.model_copy(update={"traffic": {}})
     with pytest.raises(ConfigError, match="no traffic"):
         validate(nothing, emulator=StandIn(TRUTH), progress=False)
+    bare = suite()[0].topology.model_copy(update={"mesh": "none"})
+    with pytest.raises(ConfigError, match="without proxies"):
+        validate(bare, emulator=StandIn(TRUTH), progress=False)
 
 
 def test_lengths_are_those_of_the_protocol():
