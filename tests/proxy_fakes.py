@@ -5,6 +5,7 @@ import contextlib
 from collections import Counter
 from typing import NamedTuple
 
+from emulator.proxy import OutboundProxy
 from meshsim.policy.request import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
@@ -333,3 +334,38 @@ class Caller:
                 return await self.reader.read(1) == b""
             except ConnectionError:
                 return True
+
+
+class Outcomes(list):
+    def exchange(self, outcome):
+        self.append(outcome)
+
+
+@contextlib.asynccontextmanager
+async def outbound(answer=lambda number, head, body: ok(), n_upstreams=1, **settings):
+    """Run one outbound proxy in front of upstreams that `answer`."""
+    upstreams = [await Upstream(answer).start() for _ in range(n_upstreams)]
+    engine = FakeEngine(*[upstream.port for upstream in upstreams], **settings)
+    outcomes = Outcomes()
+    proxy = OutboundProxy(engine, RealClock(), recorder=outcomes)
+    _, port = await proxy.start()
+    try:
+        yield proxy, engine, upstreams, port, outcomes
+    finally:
+        await proxy.drain(2)
+        for upstream in upstreams:
+            await upstream.stop()
+    engine.assert_quiet()
+    assert engine.active["connections"] == 0
+    counters = proxy.counters()
+    assert counters["downstream_rq_active"] == 0
+    assert counters["downstream_cx_active"] == counters["upstream_cx_active"] == 0
+    assert counters.get("downstream_rq_total", 0) == len(outcomes)
+
+
+def run(scenario):
+    async def limited():
+        async with asyncio.timeout(20):
+            await scenario()
+
+    asyncio.run(limited())

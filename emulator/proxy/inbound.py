@@ -42,6 +42,9 @@ class AcceptingListener(Protocol):
     def close(self) -> None:
         """Stop accepting; running connections live on."""
 
+    def abort(self) -> None:
+        """Stop accepting and reset every connection."""
+
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
 
@@ -113,6 +116,8 @@ class InboundProxy:
         """Reset every socket at once, as if the process were killed."""
         self._stop_accepting()
         self.downstream.abort()
+        if self._listener is not None:
+            self._listener.abort()
         for task in self._dials:
             task.cancel()
         for connection in self._connections:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from proxy_fakes import Caller, Upstream, ok, until
+from proxy_fakes import Caller, Upstream, ok, run, until
 
 from emulator.clock import Clock, unix_s
 from emulator.connection import UpstreamConnection
@@ -64,14 +64,6 @@ async def upstreams(answer=lambda number, head, body: ok(), count=1):
     finally:
         for upstream in started:
             await upstream.stop()
-
-
-def run(scenario):
-    async def limited():
-        async with asyncio.timeout(20):
-            await scenario()
-
-    asyncio.run(limited())
 
 
 def test_a_request_is_decided_on_by_the_engine():
