@@ -29,6 +29,7 @@ section 5.1 (ContentType handshake = 22).
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
@@ -298,13 +299,17 @@ class Listener:
         task = asyncio.get_running_loop().create_task(self._admit(accepted, address), name=address)
         self._pending[task] = None
         self._idle.clear()
-        task.add_done_callback(self._end_admission)
+        task.add_done_callback(functools.partial(self._end_admission, accepted))
 
-    def _end_admission(self, task: asyncio.Task[None]) -> None:
+    def _end_admission(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)
         self._settle()
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            # Here and not in the task: one that is cancelled before its first step runs nothing.
+            accepted.close()
+        elif (error := task.exception()) is not None:
             # A bug, not a client's doing; the listener goes on.
+            accepted.close()
             _logger.error("%s: admission of %s failed", self._name, task.get_name(), exc_info=error)
 
     def _settle(self) -> None:
@@ -329,9 +334,6 @@ class Listener:
             # Also ssl.SSLError.  The transport has closed the socket, or there is none.
             self._refuse(address, _reason_of(error), str(error))
             accepted.close()
-        except asyncio.CancelledError:
-            accepted.close()
-            raise
 
     async def _peek(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> bool:
         """Wait for the first byte; return whether it opens TLS."""
@@ -418,15 +420,20 @@ class _Connection(asyncio.Protocol):
             listener._refuse(self._address, *refusal.args)
             self._transport.abort()
             return
-        listener._counts["admitted"] += 1
-        listener._counts["handshakes"] += self.peer.tls
         listener._connections.add(self)
         listener._idle.clear()
+        try:
+            self._inner = listener._protocol_factory(self.peer)
+            self._inner.connection_made(self._transport)
+        except BaseException:
+            # Ours is the bug; the client must not wait for an answer that never comes.
+            self._transport.abort()
+            raise
+        listener._counts["admitted"] += 1
+        listener._counts["handshakes"] += self.peer.tls
         if self.peer.tls:
             loop = asyncio.get_running_loop()
             self._silence = loop.call_later(listener._first_byte_s, self._end_silence)
-        self._inner = listener._protocol_factory(self.peer)
-        self._inner.connection_made(self._transport)
 
     def data_received(self, data: bytes) -> None:
         if self._silence is not None:

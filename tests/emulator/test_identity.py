@@ -121,9 +121,9 @@ def test_a_resumed_session_still_names_its_client():
     first, _ = join(context, identity.server_context())
     session = first.session
     _, server = join(context, identity.server_context(), session)
-    if server.session_reused:
-        assert peer_principal(server) == RATINGS
-        assert peer_expired(server, NOW + 3601)
+    assert server.session_reused
+    assert peer_principal(server) == RATINGS
+    assert peer_expired(server, NOW + 3601)
     rotate(identity)
     _, server = join(context, identity.server_context(), session)
     assert not server.session_reused
