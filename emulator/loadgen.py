@@ -75,6 +75,8 @@ class LoadGenerator:
         Share of the measured requests to trace.
     connections_max : int
         More requests at once than this wait for a connection, and are counted.
+    drain_min_ns : int
+        Measured requests get at least this long to end, however short the run [model ns].
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class LoadGenerator:
         draws: Literal["same", "fresh"] = "same",
         sample_share: float = 0.0,
         connections_max: int = 4096,
+        drain_min_ns: int = 0,
     ) -> None:
         names = list(compiled.topology.traffic)
         index = names.index(traffic)
@@ -99,6 +102,7 @@ class LoadGenerator:
         streams = make_streams(int(base >> np.uint64(2)), PURPOSE_ARRIVAL, len(names))
         self.traffic = traffic
         self.duration_ns = duration_ns
+        self._given_up_ns = duration_ns + max(_DRAIN_MAX * duration_ns, drain_min_ns)
         self._clock = clock
         self._recorder = recorder
         self._caller = Caller(*gateway, connections_max)
@@ -122,12 +126,15 @@ class LoadGenerator:
         self._stopped = False
         self._finished = asyncio.Event()
         self._lag_bins: Counter[int] = Counter()
+        # Before load begins: compiled functions are loaded by their first call, in some 10 ms.
+        self._plan_first()
+        self._template.request(0, 0, 0, sampled=False)
 
     # --- Life --------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Send until every measured request has ended; wait for the rest, up to the drain time."""
-        self._begin()
+        self._on_alarm()
         await self._finished.wait()
         for arrived_ns, pending in list(self._outstanding.values()):
             pending.cancel()
@@ -142,7 +149,7 @@ class LoadGenerator:
         self._due.clear()
         self._end_if_done()
 
-    def _begin(self) -> None:
+    def _plan_first(self) -> None:
         """Plan the first arrival, or let the users think first, as the simulator does."""
         if self._think_time == NO_INDEX:
             self._plan_arrival(0)
@@ -150,15 +157,13 @@ class LoadGenerator:
             base = np.uint64(mix_in(self._key, PURPOSE_THINK << 32))
             self._due = [self._think_ns(int(mix_in(base, user))) for user in range(self._users)]
             heapq.heapify(self._due)
-        self._alarm.set(self.duration_ns + 1)
-        self._on_alarm()
 
     def _end_if_done(self) -> None:
         now_ns = self._clock.now_ns()
         if not self._stopped and now_ns > self.duration_ns and self._measured_outstanding == 0:
             self._stopped = True
             self._due.clear()
-        given_up = now_ns > (1 + _DRAIN_MAX) * self.duration_ns
+        given_up = now_ns > self._given_up_ns
         if given_up or (self._stopped and not self._outstanding):
             self._stopped = True
             self._finished.set()
@@ -239,7 +244,7 @@ class LoadGenerator:
             self._alarm.set(self._due[0])
         end_ns = self.duration_ns + 1
         if self._clock.now_ns() >= end_ns:
-            end_ns = (1 + _DRAIN_MAX) * self.duration_ns + 1
+            end_ns = self._given_up_ns + 1
         self._alarm.set(end_ns)
 
     def _send(self, arrived_ns: int) -> None:

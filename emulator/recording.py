@@ -20,11 +20,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from emulator.outcome import ExchangeOutcome
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NO_INDEX
 from meshsim.state.record import (
     ENDPOINT_RECORD_DTYPE,
@@ -73,61 +74,6 @@ _ARRIVALS, _SUCCESSES, _FAILURES, _LATENCY, _QUEUE, _SERVICE, _PROXY = range(7)
 _RESPONSES, _GOOD_RESPONSES, _IN_FLIGHT = range(8, 11)
 
 
-class ExchangeOutcome(NamedTuple):
-    """One ended request at an outbound proxy.
-
-    Parameters
-    ----------
-    proxy, service : str
-        Who called whom; a gateway is named ``gateway-<class>``.
-    operation, traffic : str
-        Of the headers ``x-meshsim-operation`` and ``x-meshsim-traffic``; empty if absent.
-    number : int
-        Of ``x-meshsim-number``; -1 if absent.
-    status : int
-        Sent down; 0 if the caller had gone.
-    response_flag : int
-        `FLAG_*` code.
-    retry_count : int
-        Retries that were decided on.
-    started_ns, ended_ns : int
-        Model time of the head's arrival and of the last byte down [ns].
-    queue_ns, service_ns : int
-        Sums over the answered tries, as the workloads say in their responses [ns].
-    request_bytes, response_bytes : int
-        Bodies, as received [bytes].
-    arrived_ns : int
-        Intended arrival of the root request, of ``x-meshsim-arrival`` [ns]; -1 if absent.
-    endpoint : str
-        Of the last try; empty if no host was picked.
-    key, parent : str
-        Draw key of the exchange (``x-meshsim-key``), and of the one whose server called
-        (``x-meshsim-parent``: "0" for a root, empty unless the request is sampled); hexadecimal.
-    other_ns : int
-        Time in proxies and on the wire of the answered tries [ns].
-    """
-
-    proxy: str
-    service: str
-    operation: str
-    traffic: str
-    number: int
-    status: int
-    response_flag: int
-    retry_count: int
-    started_ns: int
-    ended_ns: int
-    queue_ns: int
-    service_ns: int
-    request_bytes: int
-    response_bytes: int
-    arrived_ns: int = -1
-    endpoint: str = ""
-    key: str = ""
-    parent: str = ""
-    other_ns: int = 0
-
-
 class Recorder:
     """What one process has seen of a run.
 
@@ -163,6 +109,8 @@ class Recorder:
         )
         self._proxy_rows = np.zeros((SEGMENT_COUNT, len(catalog.proxies)), PROXY_RECORD_DTYPE)
         self._hosts = np.zeros(0, HOST_RECORD_DTYPE)
+        # Compiled functions are loaded by their first call, in some 10 ms: not under way.
+        series_bin_index(bin_index(0))
 
     # --- Requests ----------------------------------------------------------------------------
 

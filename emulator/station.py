@@ -21,12 +21,11 @@ Nothing here does IO: `advance`, `submit`, `returned` and `cancel` return action
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 
 import numpy as np
 
 from emulator.cores import SharedCores
-from emulator.tasks import END_STEP, Action, ActionKind, ProgramStep, Task, read_steps
+from emulator.tasks import END_STEP, Action, ActionKind, ProgramStep, Task, TaskQueue, read_steps
 from meshsim.rng import (
     PURPOSE_BRANCH,
     PURPOSE_FAULT,
@@ -35,25 +34,8 @@ from meshsim.rng import (
     key_uniform,
     mix_in,
 )
+from meshsim.state import server
 from meshsim.state.codes import NEVER_NS, NO_INDEX
-from meshsim.state.server import (
-    FCFS,
-    ON_TIMEOUT_CANCEL_QUEUED,
-    ON_TIMEOUT_CONTINUE,
-    PREEMPTIVE_PRIORITY,
-    PRIORITY_COUNT,
-    STEP_COMPUTE,
-    STEP_END,
-    STEP_PARALLEL,
-    STEP_SLEEP,
-    TASK_ENDED,
-    TASK_QUEUED,
-    TASK_RUNNING,
-    TASK_WAITING,
-    WORKER_BORROWED,
-    WORKER_NONE,
-    WORKER_OWN,
-)
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.workload.distributions import sample_ns
 
@@ -100,8 +82,8 @@ class Station:
         self._cores: SharedCores[Task] | None = None
         if container != NO_INDEX:
             self._cores = SharedCores(arrays["containers"][container], arrays["nodes"])
-        self._queues: list[OrderedDict[Task, None]] = [OrderedDict() for _ in range(PRIORITY_COUNT)]
-        self._running: OrderedDict[Task, None] = OrderedDict()
+        self._queue = TaskQueue()
+        self._running: dict[Task, None] = {}
         self._planned: list[tuple[int, int, int, Task | None, int]] = []
         self._next_order = 0
         self._cores_wake = 0
@@ -113,6 +95,10 @@ class Station:
         # In the order of ENDPOINT_RECORD_DTYPE, but for what is at this moment.
         self.requests = self.rejected = self.reneged = self.completed = 0
         self.busy_ns = self.cpu_ns = self.queue_ns = 0
+        # Compiled draws are loaded by their first call, in some 10 ms: no request is to wait.
+        self._coin(Task(0, 0, 0, None), 0)
+        if len(self._distributions):
+            self._draw_ns(0, Task(0, 0, 0, None), 0)
 
     # --- What happens to it ------------------------------------------------------------------
 
@@ -133,7 +119,7 @@ class Station:
                 if kind == _RENEGE:
                     self._renege(task)
                 else:
-                    if task.state == TASK_RUNNING:
+                    if task.state == server.TASK_RUNNING:
                         self._finish_service(task)
                     self._run(task)
         self._now_ns = max(self._now_ns, now_ns)
@@ -143,7 +129,7 @@ class Station:
         """Admit `task`, refuse it, or let it queue, at `now_ns`; return what is to be done."""
         before = self.advance(now_ns)
         self.requests += 1
-        if self.discipline == FCFS:
+        if self.discipline == server.FCFS:
             task.priority = 0
         task.step = self._programs[task.operation]
         if self.error_rate > 0.0 and self._coin(task, PURPOSE_FAULT << 24) < self.error_rate:
@@ -170,12 +156,12 @@ class Station:
     def cancel(self, task: Task, now_ns: int) -> list[Action]:
         """Do as `on_timeout` says: the caller of `task` gave up at `now_ns`."""
         before = self.advance(now_ns)
-        if task.state == TASK_ENDED or task.abandoned:
+        if task.state == server.TASK_ENDED or task.abandoned:
             return before
         task.abandoned = True
-        queued = task.state == TASK_QUEUED
-        cancels = queued or self.on_timeout != ON_TIMEOUT_CANCEL_QUEUED
-        if self.on_timeout != ON_TIMEOUT_CONTINUE and cancels:
+        queued = task.state == server.TASK_QUEUED
+        cancels = queued or self.on_timeout != server.ON_TIMEOUT_CANCEL_QUEUED
+        if self.on_timeout != server.ON_TIMEOUT_CONTINUE and cancels:
             self._stop(task)
         return before + self.advance(now_ns)
 
@@ -204,8 +190,7 @@ class Station:
         self.busy = self.queued = 0
         self._planned.clear()
         self._running.clear()
-        for queue in self._queues:
-            queue.clear()
+        self._queue.clear()
         if self._cores is not None:
             self._cores.clear(self._now_ns)
 
@@ -258,7 +243,7 @@ class Station:
         """Run the program of `task` until it takes time or ends."""
         while True:
             step = self._steps[task.step]
-            if step.kind == STEP_END:
+            if step.kind == server.STEP_END:
                 self._end(task)
                 return
             if step.probability < 1.0:
@@ -266,18 +251,18 @@ class Station:
                 if coin >= step.probability:
                     task.step += 1
                     continue
-            if step.kind in (STEP_COMPUTE, STEP_SLEEP):
-                if task.worker == WORKER_NONE and not self._acquire_worker(task):
+            if step.kind in (server.STEP_COMPUTE, server.STEP_SLEEP):
+                if task.worker == server.WORKER_NONE and not self._acquire_worker(task):
                     self._wait_for_worker(task)
                     return
                 if self._begin_service(task, step):
                     return
                 task.step += 1
                 continue
-            task.state = TASK_WAITING
+            task.state = server.TASK_WAITING
             if not self._holds_worker:
                 self._release_worker(task)
-            if step.kind == STEP_PARALLEL:
+            if step.kind == server.STEP_PARALLEL:
                 self._branch(task, step)
             else:
                 task.calling = True
@@ -287,7 +272,7 @@ class Station:
 
     def _branch(self, task: Task, step: ProgramStep) -> None:
         """Start every branch of a parallel step at this instant, in order."""
-        worker = WORKER_NONE if task.worker == WORKER_NONE else WORKER_BORROWED
+        worker = server.WORKER_NONE if task.worker == server.WORKER_NONE else server.WORKER_BORROWED
         for first in step.branches:
             branch = Task(int(task.key), task.priority, task.operation, task.owner)
             branch.parent = task
@@ -316,8 +301,8 @@ class Station:
     def _join(self, branch: Task, parent: Task) -> None:
         """End `branch`; the last of its siblings lets the parent go on."""
         self._release_worker(branch)
-        branch.state = TASK_ENDED
-        if any(sibling.state != TASK_ENDED for sibling in parent.branches):
+        branch.state = server.TASK_ENDED
+        if any(sibling.state != server.TASK_ENDED for sibling in parent.branches):
             return
         failed = any(sibling.status >= _FAILED for sibling in parent.branches)
         for sibling in parent.branches:
@@ -328,7 +313,7 @@ class Station:
         self._plan_run(parent, self._now_ns)
 
     def _answer(self, task: Task) -> None:
-        task.state = TASK_ENDED
+        task.state = server.TASK_ENDED
         task.wake += 1
         if not task.abandoned:
             self._actions.append(Action(ActionKind.ANSWER, task))
@@ -340,16 +325,16 @@ class Station:
         if self.busy < self.concurrency:
             self._account()
             self.busy += 1
-            task.worker = WORKER_OWN
+            task.worker = server.WORKER_OWN
             return True
-        if self.discipline == PREEMPTIVE_PRIORITY and self._preempt(task.priority):
-            task.worker = WORKER_OWN
+        if self.discipline == server.PREEMPTIVE_PRIORITY and self._preempt(task.priority):
+            task.worker = server.WORKER_OWN
             return True
         return False
 
     def _preempt(self, priority: int) -> bool:
         """Take the worker of the running task of the lowest priority below `priority`, if any."""
-        owners = [task for task in self._running if task.worker == WORKER_OWN]
+        owners = [task for task in self._running if task.worker == server.WORKER_OWN]
         # Of equal ones the latest: it has the least to lose.
         victim = max(reversed(owners), key=lambda task: task.priority, default=None)
         if victim is None or victim.priority <= priority:
@@ -360,7 +345,7 @@ class Station:
         if speed > 0.0:
             victim.work_ns = max((victim.finish_ns - self._now_ns) * speed, 1.0)
         self._count_service(victim)
-        victim.worker = WORKER_NONE
+        victim.worker = server.WORKER_NONE
         self._account()
         self._enqueue(victim, at_front=True)
         return True
@@ -374,42 +359,38 @@ class Station:
             self._plan(self._now_ns + patience_ns, _RENEGE, task, task.wake)
 
     def _enqueue(self, task: Task, *, at_front: bool) -> None:
-        task.state = TASK_QUEUED
+        task.state = server.TASK_QUEUED
         task.entered_ns = self._now_ns
         self.queued += 1
-        queue = self._queues[task.priority]
-        queue[task] = None
-        if at_front:
-            queue.move_to_end(task, last=False)
+        self._queue.add(task, at_front=at_front)
 
     def _leave_queue(self, task: Task) -> None:
         self._account()
         self.queued -= 1
-        del self._queues[task.priority][task]
+        self._queue.remove(task)
         task.queue_ns += self._now_ns - task.entered_ns
 
     def _release_worker(self, task: Task) -> None:
         """Give up the worker that `task` owns, if it owns one, to the task first in line."""
-        if task.worker != WORKER_OWN:
+        if task.worker != server.WORKER_OWN:
             return
-        task.worker = WORKER_NONE
+        task.worker = server.WORKER_NONE
         self._account()
         if self.queued == 0:
             self.busy -= 1
             return
-        queue = next(queue for queue in self._queues if queue)
-        first = next(iter(queue))
+        first = self._queue.first()
         self._leave_queue(first)
         first.wake += 1
-        first.worker = WORKER_OWN
+        first.worker = server.WORKER_OWN
         if first.work_ns > 0.0:  # it was preempted
-            first.state = TASK_RUNNING
+            first.state = server.TASK_RUNNING
             first.entered_ns = self._now_ns
             self._running[first] = None
             self._resume_service(first, first.work_ns)
         else:
             # It runs as an event of its own at this instant: what frees the worker goes first.
-            first.state = TASK_WAITING
+            first.state = server.TASK_WAITING
             self._plan_run(first, self._now_ns)
 
     def _renege(self, task: Task) -> None:
@@ -442,8 +423,8 @@ class Station:
         duration_ns = self._draw_ns(step.distribution, task, ordinal)
         if duration_ns == 0:
             return False
-        task.state = TASK_RUNNING
-        task.computing = step.kind == STEP_COMPUTE
+        task.state = server.TASK_RUNNING
+        task.computing = step.kind == server.STEP_COMPUTE
         task.entered_ns = self._now_ns
         self._running[task] = None
         self._resume_service(task, float(duration_ns))
@@ -492,7 +473,7 @@ class Station:
         self._count_service(task, int(task.work_ns) if self._cores is not None else None)
         self._running.pop(task, None)
         task.work_ns = 0.0
-        task.state = TASK_WAITING
+        task.state = server.TASK_WAITING
         task.step += 1
 
     # --- Giving up ---------------------------------------------------------------------------
@@ -502,9 +483,9 @@ class Station:
         branches, task.branches = task.branches, []
         for branch in branches:
             self._stop(branch)
-        if task.state == TASK_QUEUED:
+        if task.state == server.TASK_QUEUED:
             self._leave_queue(task)
-        elif task.state == TASK_RUNNING:
+        elif task.state == server.TASK_RUNNING:
             cpu_ns = None
             if self._cores is not None and task.computing:
                 cpu_ns = int(self._cores.remove(task, self._now_ns))
@@ -514,6 +495,6 @@ class Station:
         if task.calling:
             task.calling = False
             self._actions.append(Action(ActionKind.CANCEL_CALL, task))
-        task.state = TASK_ENDED
+        task.state = server.TASK_ENDED
         task.wake += 1
         self._release_worker(task)

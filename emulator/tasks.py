@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.server import TASK_WAITING, WORKER_NONE
+from meshsim.state.server import PRIORITY_COUNT, TASK_WAITING, WORKER_NONE
 
-__all__ = ["END_STEP", "Action", "ActionKind", "ProgramStep", "Task", "read_steps"]
+__all__ = ["END_STEP", "Action", "ActionKind", "ProgramStep", "Task", "TaskQueue", "read_steps"]
 
 #: Step 0 of every compiled topology is an END: the program of a request that fails at once.
 END_STEP = 0
@@ -102,6 +103,36 @@ class Task:
         self.work_ns = 0.0  # not yet done, while preempted or paused
         self.queue_ns = 0
         self.service_ns = 0
+
+
+class TaskQueue:
+    """Tasks that wait: lower priority classes first, first come first served within each."""
+
+    def __init__(self) -> None:
+        self._classes: list[OrderedDict[Task, None]] = [
+            OrderedDict() for _ in range(PRIORITY_COUNT)
+        ]
+
+    def add(self, task: Task, *, at_front: bool) -> None:
+        """Add `task` at the end of its class, or at the front if it was preempted."""
+        waiting = self._classes[task.priority]
+        waiting[task] = None
+        if at_front:
+            waiting.move_to_end(task, last=False)
+
+    def remove(self, task: Task) -> None:
+        """Take `task` out, wherever it stands."""
+        del self._classes[task.priority][task]
+
+    def first(self) -> Task:
+        """Return the task first in line; somebody waits."""
+        waiting = next(waiting for waiting in self._classes if waiting)
+        return next(iter(waiting))
+
+    def clear(self) -> None:
+        """Forget everybody."""
+        for waiting in self._classes:
+            waiting.clear()
 
 
 def read_steps(rows: Any, branches: Any) -> list[ProgramStep]:
