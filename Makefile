@@ -8,6 +8,7 @@
 #   make bench         benchmarks against peers (tests/bench)
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
 #   make fuzz          100,000 malformed inputs for each parser of the emulator
+#   make soak          ten minutes of faults on live sockets (SOAK_MINUTES=2 for a short try)
 #   make test-nojit    the engine as plain Python; make test-bounds: with bounds checks
 #   make clean         remove what the other targets built
 
@@ -25,8 +26,9 @@ NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 
 # pytest's own options, e.g. `make test PYTEST_ARGS="-x -k cli"`.
 PYTEST_ARGS ?=
+SOAK_MINUTES ?= 10
 
-.PHONY: demo test test-slow fuzz test-nojit test-bounds coverage check notebooks bench clean
+.PHONY: demo test test-slow soak fuzz test-nojit test-bounds coverage check notebooks bench clean
 
 demo: $(VENV)/.installed-plots
 	$(BIN)/meshsim run topologies/bookinfo.yaml
@@ -52,6 +54,9 @@ test-bounds: $(VENV)/.installed-test
 
 coverage: $(VENV)/.installed-test
 	$(PYTEST) -m slow -k coverage -s $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-test
+	PYTHONPATH=tests SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python tests/emulator/soak.py
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check $(SOURCES)

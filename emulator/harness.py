@@ -307,7 +307,7 @@ class Emulation:
     # --- In the thread -----------------------------------------------------------------------
 
     def _main(self) -> None:
-        folder = tempfile.mkdtemp(prefix="meshsim-") if self._record is not None else ""
+        folder = tempfile.mkdtemp(prefix="meshsim-run-") if self._record is not None else ""
         try:
             plan = self._plan if not folder else _recording_to(self._plan, folder)
             outcome = run_loop(lambda: self._main_task(plan))

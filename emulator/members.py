@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -93,7 +93,7 @@ class ProcessServer:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._was_running = _server_pid() is not None
+        self._was_running = {helper: helper() is not None for helper in (_server, _tracker)}
 
     def start(self, name: str, main: Callable[[socket.socket, str], None]) -> Member:
         """Start a process that runs ``main(end, name)``; return how to reach it."""
@@ -106,21 +106,23 @@ class ProcessServer:
         return Member(name, process, here)
 
     def close(self) -> None:
-        """Stop the server itself, unless somebody else had started it before."""
-        if not self._was_running:
-            # Undocumented but the only way; without it the server lives as long as this process.
-            stop: Callable[[], Any] | None = getattr(_server(), "_stop", None)
-            if stop is not None:
-                stop()
+        """Stop the helper processes that the first start had started with it."""
+        for helper, was_running in self._was_running.items():
+            running = helper()
+            if running is not None and not was_running:
+                running._stop()  # undocumented, but otherwise they live as long as this process
 
 
 def _server() -> Any:
-    return getattr(forkserver, "_forkserver", None)
+    """Return multiprocessing's server if it runs."""
+    server: Any = getattr(forkserver, "_forkserver", None)
+    return server if getattr(server, "_forkserver_pid", None) is not None else None
 
 
-def _server_pid() -> int | None:
-    pid: int | None = getattr(_server(), "_forkserver_pid", None)
-    return pid
+def _tracker() -> Any:
+    """Return multiprocessing's tracker of resources if it runs."""
+    tracker: Any = getattr(resource_tracker, "_resource_tracker", None)
+    return tracker if getattr(tracker, "_pid", None) is not None else None
 
 
 def ignore_interrupts() -> None:

@@ -34,8 +34,12 @@ from meshsim.controlplane.configuration import gateway_name
 from meshsim.meshes import profile
 from meshsim.topology.compiled import compile_topology
 from meshsim.topology.model import Topology
+from meshsim.units import NS_PER_S
 
 __all__ = ["Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
+
+#: A short run may have begun on a busy machine: its requests get so long to end [model ns].
+_DRAIN_MIN_NS = 10 * NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ class Node:
             duration_ns=spec.duration_ns,
             draws="same" if spec.draws == "same" else "fresh",
             sample_share=spec.sample_share,
+            drain_min_ns=_DRAIN_MIN_NS,
         )
         self._watch_proxy(gateway, lambda: sidecar)
 

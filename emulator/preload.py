@@ -7,3 +7,6 @@ come from the cache of `meshsim.jit` into memory that all node processes then sh
 from __future__ import annotations
 
 import emulator.node  # noqa: F401 - importing is the purpose
+from emulator.rehearsal import rehearse
+
+rehearse()

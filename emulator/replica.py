@@ -12,6 +12,7 @@ with a new key, a new token and an engine that knows nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ __all__ = ["Enrolment", "Replica", "Sidecar", "Surroundings"]
 
 #: A proxy without clusters or peers must still end [real s].
 _DRAIN_S = 5.0
+#: So long a restarted proxy waits for its configuration before it listens all the same [real s].
+_READY_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,9 @@ class Replica:
         if not self.has_inbound:
             return surroundings.host, self._server_port
         if self.inbound is None:
+            if self._port:  # a restart: a proxy that is not ready refuses connections
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(sidecar.agent.ready(), _READY_S)
             self.inbound = self._make_inbound(sidecar)
             _, self._port = await self.inbound.start(self._port)
         return surroundings.host, self._port

@@ -238,7 +238,10 @@ class Run:
             dilation=plan.dilation.factor,
             draws=plan.draws,
             key_type=plan.key_type,
-            record=f"{plan.record}/{share.process}" if plan.record else "",
+            # A process that replaces a killed one continues in a file of its own.
+            record=f"{plan.record}/{share.process} {len(self.outcome.losses)}"
+            if plan.record
+            else "",
             ports={name: self._addresses[name][1] for name in names if name in self._addresses},
         )
 

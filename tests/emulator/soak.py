@@ -1,0 +1,168 @@
+"""Soak: a mesh at 60 % of the machine for minutes, a fault every 20 s, nothing lost or leaked.
+
+Run by ``make soak``; ``SOAK_MINUTES`` (default 10) sets the length.  Three things must hold:
+every request is accounted for (sent = completed + failed), no process keeps more sockets, file
+descriptors or tasks after the run's calm than before its first fault, and memory is flat: after
+the first third no process grows by more than 20 % and 30 MB.  Prints a report; exit status 1
+if something did not hold.
+"""
+
+import os
+import sys
+import threading
+import time
+
+import psutil
+from mesh_scenarios import pair
+
+from emulator.harness import Emulation
+from meshsim.topology import with_values
+
+MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
+FAULT_EVERY_S = 20.0
+#: What a process may have more than before: a connection on its way, a timer's descriptor.
+SPARE_DESCRIPTORS = 8
+GROWTH_SHARE_MAX = 0.2
+GROWTH_BYTES_MAX = 30e6
+#: Requests/s that keep two cores busy for 60 % of the time: two hops of 1.1 ms each.
+RATE = round(0.6 * (os.cpu_count() or 1) / (2 * 1.1e-3))
+
+
+async def _kill(mesh):
+    await mesh.kill("back", workload="v1", replica=0)
+    await mesh.sleep(3)
+    await mesh.restore("back", workload="v1", replica=0)
+
+
+async def _kill_proxy(mesh):
+    await mesh.kill_proxy("back", workload="v1", replica=1)
+    await mesh.sleep(3)
+    await mesh.restore("back", workload="v1", replica=1)
+
+
+async def _slow_and_fail(mesh):
+    await mesh.slow("back", 0.2, workload="v1", replica=0)
+    await mesh.fail("back", 0.3, workload="v1", replica=1)
+    await mesh.sleep(3)
+    await mesh.restore("back")
+
+
+async def _partition(mesh):
+    await mesh.partition("b")
+    await mesh.sleep(3)
+    await mesh.heal()
+
+
+async def _expire(mesh):
+    await mesh.expire_certificate("back", workload="v1", replica=1)
+    await mesh.sleep(3)
+    await mesh.renew_certificate("back", workload="v1", replica=1)
+
+
+async def _broker(mesh):
+    await mesh.kill_broker()
+    await mesh.sleep(3)
+    await mesh.restart_broker()
+
+
+async def _flap(mesh):
+    await mesh.flap("back", workload="v1", replica=1, times=3, down_s=0.5, up_s=0.5)
+
+
+async def _burst(mesh):
+    await mesh.set_rate("users", 1.3)
+    await mesh.sleep(3)
+    await mesh.set_rate("users", 1.0)
+
+
+async def _kill_node(mesh):
+    await mesh.kill_node("back", workload="v1", replica=1)
+    await mesh.sleep(1)
+    await mesh.restart_node("back", workload="v1", replica=1)
+
+
+FAULTS = (
+    _kill,
+    _kill_proxy,
+    _slow_and_fail,
+    _partition,
+    _expire,
+    _broker,
+    _flap,
+    _burst,
+    _kill_node,
+)
+
+
+async def faults(mesh):
+    """Inject one fault after the other, every 20 s, and none in the last 20 s."""
+    number = 0
+    while mesh.now_s < 60 * MINUTES - 2 * FAULT_EVERY_S:
+        await mesh.sleep(FAULT_EVERY_S * (number + 1) - mesh.now_s)
+        fault = FAULTS[number % len(FAULTS)]
+        print(f"{mesh.now_s:7.1f} s  {fault.__name__.strip('_')}", flush=True)
+        await fault(mesh)
+        number += 1
+
+
+def sample():
+    """Return (memory [bytes], descriptors, sockets) of this process and its children, by pid."""
+    me = psutil.Process()
+    found = {}
+    for process in (me, *me.children(recursive=True)):
+        try:
+            sockets = len(process.net_connections(kind="all"))
+            found[process.pid] = (process.memory_info().rss, process.num_fds(), sockets)
+        except psutil.Error:
+            continue  # ended in this moment
+    return found
+
+
+def judge(samples):
+    """Return a sentence for each process that grew or leaked."""
+    problems = []
+    third, last = samples[len(samples) // 3], samples[-1]
+    for pid in third.keys() & last.keys():
+        memory, descriptors, sockets = (b - a for a, b in zip(third[pid], last[pid], strict=True))
+        if memory > GROWTH_BYTES_MAX and memory > GROWTH_SHARE_MAX * third[pid][0]:
+            problems.append(f"process {pid} grew by {memory / 1e6:.1f} MB")
+        if descriptors > SPARE_DESCRIPTORS or sockets > SPARE_DESCRIPTORS:
+            problems.append(
+                f"process {pid} has {descriptors} descriptors and {sockets} sockets more"
+            )
+    return problems
+
+
+def main():
+    """Run, print the report, return the exit status."""
+    before = sample()
+    scenario = with_values(pair(), {"traffic.users.rate": RATE})
+    emulation = Emulation(
+        scenario, f"{60 * MINUTES}s", 1, dilation=1.0, scripts=[faults], progress=False
+    )
+    samples = []
+    while not emulation.done:
+        threading.Event().wait(1.0)
+        samples.append(sample())
+    result = emulation.result()
+    print(result.report())
+    accounting = result.emulation["accounting"]
+    problems = judge(samples[5:-2])
+    if accounting["left_over"]:
+        problems.append(f"not accounted for: {accounting}")
+    left = sample().keys() - before.keys()
+    if left:
+        problems.append(f"processes left over: {sorted(left)}")
+    unflagged = int(result.records[0].traffic_flags[:, :, 0].sum()) - accounting["completed"]
+    print(f"accounting: {accounting}; failures that are the workload's own: {max(unflagged, 0)}")
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print("soak: " + ("failed" if problems else "all held"))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    began_s = time.perf_counter()
+    status = main()
+    print(f"{time.perf_counter() - began_s:.0f} s")
+    sys.exit(status)
