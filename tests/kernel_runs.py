@@ -7,6 +7,7 @@ import numpy as np
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.owner import Kernel
+from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.meshes import profile, resolve
 from meshsim.state.codes import FLAG_NAMES
 from meshsim.topology.compiled import compile_topology
@@ -72,6 +73,7 @@ class Run:
         duration_ms=100_000,
         events_a_slice=2_000_000,
         on_slice=None,
+        hosts_large=LARGE_HOSTS,
         **fields,
     ):
         declared = {
@@ -104,6 +106,7 @@ class Run:
             rows_max=rows_max,
             events_a_slice=events_a_slice,
             on_slice=on_slice,
+            hosts_large=hosts_large,
         )
         self.control = MeshControl(self.kernel)
 

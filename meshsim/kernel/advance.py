@@ -11,9 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.events import NOTHING, pop_event, what_generation, what_index, what_kind
+from meshsim.kernel.events import (
+    NOTHING,
+    next_time_ns,
+    take_event,
+    what_generation,
+    what_index,
+    what_kind,
+)
 from meshsim.kernel.memory import KernelState, invoke
-from meshsim.kernel.prefetching import prefetch_next
+from meshsim.kernel.prefetching import is_large, warm_upcoming
+from meshsim.state.kernel import UPCOMING_MAX
 
 __all__ = ["EVENTS", "GROW", "REACHED", "WAKE", "advance"]
 
@@ -32,7 +40,8 @@ def _has_room(state: Any, margin: int) -> bool:
         and counters["attempt_free_count"][0] >= margin
         and counters["task_free_count"][0] >= margin
         and counters["connection_free_count"][0] >= margin
-        and counters["event_count"][0] + margin <= state.events.shape[0]
+        and counters["event_count"][0] + counters["bucket_events"][0] + margin
+        <= state.events.shape[0] - UPCOMING_MAX
     )
 
 
@@ -59,13 +68,16 @@ def advance(state: KernelState, until_ns: int, events_max: int, margin: int, dra
         REACHED, EVENTS, GROW or WAKE.
     """
     counters = state.counters
-    events = state.events
+    warms = is_large(state)
     handled = 0
     reason = REACHED
     while True:
         if draining and counters["measured_in_flight"][0] == 0:
             break
-        if counters["event_count"][0] == 0 or events["time_ns"][0] > until_ns:
+        if warms:
+            warm_upcoming(state)
+        time_ns = next_time_ns(state)
+        if time_ns > until_ns:
             if not draining:
                 counters["now_ns"][0] = until_ns
             break
@@ -75,10 +87,8 @@ def advance(state: KernelState, until_ns: int, events_max: int, margin: int, dra
         if not _has_room(state, margin):
             reason = GROW
             break
-        counters["now_ns"][0] = events["time_ns"][0]
-        what = events["what"][0]
-        pop_event(events, counters)
-        prefetch_next(state)
+        counters["now_ns"][0] = time_ns
+        what = take_event(state)
         handled += 1
         while what != NOTHING:
             what = invoke(state, what_kind(what), what_index(what), what_generation(what))

@@ -4,6 +4,11 @@ Rule: an event is (time, order, what).  `order` is the number of the event, so s
 events run in the order in which they were scheduled.  `what` packs the kind, the row and the
 row's generation (or `wake`), so that an event of a row that has since ended is recognised and
 dropped; nothing is ever removed from the middle of the heap.
+
+A large mesh has more places for events.  The first few are taken out of the heap ahead of their
+time, so that the memory they need can be asked for; they stand in order in `upcoming`, all
+before those of the heap, and a new event that comes before the last of them takes its place
+among them.  Those further ahead wait in buckets (`meshsim.kernel.buckets`).
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.state.codes import NEVER_NS
+from meshsim.state.kernel import BUCKET_COUNT, BUCKET_MAX
 
 __all__ = [
     "ADMIT",
@@ -34,10 +41,13 @@ __all__ = [
     "ROUTE_TIMER",
     "RUN",
     "TRY_TIMER",
+    "next_time_ns",
     "pack",
     "pop_event",
+    "push_again",
     "push_event",
     "schedule",
+    "take_event",
     "what_generation",
     "what_index",
     "what_kind",
@@ -183,9 +193,99 @@ def pop_event(events: Any, counters: Any) -> None:
 
 
 @kernel_jit
+def push_again(events: Any, counters: Any, time_ns: int, order: int, what: int) -> None:
+    """Put an event that was taken out, or kept outside, on the heap with the order it has."""
+    hole = counters["event_count"][0]
+    counters["event_count"][0] = hole + 1
+    while hole > 0:
+        parent = (hole - 1) >> 2
+        parent_ns = events["time_ns"][parent]
+        if parent_ns < time_ns or (parent_ns == time_ns and events["order"][parent] < order):
+            break
+        _move(events, parent, hole)
+        hole = parent
+    events["time_ns"][hole] = time_ns
+    events["order"][hole] = order
+    events["what"][hole] = what
+
+
+@kernel_jit
+def _insert_upcoming(state: Any, time_ns: int, what: int) -> None:
+    """Add an event that comes before the last upcoming one."""
+    counters = state.counters
+    upcoming = state.upcoming
+    place = counters["upcoming_end"][0]
+    if place == upcoming.shape[0]:
+        place -= 1
+        push_again(
+            state.events,
+            counters,
+            upcoming["time_ns"][place],
+            upcoming["order"][place],
+            upcoming["what"][place],
+        )
+    end = place + 1
+    counters["upcoming_end"][0] = end
+    while place > counters["upcoming_first"][0] and upcoming["time_ns"][place - 1] > time_ns:
+        _move(upcoming, place - 1, place)
+        place -= 1
+    upcoming["time_ns"][place] = time_ns
+    upcoming["order"][place] = counters["next_order"][0]
+    upcoming["what"][place] = what
+    counters["next_order"][0] += 1
+    counters["upcoming_until_ns"][0] = upcoming["time_ns"][end - 1]
+
+
+@kernel_jit
+def _put_in_bucket(state: Any, time_ns: int, what: int) -> bool:
+    """Throw an event into the bucket of its time, if that is near enough and not full."""
+    counters = state.counters
+    shift = counters["bucket_shift"][0]
+    if (time_ns >> shift) - (counters["bucket_until_ns"][0] >> shift) >= BUCKET_COUNT:
+        return False
+    bucket = (time_ns >> shift) & (BUCKET_COUNT - 1)
+    place = state.bucket_counts[bucket]
+    if place == BUCKET_MAX:
+        return False
+    state.bucket_counts[bucket] = place + 1
+    state.buckets["time_ns"][bucket, place] = time_ns
+    state.buckets["order"][bucket, place] = counters["next_order"][0]
+    state.buckets["what"][bucket, place] = what
+    counters["next_order"][0] += 1
+    counters["bucket_events"][0] += 1
+    return True
+
+
+@kernel_jit_inline
+def next_time_ns(state: Any) -> int:
+    """Return the time of the next event [ns], or NEVER_NS if there is none."""
+    counters = state.counters
+    first = counters["upcoming_first"][0]
+    if first < counters["upcoming_end"][0]:
+        return state.upcoming["time_ns"][first]
+    return state.events["time_ns"][0] if counters["event_count"][0] > 0 else NEVER_NS
+
+
+@kernel_jit_inline
+def take_event(state: Any) -> int:
+    """Remove the next event, which exists; return what it is."""
+    counters = state.counters
+    first = counters["upcoming_first"][0]
+    if first < counters["upcoming_end"][0]:
+        counters["upcoming_first"][0] = first + 1
+        return state.upcoming["what"][first]
+    what = state.events["what"][0]
+    pop_event(state.events, counters)
+    return what
+
+
+@kernel_jit
 def schedule(state: Any, time_ns: int, what: int) -> None:
     """Add an event to the memory's queue.
 
     Not absorbed by its callers: their code is to stay small enough for the instruction cache.
     """
-    push_event(state.events, state.counters, time_ns, what)
+    if time_ns < state.counters["upcoming_until_ns"][0]:
+        _insert_upcoming(state, time_ns, what)
+    elif time_ns < state.counters["bucket_until_ns"][0] or not _put_in_bucket(state, time_ns, what):
+        push_event(state.events, state.counters, time_ns, what)

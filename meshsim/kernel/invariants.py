@@ -47,6 +47,7 @@ def validate(state: KernelState) -> list[str]:
     checks: tuple[Callable[[KernelState], Iterable[str]], ...] = (
         _counters,
         _heap,
+        _calendar,
         _pools,
         _exchanges,
         _attempts,
@@ -123,14 +124,38 @@ def _heap(state: KernelState) -> Story:
     order = state.events["order"][:count]
     child = np.arange(1, count)
     parent = (child - 1) >> 2
-    late = (time_ns[parent] > time_ns[child]) | (
-        (time_ns[parent] == time_ns[child]) & (order[parent] > order[child])
-    )
+    late = _later(time_ns[parent], order[parent], time_ns[child], order[child])
     if late.any():
         yield f"event {child[late][0]} precedes its parent in the heap"
     if count and time_ns.min() < state.counters["now_ns"][0]:
         yield f"an event is {state.counters['now_ns'][0] - time_ns.min()} ns in the past"
-    if len(np.unique(order)) != count:
+
+
+def _later(one_ns: Rows, one_order: Rows, other_ns: Rows, other_order: Rows) -> Rows:
+    """Return where the one event comes after the other."""
+    return (one_ns > other_ns) | ((one_ns == other_ns) & (one_order > other_order))
+
+
+def _calendar(state: KernelState) -> Story:
+    """Events beside the heap: upcoming ones before all others, in order; buckets by time."""
+    counters = state.counters
+    upcoming = state.upcoming[counters["upcoming_first"][0] : counters["upcoming_end"][0]]
+    heap = state.events[: counters["event_count"][0]]
+    line = np.concatenate([upcoming, heap[:1]])
+    time_ns, order = line["time_ns"], line["order"]
+    if _later(time_ns[:-1], order[:-1], time_ns[1:], order[1:]).any():
+        yield "upcoming events are not in order"
+    held = np.arange(state.buckets.shape[1]) < state.bucket_counts[:, np.newaxis]
+    waiting = state.buckets[held]
+    if len(waiting) != counters["bucket_events"][0]:
+        yield f"bucket_events is {counters['bucket_events'][0]}, found {len(waiting)}"
+    if len(waiting) and waiting["time_ns"].min() < counters["bucket_until_ns"][0]:
+        yield "a bucket holds an event that should be on the heap"
+    place = (waiting["time_ns"] >> counters["bucket_shift"][0]) & (len(state.bucket_counts) - 1)
+    if (place != np.nonzero(held)[0]).any():
+        yield "an event is in a bucket of another time"
+    orders = np.concatenate([upcoming["order"], heap["order"], waiting["order"]])
+    if len(np.unique(orders)) != len(orders):
         yield "two events have one order"
 
 

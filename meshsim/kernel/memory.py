@@ -33,6 +33,7 @@ from numba.extending import (
 from numba.np.arrayobj import make_array, populate_array
 
 from meshsim.jit import JIT_ENABLED
+from meshsim.kernel.indexing import RowsType
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
 from meshsim.state.kernel import (
     CALL_DTYPE,
@@ -61,7 +62,7 @@ from meshsim.state.upstream import (
 )
 from meshsim.state.workload import ARRIVAL_DTYPE, DISTRIBUTION_DTYPE
 
-__all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke", "prefetch"]
+__all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke", "prefetch", "prefetch_first"]
 
 Rows = npt.NDArray[Any]
 
@@ -73,6 +74,9 @@ _U8 = np.dtype("u8")
 FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     # pools and the event queue: grown by the owner
     "events": (EVENT_DTYPE, 1),
+    "upcoming": (EVENT_DTYPE, 1),
+    "buckets": (EVENT_DTYPE, 2),
+    "bucket_counts": (_I4, 1),
     "exchanges": (EXCHANGE_DTYPE, 1),
     "attempts": (ATTEMPT_DTYPE, 1),
     "tasks": (TASK_DTYPE, 1),
@@ -181,7 +185,7 @@ class _StateType(types.Type):
 
 _STATE = _StateType()
 _ARRAYS = {
-    name: numba.typeof(np.zeros((1,) * dimensions, dtype))
+    name: RowsType(numba.from_dtype(dtype), dimensions, "C")
     for name, (dtype, dimensions) in FIELDS.items()
 }
 
@@ -279,23 +283,26 @@ def _invoke_interpreted(state: KernelState, kind: int, row: int, generation: int
 invoke: Any = _invoke if JIT_ENABLED else _invoke_interpreted
 
 
-@intrinsic
-def _prefetch(typing_context: Any, rows: Any, row: Any) -> Any:
-    """Ask for the first two cache lines of a row, without waiting for them."""
+def _prefetcher(lines: int) -> Any:
+    """Return an intrinsic that asks for the first cache lines of a row, without waiting."""
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, value=arguments[0])
-        byte = ir.IntType(8)
-        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte.as_pointer())
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), flag, flag, flag])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
-        for offset in (0, CACHE_LINE_BYTES):
-            line = builder.gep(place, [ir.IntType(64)(offset)])
-            builder.call(function, [line, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
+    @intrinsic
+    def ask(typing_context: Any, rows: Any, row: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = make_array(signature.args[0])(context, builder, value=arguments[0])
+            byte = ir.IntType(8)
+            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte.as_pointer())
+            flag = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), flag, flag, flag])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
+            for line in range(lines):
+                offset = ir.IntType(64)(line * CACHE_LINE_BYTES)
+                builder.call(function, [builder.gep(place, [offset]), flag(0), flag(3), flag(1)])
+            return context.get_dummy_value()
 
-    return types.none(rows, types.int64), codegen
+        return types.none(rows, types.int64), codegen
+
+    return ask
 
 
 def _prefetch_interpreted(rows: Rows, row: int) -> None:
@@ -303,4 +310,6 @@ def _prefetch_interpreted(rows: Rows, row: int) -> None:
 
 
 #: Warm the cache for a row that is about to be used: (rows, row) -> None.
-prefetch: Any = _prefetch if JIT_ENABLED else _prefetch_interpreted
+prefetch: Any = _prefetcher(2) if JIT_ENABLED else _prefetch_interpreted
+#: The same for what is needed of a row that may be used.
+prefetch_first: Any = _prefetcher(1) if JIT_ENABLED else _prefetch_interpreted

@@ -14,13 +14,22 @@ import numpy as np
 
 from meshsim.kernel.advance import EVENTS, GROW, WAKE, advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
+from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.memory import KernelState, Rows
+from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
-from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NO_INDEX
+from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
-from meshsim.state.kernel import COUNTERS_DTYPE, EVENT_DTYPE, POOLS
+from meshsim.state.kernel import (
+    BUCKET_COUNT,
+    BUCKET_MAX,
+    COUNTERS_DTYPE,
+    EVENT_DTYPE,
+    POOLS,
+    UPCOMING_MAX,
+)
 from meshsim.state.record import (
     ENDPOINT_RECORD_DTYPE,
     HOST_RECORD_DTYPE,
@@ -71,6 +80,9 @@ class Kernel:
         Share of the requests to keep as traces.
     rows_max : int
         Limit of each pool of rows.
+    hosts_large : int
+        HOST rows from which events are known ahead (`meshsim.kernel.prefetching`); no result
+        depends on it.
     events_a_slice : int
         Events between two calls of `on_slice`, >= 1.
     on_slice : callable, optional
@@ -88,6 +100,7 @@ class Kernel:
         *,
         sample_share: float = 0.0,
         rows_max: int = ROWS_MAX,
+        hosts_large: int = LARGE_HOSTS,
         events_a_slice: int = _EVENTS_A_SLICE,
         on_slice: Callable[[int], None] | None = None,
         wall_clock: Callable[[], float] = float,
@@ -108,12 +121,12 @@ class Kernel:
         self._segments_endpoints: list[Rows] = []
         self._segments_proxies: list[Rows] = []
         self._margin = compiled.fan_out
-        self.state = self._allocate(sample_share)
+        self.state = self._allocate(sample_share, hosts_large)
         begin_traffic(self.state, self._closed_loop_users())
 
     # --- Memory ---
 
-    def _allocate(self, sample_share: float) -> KernelState:
+    def _allocate(self, sample_share: float, hosts_large: int) -> KernelState:
         compiled = self.compiled
         arrays = {name: rows.copy() for name, rows in compiled.arrays.items()}
         counters = np.zeros(1, COUNTERS_DTYPE)
@@ -123,6 +136,7 @@ class Kernel:
             counters[f"{pool}_free_count"] = size
         users = int(self._closed_loop_users().sum())
         arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
+        arrays.update(_calendar(counters, len(arrays["hosts"]) >= hosts_large))
         counters["next_span"] = 1
         counters["sample_threshold"] = np.uint64(min(sample_share, 1.0) * (2**64 - 2**11))
         self._seed(arrays)
@@ -158,7 +172,7 @@ class Kernel:
             for pool, name in zip(POOLS, _POOL_DTYPES, strict=True)
             if counters[f"{pool}_free_count"][0] < self._margin
         }
-        if counters["event_count"][0] + self._margin > len(self.state.events):
+        if self._event_count + self._margin > len(self.state.events):
             short["events"] = ""
         for name in short:  # before anything is allocated or changed
             allowed = max(self.rows_max, 2 * _ROWS_MIN)
@@ -176,6 +190,12 @@ class Kernel:
             self.state.replace(**{name: both.view(rows.dtype)})
         return True
 
+    @property
+    def _event_count(self) -> int:
+        """Events for which the heap must have room."""
+        counters = self.state.counters
+        return int(counters["event_count"][0] + counters["bucket_events"][0]) + UPCOMING_MAX
+
     def _chained(self, pool: str, rows: Rows) -> Rows:
         """Return as many free rows again, already on the free list of `pool`."""
         counters = self.state.counters
@@ -187,7 +207,7 @@ class Kernel:
 
     def reserve_events(self, count: int) -> None:
         """Make room for `count` more events beside the usual margin."""
-        short = int(self.state.counters["event_count"][0]) + count + self._margin
+        short = self._event_count + count + self._margin
         short -= len(self.state.events)
         if short > 0:
             extra = np.zeros(short, EVENT_DTYPE)
@@ -313,6 +333,18 @@ class Kernel:
         rows["errors"] = hosts["errors_total"][used]
         rows["latency_sum_ns"] = hosts["latency_sum_ns"][used]
         return rows
+
+
+def _calendar(counters: Rows, large: bool) -> dict[str, Rows]:
+    """Return the places of events beside the heap; a small mesh has no buckets."""
+    counters["bucket_until_ns"] = 0 if large else NEVER_NS
+    counters["bucket_shift"] = BUCKET_SHIFT
+    buckets = BUCKET_COUNT if large else 0
+    return {
+        "upcoming": np.zeros(UPCOMING_MAX, EVENT_DTYPE),
+        "buckets": np.zeros((buckets, BUCKET_MAX), EVENT_DTYPE),
+        "bucket_counts": np.zeros(buckets, np.int32),
+    }
 
 
 def _free_rows(count: int, dtype: np.dtype[Any], first: int = 0) -> Rows:

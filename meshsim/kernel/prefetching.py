@@ -1,15 +1,18 @@
 """Warm the cache for the events that come next.
 
-Rule: a large mesh waits for memory, not for arithmetic.  The next event is at the top of the
-heap and those after it are below; while one event is handled, the rows of the next are asked
-for, and the first lines of those after.  This changes no value: results are the same without.
+Rule: a large mesh waits for memory, not for arithmetic.  The next events are taken out of the
+heap ahead of their time; while one is handled, the rows of those behind it are asked for, in
+steps, because an event names one row, that row names others, and those name others again: each
+step reads what the step before has asked for.  This changes no value: results are the same
+without.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshsim.jit import kernel_jit_inline
+from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.buckets import fill_heap
 from meshsim.kernel.events import (
     ADMIT,
     ARRIVE,
@@ -17,17 +20,32 @@ from meshsim.kernel.events import (
     RETURN,
     ROUTE,
     RUN,
+    pop_event,
     what_index,
     what_kind,
 )
-from meshsim.kernel.memory import prefetch
+from meshsim.kernel.memory import prefetch, prefetch_first
+from meshsim.state.codes import NO_INDEX
 
-__all__ = ["prefetch_next"]
+__all__ = ["LARGE_HOSTS", "is_large", "warm_upcoming"]
 
-#: Heap entries below the top that are warmed: its children.
-_CHILDREN = 4
-#: A smaller mesh is in the cache anyway.
-_HOSTS_MIN = 10_000
+#: HOST rows from which a mesh is large; a smaller one is in the cache anyway.
+LARGE_HOSTS = 10_000
+#: Events known ahead: when fewer than the first are left, there will be the second.
+_AHEAD_MIN = 12
+_AHEAD = 32
+#: How far ahead the second, third and fourth step of an event are done.
+_SECOND = 9
+_THIRD = 6
+_FOURTH = 3
+#: Hosts of a cluster that are asked for.
+_HOSTS_MAX = 16
+
+
+@kernel_jit_inline
+def is_large(state: Any) -> bool:
+    """Return whether the memory is that of a large mesh."""
+    return state.bucket_counts.shape[0] > 0
 
 
 @kernel_jit_inline
@@ -44,37 +62,115 @@ def _warm_row(state: Any, what: int) -> None:
 
 
 @kernel_jit_inline
-def _warm_neighbours(state: Any, what: int) -> None:
-    """Ask for the rows that the row of `what` leads to; it was asked for before."""
+def _warm_second(state: Any, what: int) -> None:
+    """Ask for the rows that the row of `what` leads to."""
     kind = what_kind(what)
     index = what_index(what)
     if kind == RUN:
         endpoint = state.tasks["endpoint"][index]
         prefetch(state.endpoints, endpoint)
         prefetch(state.proxies, endpoint)
+        prefetch(state.steps, state.tasks["step"][index])
         prefetch(state.attempts, max(state.tasks["attempt"][index], 0))
     elif kind == ROUTE:
-        proxy = state.exchanges["proxy"][index]
-        prefetch(state.proxies, proxy)
-        prefetch(state.clusters, state.proxies["cluster_start"][proxy])
+        prefetch(state.proxies, state.exchanges["proxy"][index])
+        prefetch_first(state.calls, state.exchanges["call"][index])
     elif kind in (ARRIVE, ADMIT):
         prefetch(state.exchanges, state.attempts["exchange"][index])
         prefetch(state.endpoints, state.attempts["endpoint"][index])
         prefetch(state.proxies, state.attempts["endpoint"][index])
     elif kind in (RETURN, DONE):
-        prefetch(state.exchanges, state.attempts["exchange"][index])
-        host = state.attempts["host"][index]
-        prefetch(state.hosts, host)
-        prefetch(state.clusters, state.hosts["cluster"][host])
-        prefetch(state.connections, max(state.attempts["connection"][index], 0))
+        prefetch(state.exchanges, max(state.attempts["exchange"][index], 0))
+        prefetch(state.hosts, state.attempts["host"][index])
+        prefetch_first(state.connections, max(state.attempts["connection"][index], 0))
 
 
 @kernel_jit_inline
-def prefetch_next(state: Any) -> None:
-    """Warm the cache for the event at the top of the heap and for its children."""
-    count = state.counters["event_count"][0]
-    if state.hosts.shape[0] < _HOSTS_MIN or count == 0:
+def _likely_cluster(state: Any, exchange: int) -> int:
+    """Return the first CLUSTER that the route of `exchange` names."""
+    exchanges = state.exchanges
+    first = state.calls["route_start"][exchanges["call"][exchange]]
+    chosen = max(state.routes_by_traffic[first + exchanges["traffic"][exchange]], 0)
+    local = state.splits["cluster"][state.routes["split_start"][chosen]]
+    return state.proxies["cluster_start"][exchanges["proxy"][exchange]] + local
+
+
+@kernel_jit_inline
+def _warm_third(state: Any, what: int) -> None:
+    """Ask for the rows that those of the second step lead to."""
+    kind = what_kind(what)
+    index = what_index(what)
+    if kind == RUN:
+        attempt = state.tasks["attempt"][index]
+        if attempt != NO_INDEX:
+            prefetch(state.exchanges, max(state.attempts["exchange"][attempt], 0))
+    elif kind == ROUTE:
+        prefetch(state.clusters, _likely_cluster(state, index))
+    elif kind in (RETURN, DONE):
+        prefetch(state.clusters, state.hosts["cluster"][state.attempts["host"][index]])
+        exchange = max(state.attempts["exchange"][index], 0)
+        prefetch(state.proxies, state.exchanges["proxy"][exchange])
+        prefetch(state.tasks, max(state.exchanges["parent"][exchange], 0))
+
+
+@kernel_jit_inline
+def _warm_hosts(state: Any, what: int) -> None:
+    """Ask for the hosts among which the request of `what` will choose, if it will."""
+    if what_kind(what) != ROUTE:
         return
-    _warm_neighbours(state, state.events["what"][0])
-    for child in range(1, min(1 + _CHILDREN, count)):
-        _warm_row(state, state.events["what"][child])
+    cluster = _likely_cluster(state, what_index(what))
+    start = state.clusters["member_start"][cluster]
+    count = min(state.clusters["member_count"][cluster], _HOSTS_MAX)
+    for place in range(start, start + count):
+        prefetch_first(state.hosts, state.members[place])
+
+
+@kernel_jit
+def _take_upcoming(state: Any, count: int) -> int:
+    """Take the first events out of the heap until `count` are upcoming.
+
+    Returns
+    -------
+    int
+        How many were upcoming before; they are the first ones.
+    """
+    counters = state.counters
+    events = state.events
+    upcoming = state.upcoming
+    first = counters["upcoming_first"][0]
+    before = counters["upcoming_end"][0] - first
+    for place in range(before):
+        upcoming[place] = upcoming[first + place]
+    place = before
+    while place < count and fill_heap(state):
+        upcoming[place] = events[0]
+        pop_event(events, counters)
+        place += 1
+    counters["upcoming_first"][0] = 0
+    counters["upcoming_end"][0] = place
+    counters["upcoming_until_ns"][0] = upcoming["time_ns"][max(place - 1, 0)]
+    return before
+
+
+@kernel_jit
+def _look_ahead(state: Any) -> None:
+    """Take more events out of the heap and ask for their rows."""
+    before = _take_upcoming(state, _AHEAD)
+    for place in range(before, state.counters["upcoming_end"][0]):
+        _warm_row(state, state.upcoming["what"][place])
+
+
+@kernel_jit
+def warm_upcoming(state: Any) -> None:
+    """Do one step for each of the upcoming events whose turn it is."""
+    counters = state.counters
+    upcoming = state.upcoming
+    left = counters["upcoming_end"][0] - counters["upcoming_first"][0]
+    if left < _AHEAD_MIN and counters["event_count"][0] + counters["bucket_events"][0] > 0:
+        _look_ahead(state)
+    first = counters["upcoming_first"][0]
+    left = counters["upcoming_end"][0] - first
+    if left > _SECOND:
+        _warm_second(state, upcoming["what"][first + _SECOND])
+        _warm_third(state, upcoming["what"][first + _THIRD])
+        _warm_hosts(state, upcoming["what"][first + _FOURTH])

@@ -15,6 +15,12 @@ EVENT_DTYPE = np.dtype(
     align=True,
 )
 
+#: Events that can stand outside the heap, ahead of their time.
+UPCOMING_MAX = 64
+#: Buckets of events by time (a power of two), and the events that one holds.
+BUCKET_COUNT = 1024
+BUCKET_MAX = 64
+
 #: Timers of one duration: a FIFO of rows, because equal durations end in the order they began.
 TIMER_DTYPE = np.dtype(
     [
@@ -81,8 +87,17 @@ COUNTERS_DTYPE = np.dtype(
     [
         ("now_ns", "i8"),
         ("next_order", "i8"),
-        ("event_count", "i8"),  # events in the queue
+        ("event_count", "i8"),  # events in the heap
+        ("upcoming_first", "i8"),  # upcoming[upcoming_first:upcoming_end]: before all of them
+        ("upcoming_end", "i8"),
+        ("upcoming_until_ns", "i8"),  # time of the last upcoming event, or of the last there was
         ("events", "i8"),  # events handled
+        ("bucket_until_ns", "i8"),  # events before this are never in a bucket
+        ("bucket_shift", "i8"),  # binary logarithm of the width of a bucket [ns]
+        ("bucket_events", "i8"),  # in all buckets
+        ("bucket_round", "i8"),  # buckets emptied since the width was last looked at
+        ("bucket_round_ns", "i8"),  # and the bound
+        ("bucket_round_order", "i8"),  # and the next order then
         ("requests", "i8"),  # root requests started
         ("exchanges", "i8"),
         ("attempts", "i8"),

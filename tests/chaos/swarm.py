@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kernel_runs import NS_PER_MS, Run
 
 from meshsim.kernel.invariants import validate
+from meshsim.kernel.prefetching import LARGE_HOSTS
 
 SLICES = 12
 SLICE_MS = 20
@@ -147,6 +148,7 @@ class Swarm:
             seed=self.seed,
             events_a_slice=events,
             on_slice=check,
+            hosts_large=1 if self.seed % 2 else LARGE_HOSTS,  # no draw: results do not depend on it
             mesh=self.one("none", "istio-sidecar"),
             network={
                 "latency": {
