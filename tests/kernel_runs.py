@@ -1,6 +1,6 @@
 """Small scenarios run on the kernel, with every request traced and every invariant checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Run:
     """A kernel under way over a scenario given as services, each a workload or several.
 
     `services` maps a name to a workload, or to {"workloads": ...}; `arrivals` go to the first
-    service unless `traffic` says otherwise.
+    service unless `traffic` says otherwise; `cost` is that of the proxies, if not the mesh's.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Run:
         events_a_slice=2_000_000,
         on_slice=None,
         hosts_large=LARGE_HOSTS,
+        cost=None,
         **fields,
     ):
         declared = {
@@ -96,7 +97,10 @@ class Run:
                 )
             )
         )
-        self.compiled = compile_topology(self.topology, profile(self.topology.mesh))
+        mesh = profile(self.topology.mesh)
+        if cost is not None:
+            mesh = replace(mesh, cost=cost)
+        self.compiled = compile_topology(self.topology, mesh)
         self.kernel = Kernel(
             self.compiled,
             seed,

@@ -69,7 +69,6 @@ __all__ = [
     "abandon_attempts",
     "choose_host",
     "connected",
-    "handshake_ns",
     "serve_pending",
     "settle",
     "transmit",
@@ -136,16 +135,6 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
         if pick_number + 1 < tries and not _was_tried(state, exchange, host):
             break
     return host
-
-
-@kernel_jit
-def handshake_ns(state: Any, attempt: int) -> int:
-    """Return the time to establish a connection for `attempt`: one round trip of TCP [ns]."""
-    exchange = state.attempts["exchange"][attempt]
-    endpoint = state.attempts["endpoint"][attempt]
-    leg = 4 * state.attempts["try_number"][attempt] + 2
-    key = state.exchanges["key"][exchange]
-    return 2 * wire_ns(state, state.exchanges["proxy"][exchange], endpoint, key, leg)
 
 
 @kernel_jit
@@ -263,7 +252,7 @@ def _reconnect(state: Any, host: int) -> None:
     attempt = state.hosts["pending_head"][host]
     if attempt == NO_INDEX:
         return
-    connection = connect_for_pending(state, host, handshake_ns(state, attempt))
+    connection = connect_for_pending(state, host, attempt)
     if connection != NO_INDEX and state.connections["connecting"][connection] == 0:
         serve_pending(state, host, connection)
 

@@ -16,16 +16,18 @@ Examples
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from meshsim.errors import ConfigError, Problem
-from meshsim.kernel.growth import with_replicas
+from meshsim.kernel.events import CONFIGURE, pack, schedule
+from meshsim.kernel.growth import push_routes, with_replicas
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import POOLS
+from meshsim.units import NS_PER_S
 
 __all__ = ["MeshControl"]
 
@@ -178,10 +180,70 @@ class MeshControl:
         ConfigError
             If no split has these subsets, or the weights sum to zero.
         """
-        state = self._kernel.state
+        self.push_weights(service, weights)
+
+    def push_weights(
+        self, service: str, weights: dict[str, int], delays: Mapping[str, float] | float = 0.0
+    ) -> int:
+        """Send new weights of every split to `service` to all proxies.
+
+        Each goes on with what it believes until its own delay is over.
+
+        Parameters
+        ----------
+        service : str
+        weights : dict of str to int
+            By subset name; a subset that is not named gets 0.
+        delays : float or mapping of str to float
+            From now until a proxy routes by them [s], >= 0; by name of the proxy (the
+            endpoint's, or ``gateway-<class>``), every one of them, or one for all.
+
+        Returns
+        -------
+        int
+            Version of the routes, counted from 0.  A proxy that holds a later one keeps it.
+
+        Raises
+        ------
+        ConfigError
+            If no split has these subsets, the weights sum to zero, or a delay is missing or
+            negative.
+        """
+        rows = self._split_rows(service, weights)
+        delays_ns = self._delays_ns(delays)
+        version = push_routes(self._kernel, rows, weights)
+        self._kernel.reserve_events(len(delays_ns))
+        for proxy, delay_ns in enumerate(delays_ns):
+            schedule(
+                self._kernel.state, self._kernel.now_ns + delay_ns, pack(CONFIGURE, proxy, version)
+            )
+        return version
+
+    def _proxy_names(self) -> list[str]:
+        """Return the names of the PROXY rows, those of replicas added since included."""
+        kernel = self._kernel
+        declared = len(kernel.compiled.layout.endpoint_names)
+        gateways = [f"gateway-{name}" for name in kernel.compiled.catalog.traffic]
+        return kernel.endpoint_names[:declared] + gateways + kernel.endpoint_names[declared:]
+
+    def _delays_ns(self, delays: Mapping[str, float] | float) -> list[int]:
+        names = self._proxy_names()
+        if isinstance(delays, Mapping):
+            missing = [name for name in names if name not in delays]
+            if missing:
+                raise ConfigError([Problem("no delay is stated", found=", ".join(missing[:20]))])
+            values = [delays[name] for name in names]
+        else:
+            values = [delays] * len(names)
+        if min(values) < 0:
+            raise ConfigError([Problem("a delay is >= 0", found=str(min(values)))])
+        return [round(value * NS_PER_S) for value in values]
+
+    def _split_rows(self, service: str, weights: dict[str, int]) -> list[tuple[int, int, str]]:
+        """Return (ROUTE, SPLIT, subset) of the newest version that `weights` speaks of."""
         rows = [
             (route, split, subset)
-            for route, split, routed, subset in self._kernel.compiled.splits
+            for route, split, routed, subset in self._kernel.splits
             if routed == service and subset
         ]
         unknown = set(weights) - {subset for _, _, subset in rows}
@@ -190,12 +252,7 @@ class MeshControl:
             raise ConfigError([Problem("no weighted split has these subsets", found=found)])
         if sum(weights.values()) <= 0 or min(weights.values()) < 0:
             raise ConfigError([Problem("weights are >= 0 and not all 0", found=str(weights))])
-        for _, split, subset in rows:
-            state.splits["weight"][split] = weights.get(subset, 0)
-        for route in {route for route, _, _ in rows}:
-            start = state.routes["split_start"][route]
-            end = start + state.routes["split_count"][route]
-            state.routes["weight_total"][route] = state.splits["weight"][start:end].sum()
+        return rows
 
     def _heal(self, endpoint: int) -> None:
         state = self._kernel.state

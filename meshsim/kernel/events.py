@@ -27,6 +27,7 @@ __all__ = [
     "CALL",
     "CANCEL_EXCHANGE",
     "CANCEL_TASK",
+    "CONFIGURE",
     "CONNECTED",
     "DONE",
     "FINISH",
@@ -70,10 +71,11 @@ RENEGE = 12  # task: out of patience in the queue
 CANCEL_EXCHANGE = 13  # exchange: its caller is gone
 CANCEL_TASK = 14  # task: its caller is gone
 RESPOND = 15  # attempt: the response has passed the inbound proxy (shared cores)
+CONFIGURE = 18  # proxy: a version of its routes (in place of the generation) takes effect
 # Follow-ups only, never queued.
 CALL = 16  # task: make the call at its step
 FINISH = 17  # exchange: deliver its outcome
-KIND_COUNT = 18
+KIND_COUNT = 19
 
 #: No follow-up.
 NOTHING = -1

@@ -1,9 +1,10 @@
-"""Replicas added while the run goes on.
+"""Rows that are added while the run goes on: replicas, and versions of the routes.
 
 Rule: rows never move.  A new endpoint and its proxy are appended; every cluster that the
 workload belongs to gets a HOST row at the end and a new member list, and the old list is
 abandoned.  Hash tables are rebuilt under a new config row, which every proxy of the old one
-takes at once.
+takes at once.  A version of the routes is a block of `routes_by_traffic` at the end, with new
+ROUTE and SPLIT rows for what differs from the version before; a proxy reads its own version.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
-__all__ = ["with_replicas"]
+__all__ = ["push_routes", "with_replicas"]
 
 
 def with_replicas(kernel: Any, like: int) -> None:
@@ -188,3 +189,55 @@ def _table(kernel: Any, config: int, hosts: Rows) -> Rows:
         kernel.state.hosts["endpoint"][hosts],
         [int(weight) for weight in kernel.state.hosts["weight"][hosts]],
     )
+
+
+def push_routes(kernel: Any, changed: list[tuple[int, int, str]], weights: dict[str, int]) -> int:
+    """Append a version of the routes with other weights; no proxy holds it yet.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Its memory and `splits` are modified.
+    changed : list of (int, int, str)
+        ROUTE, SPLIT and subset of the newest version that get a weight.
+    weights : dict of str to int
+        By subset.
+
+    Returns
+    -------
+    int
+        Number of the version.
+    """
+    state = kernel.state
+    weight_of = {split: weights.get(subset, 0) for _, split, subset in changed}
+    replaced: dict[int, int] = {}
+    moved: dict[int, int] = {}
+    routes, splits = [state.routes], [state.splits]
+    for route in dict.fromkeys(route for route, _, _ in changed):
+        start, count = state.routes["split_start"][route], state.routes["split_count"][route]
+        row = state.routes[route : route + 1].copy()
+        part = state.splits[start : start + count].copy()
+        first = sum(len(block) for block in splits)
+        for place in range(count):
+            moved[int(start) + place] = first + place
+            part["weight"][place] = weight_of.get(int(start) + place, part["weight"][place])
+        row["split_start"] = first
+        row["weight_total"] = part["weight"].sum()
+        replaced[route] = sum(len(block) for block in routes)
+        routes.append(row)
+        splits.append(part)
+    block = int(state.counters["route_block"][0])
+    newest = state.routes_by_traffic[-block:].copy()
+    for old, new in replaced.items():
+        newest[newest == old] = new
+    version = len(state.routes_by_traffic) // block
+    state.replace(
+        routes=_joined(*routes),
+        splits=_joined(*splits),
+        routes_by_traffic=np.concatenate([state.routes_by_traffic, newest]),
+    )
+    kernel.splits = [
+        (replaced.get(route, route), moved.get(split, split), routed, subset)
+        for route, split, routed, subset in kernel.splits
+    ]
+    return version

@@ -22,6 +22,7 @@ from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
     CANCEL_TASK,
+    CONFIGURE,
     CONNECTED,
     DONE,
     FINISH,
@@ -240,6 +241,14 @@ def _on_finish(state: Any, row: int, generation: int) -> int:
     return finish(state, row)
 
 
+@kernel_jit
+def _on_configure(state: Any, row: int, generation: int) -> int:
+    base = generation * state.counters["route_block"][0]
+    if base > state.proxies["route_base"][row]:
+        state.proxies["route_base"][row] = base
+    return NOTHING
+
+
 _BY_KIND: dict[int, Handler] = {
     ARRIVAL: _on_arrival,
     ROUTE: _on_route,
@@ -259,6 +268,7 @@ _BY_KIND: dict[int, Handler] = {
     RESPOND: _on_respond,
     CALL: _on_call,
     FINISH: _on_finish,
+    CONFIGURE: _on_configure,
 }
 
 #: Handler of each kind of event.

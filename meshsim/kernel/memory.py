@@ -90,7 +90,7 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "routes": (ROUTE_DTYPE, 1),
     "splits": (SPLIT_DTYPE, 1),
     "codes": (_I4, 1),
-    "routes_by_traffic": (_I4, 1),  # [calls.route_start + traffic class]
+    "routes_by_traffic": (_I4, 1),  # [proxies.route_base + calls.route_start + traffic class]
     "hash_keys": (_U8, 1),
     "timers": (TIMER_DTYPE, 1),
     # servers and proxies

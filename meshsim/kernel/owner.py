@@ -115,6 +115,8 @@ class Kernel:
         #: Grow with replicas that are added.
         self.endpoint_names = list(compiled.layout.endpoint_names)
         self.config_names = list(compiled.config_names)
+        #: (ROUTE, SPLIT, routed service, subset) of the newest version of the routes.
+        self.splits = list(compiled.splits)
         self._on_slice = on_slice
         self._wall_clock = wall_clock
         self._wall_s = 0.0
@@ -138,6 +140,7 @@ class Kernel:
         arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
         arrays.update(_calendar(counters, len(arrays["hosts"]) >= hosts_large))
         counters["next_span"] = 1
+        counters["route_block"] = len(arrays["routes_by_traffic"])
         counters["sample_threshold"] = np.uint64(min(sample_share, 1.0) * (2**64 - 2**11))
         self._seed(arrays)
         traffic, edges = len(arrays["traffic"]), len(compiled.catalog.edges)

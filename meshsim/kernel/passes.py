@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from meshsim.jit import kernel_jit
+from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.cores import add_to_container
 from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import schedule
@@ -23,7 +23,35 @@ from meshsim.state.codes import NO_INDEX
 from meshsim.state.server import TASK_PASSING
 from meshsim.state.workload import CONSTANT
 
-__all__ = ["charge_pass", "enter_proxy", "wire_ns"]
+__all__ = ["charge_handshake", "charge_pass", "enter_proxy", "wire_ns"]
+
+
+@kernel_jit_inline
+def _next_worker(state: Any, proxy: int) -> int:
+    """Return the place in `worker_free_ns` of the worker that is free first."""
+    free_ns = state.worker_free_ns
+    first = state.proxies["worker_start"][proxy]
+    worker = first
+    for other in range(first + 1, first + state.proxies["workers"][proxy]):
+        if free_ns[other] < free_ns[worker]:
+            worker = other
+    return worker
+
+
+@kernel_jit
+def charge_handshake(state: Any, proxy: int) -> int:
+    """Let `proxy` compute one TLS handshake; return when it ends [ns].
+
+    On shared cores the handshake takes its CPU time, as if there were no contention.
+    """
+    cost_ns = state.proxies["handshake_ns"][proxy]
+    now_ns = state.counters["now_ns"][0]
+    state.proxies["cpu_ns"][proxy] += cost_ns
+    if state.proxies["container"][proxy] != NO_INDEX:
+        return now_ns + cost_ns
+    worker = _next_worker(state, proxy)
+    state.worker_free_ns[worker] = max(state.worker_free_ns[worker], now_ns) + cost_ns
+    return state.worker_free_ns[worker]
 
 
 @kernel_jit
@@ -32,11 +60,7 @@ def charge_pass(state: Any, proxy: int, size_bytes: int) -> int:
     proxies = state.proxies
     free_ns = state.worker_free_ns
     now_ns = state.counters["now_ns"][0]
-    first = proxies["worker_start"][proxy]
-    worker = first
-    for other in range(first + 1, first + proxies["workers"][proxy]):
-        if free_ns[other] < free_ns[worker]:
-            worker = other
+    worker = _next_worker(state, proxy)
     cost_ns = proxies["pass_ns"][proxy] + int(proxies["byte_ns"][proxy] * size_bytes)
     begin_ns = free_ns[worker]
     if begin_ns <= now_ns:

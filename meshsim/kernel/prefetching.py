@@ -89,10 +89,12 @@ def _warm_second(state: Any, what: int) -> None:
 def _likely_cluster(state: Any, exchange: int) -> int:
     """Return the first CLUSTER that the route of `exchange` names."""
     exchanges = state.exchanges
-    first = state.calls["route_start"][exchanges["call"][exchange]]
+    proxy = exchanges["proxy"][exchange]
+    first = state.proxies["route_base"][proxy]
+    first += state.calls["route_start"][exchanges["call"][exchange]]
     chosen = max(state.routes_by_traffic[first + exchanges["traffic"][exchange]], 0)
     local = state.splits["cluster"][state.routes["split_start"][chosen]]
-    return state.proxies["cluster_start"][exchanges["proxy"][exchange]] + local
+    return state.proxies["cluster_start"][proxy] + local
 
 
 @kernel_jit_inline

@@ -21,7 +21,6 @@ from meshsim.kernel.attempts import (
     abandon,
     abandon_attempts,
     choose_host,
-    handshake_ns,
     settle,
     transmit,
 )
@@ -205,12 +204,13 @@ def route(state: Any, exchange: int) -> bool:
     exchanges = state.exchanges
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
-    first = state.calls["route_start"][exchanges["call"][exchange]]
+    proxy = exchanges["proxy"][exchange]
+    first = state.proxies["route_base"][proxy]
+    first += state.calls["route_start"][exchanges["call"][exchange]]
     chosen = state.routes_by_traffic[first + exchanges["traffic"][exchange]]
     exchanges["route"][exchange] = chosen
     exchanges["cluster"][exchange] = NO_INDEX
     if chosen != NO_INDEX and state.routes["split_count"][chosen] > 0:
-        proxy = exchanges["proxy"][exchange]
         split = state.routes["split_start"][chosen]
         count = state.routes["split_count"][chosen]
         if count > 1:
@@ -246,7 +246,7 @@ def send(state: Any, exchange: int) -> int:
     attempts["sent_ns"][attempt] = NOT_SENT
     connection = take_idle(state, host)
     if connection == NO_INDEX:
-        connection = connect_or_wait(state, host, handshake_ns(state, attempt))
+        connection = connect_or_wait(state, host, attempt)
     if connection == OVERFLOW:
         free_attempt(state, attempt)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)

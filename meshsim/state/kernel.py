@@ -43,12 +43,14 @@ PROXY_DTYPE = row_dtype(
         ("zone", "i4"),
         ("pass_ns", "i4"),
         ("wakeup_ns", "i4"),
+        ("route_base", "i4"),  # its version of the routes: routes_by_traffic[route_base + ...]
         ("byte_ns", "f8"),
         ("requests", "i8"),
         ("cpu_ns", "i8"),
         # the second line
         ("endpoint", "i4"),  # the replica it serves, or NO_INDEX for a gateway or source
         ("cluster_count", "i4"),
+        ("handshake_ns", "i4"),  # CPU of one mutual TLS handshake; 0: plain text
     ]
 )
 
@@ -59,7 +61,7 @@ CALL_DTYPE = np.dtype(
         ("request_bytes", "i4"),
         ("response_bytes", "i4"),
         ("edge", "i4"),
-        ("route_start", "i4"),  # routes_by_traffic[route_start + traffic class]
+        ("route_start", "i4"),  # routes_by_traffic[proxy's route_base + route_start + class]
     ],
     align=True,
 )
@@ -98,6 +100,7 @@ COUNTERS_DTYPE = np.dtype(
         ("bucket_round", "i8"),  # buckets emptied since the width was last looked at
         ("bucket_round_ns", "i8"),  # and the bound
         ("bucket_round_order", "i8"),  # and the next order then
+        ("route_block", "i8"),  # length of `routes_by_traffic` for one version of the routes
         ("requests", "i8"),  # root requests started
         ("exchanges", "i8"),
         ("attempts", "i8"),

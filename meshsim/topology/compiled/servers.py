@@ -220,6 +220,7 @@ def _proxies(
         proxies["pass_ns"] = cost.pass_ns
         proxies["wakeup_ns"] = cost.wakeup_ns
         proxies["byte_ns"] = cost.byte_ns
+        proxies["handshake_ns"] = cost.handshake_ns * proxies["costs"]
         for row in range(endpoint_count):
             if proxies["costs"][row] and cores.limited(int(proxies["node"][row])):
                 proxies["container"][row] = cores.add(

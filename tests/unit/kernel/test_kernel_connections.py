@@ -3,6 +3,8 @@
 import pytest
 from kernel_runs import Run, recorded, wire, worker
 
+from meshsim.topology.profile import ProxyCost
+
 
 def run_pool(*times, breakers=None, pool=None, latency="1ms", body=None, until=1000, **policy):
     """Run one service over a wire of 1 ms, and return the run.
@@ -34,6 +36,45 @@ def test_as_many_connections_as_requests_at_once():
     run = run_pool("0s", "0s", "10ms", "10ms", "10ms")
     assert run.ends() == [5, 5, 13, 13, 15]
     assert opened(run) == 3
+
+
+def run_encrypted(*times, **fields):
+    """Run one service behind two proxies that take 1 ms a pass and 3 ms a TLS handshake."""
+    return Run(
+        {"a": worker({"compute": "1ms"}, concurrency=9)},
+        recorded(*times),
+        mesh="istio-sidecar",
+        network=wire("1ms"),
+        cost=ProxyCost(pass_ns=1_000_000, handshake_ns=3_000_000, workers=1),
+        **fields,
+    ).to(1000)
+
+
+def test_tls_takes_another_round_trip_and_the_cpu_of_both_sides():
+    run = run_encrypted("0s", "50ms")
+    # pass 1 + TCP 2 + TLS 2 + 3 + 3, then wire, pass, compute, pass, wire, pass: 1 each
+    assert run.ends() == [17, 57]
+    cpu_ms = run.state.proxies["cpu_ns"] / 1e6
+    assert cpu_ms.tolist() == [3 + 4, 3 + 4]  # a handshake; two passes for each request
+
+
+def test_handshakes_queue_for_the_worker():
+    run = run_encrypted("0s", "0s")
+    # Passes end at 1 and 2.  The client computes its handshakes from 2 to 5 and to 8; the server,
+    # from 1 to 4 and to 7.  Ready: 1 + 4 + 4 + 3 = 12 and 2 + 4 + 6 + 5 = 17; then 6 as above.
+    assert run.ends() == [18, 23]
+
+
+def test_whoever_is_not_in_the_mesh_speaks_plain_text():
+    body = {"workloads": {"v1": worker({"compute": "1ms"}, concurrency=9, meshed=False)}}
+    run = Run(
+        {"a": body},
+        recorded("0s"),
+        mesh="istio-sidecar",
+        network=wire("1ms"),
+        cost=ProxyCost(pass_ns=1_000_000, handshake_ns=3_000_000, workers=1),
+    ).to(1000)
+    assert run.ends() == [1 + 2 + 1 + 1 + 1 + 1]
 
 
 def test_no_wire_no_handshake():

@@ -223,6 +223,54 @@ def test_weights_are_set_in_every_proxy():
     assert served(run)["a-v2-0"] == 100
 
 
+def split_run():
+    """Two callers, each of its own service, of a service split between two subsets."""
+    body = {"workloads": {"v1": worker(), "v2": worker()}}
+    subsets = {name: {"labels": {"version": name}} for name in ("v1", "v2")}
+    split = [{"subset": "v1", "weight": 100}, {"subset": "v2", "weight": 0}]
+    caller = worker({"call": "a"}, concurrency=9)
+    return Run(
+        {"one": caller, "two": caller, "a": body},
+        traffic={
+            name: {"to": name, "arrivals": recorded(*(f"{n}ms" for n in range(100)))}
+            for name in ("one", "two")
+        },
+        policies={"a": {"subsets": subsets, "routes": [{"split": split}]}},
+    )
+
+
+def shares(run, edge):
+    """Return which endpoint each request of `edge` went to, by time."""
+    return [span.endpoint for span in run.spans(edge)]
+
+
+def test_each_proxy_believes_new_weights_when_they_reach_it():
+    run = split_run()
+    run.to(19.5)
+    names = run.kernel.endpoint_names
+    delays = {name: 0.0 for name in [*names, "gateway-one", "gateway-two"]}
+    delays |= {"one-v1-0": 0.020, "two-v1-0": 0.040}
+    assert run.control.push_weights("a", {"v2": 1}, delays) == 1
+    run.to(200)
+    assert shares(run, "one>a") == ["a-v1-0"] * 40 + ["a-v2-0"] * 60
+    assert shares(run, "two>a") == ["a-v1-0"] * 60 + ["a-v2-0"] * 40
+
+
+def test_a_late_push_does_not_undo_a_newer_one():
+    run = split_run()
+    run.to(9.5)
+    run.control.push_weights("a", {"v2": 1}, 0.040)
+    run.control.push_weights("a", {"v1": 1}, 0.020)
+    run.to(200)
+    assert set(shares(run, "one>a")) == {"a-v1-0"}
+
+
+@pytest.mark.parametrize("delays", [-1.0, {"one-v1-0": 0.0}])
+def test_delays_of_a_push_are_checked(delays):
+    with pytest.raises(ConfigError):
+        split_run().control.push_weights("a", {"v1": 1}, delays)
+
+
 @pytest.mark.parametrize(
     "verb",
     [
