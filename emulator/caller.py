@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from emulator.connection import UpstreamConnection, dial
 from emulator.http1 import ResponseHead
-from meshsim.state.codes import FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF, FLAG_UO, RESET_OVERFLOW
+from meshsim.state.codes import FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF, RESET_CONNECT_FAILURE
 
 __all__ = ["Caller", "PendingRequest", "Reply"]
 
@@ -93,7 +93,7 @@ class PendingRequest:
 
     def on_refused(self, reset: int) -> None:
         """End: nobody listens."""
-        self._end(Reply(0, FLAG_UO if reset == RESET_OVERFLOW else FLAG_UF))
+        self._end(Reply(0, FLAG_UF))
 
     def on_response_head(self, head: ResponseHead) -> None:
         """Note the status, and the flag of a proxy's own answer."""
@@ -145,6 +145,7 @@ class Caller:
         self._all: set[UpstreamConnection] = set()
         self._waiting: deque[PendingRequest] = deque()
         self._dialling: set[asyncio.Task[None]] = set()
+        self._opening = 0  # connections that are not there yet
         self._closed = False
         #: Requests that found every connection in use and no more allowed.
         self.overflows = 0
@@ -171,24 +172,28 @@ class Caller:
     def _open(self) -> None:
         connection = UpstreamConnection(-1, self.lost)
         self._all.add(connection)
+        self._opening += 1
         self.connections_peak = max(self.connections_peak, len(self._all))
         task = asyncio.get_running_loop().create_task(self._dial(connection))
         self._dialling.add(task)
         task.add_done_callback(self._dialling.discard)
 
     async def _dial(self, connection: UpstreamConnection) -> None:
+        refused = False
         try:
             await dial(connection, self._address, None)
         except OSError:
-            self._all.discard(connection)
+            refused = True
+        self._opening -= 1
+        if refused:
             pending = self._next_waiting()
+            self.lost(connection)
             if pending is not None:
-                pending.on_refused(0)
-            return
-        if self._closed:
+                pending.on_refused(RESET_CONNECT_FAILURE)
+        elif self._closed:
             connection.close()
-            return
-        self.free(connection, True)
+        else:
+            self.free(connection, True)
 
     def _next_waiting(self) -> PendingRequest | None:
         while self._waiting:
@@ -214,7 +219,7 @@ class Caller:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        short = len(self._waiting) > len(self._dialling)
+        short = len(self._waiting) > self._opening
         if short and not self._closed and len(self._all) < self._connections_max:
             self._open()
 
