@@ -9,10 +9,12 @@ Rule: a connection passes three steps before its protocol exists.
 3. *Admission* by `meshsim.policy.authentication`: the only place that decides.
 
 Each step has a deadline (model time), also the first byte after the handshake.  Connections that
-are not admitted yet have a limit of their own; when it is reached the oldest of them goes, so
-that a crowd of silent clients cannot keep out one that gets on with it.  Nothing of a refused
-connection reaches a protocol.  Every refusal is counted by reason and logged: each one as INFO,
-and the 1st, 2nd, 4th, 8th ... of a reason as WARNING, so that a flood does not fill the log.
+are not admitted yet have a limit of their own; when it is reached, the one that has waited longest
+for its client's next step goes: a crowd of silent clients cannot keep out those who get on.
+
+Nothing of a refused connection reaches a protocol.  Every refusal is counted by reason and logged:
+each one as INFO, and the 1st, 2nd, 4th, 8th ... of a reason as WARNING, so that a flood does not
+fill the log.
 
 Running connections live on through a rotation of certificates.  When the policy changes, those
 that it would no longer admit are closed.
@@ -73,7 +75,7 @@ REASONS = {
     "closed_in_handshake": "the client left during the handshake",
     "silent_after_handshake": "no request after the handshake in time",
     "too_many_connections": "max_connections are admitted",
-    "too_many_pending": "max_pending are not admitted yet and this is the oldest",
+    "too_many_pending": "max_pending are not admitted yet and this one waits longest",
     "accept_failed": "the machine has no socket left",
     "withdrawn": "the new policy does not admit it",
 }
@@ -107,7 +109,7 @@ class ListenerLimits:
     """
 
     max_connections: int = 10_000
-    max_pending: int = 512
+    max_pending: int = 1024
     first_byte_timeout_ns: int = 10 * NS_PER_S
     handshake_timeout_ns: int = 10 * NS_PER_S
     backlog: int = 1024
@@ -165,7 +167,7 @@ class Listener:
         self._handshake_s = clock.real_s(limits.handshake_timeout_ns)
         self._socket: socket.socket | None = None
         self._rest: asyncio.TimerHandle | None = None
-        #: In the order of their accept: the first is the oldest.
+        #: In the order of their last step (accept, first byte): the first waits longest.
         self._pending: dict[asyncio.Task[None], None] = {}
         self._connections: set[_Connection] = set()
         self._idle = asyncio.Event()
@@ -321,6 +323,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         try:
             tls = await self._peek(loop, accepted)
+            self._note_progress()
             await loop.connect_accepted_socket(
                 lambda: _Connection(self, address),
                 accepted,
@@ -334,6 +337,13 @@ class Listener:
             # Also ssl.SSLError.  The transport has closed the socket, or there is none.
             self._refuse(address, _reason_of(error), str(error))
             accepted.close()
+
+    def _note_progress(self) -> None:
+        """Put the running admission last in the order in which a crowd pushes them out."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        if task in self._pending:
+            del self._pending[task]
+            self._pending[task] = None
 
     async def _peek(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> bool:
         """Wait for the first byte; return whether it opens TLS."""

@@ -331,6 +331,30 @@ def test_a_crowd_of_silent_clients_keeps_nobody_out(run):
     run(scenario())
 
 
+def test_a_crowd_pushes_out_the_silent_before_those_who_shake_hands(run):
+    async def scenario():
+        async with listening(max_pending=3) as (listener, port):
+            slow = socket.create_connection(("127.0.0.1", port))
+            hello = hello_of(client_of())
+            slow.sendall(hello)
+            await until(lambda: listener.counters()["pending"] == 1, "accepted")
+            slow.setblocking(False)
+            # The server's answer says that it has begun to shake hands.
+            loop = asyncio.get_running_loop()
+            assert await loop.sock_recv(slow, 1) == b"\x16"
+            silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+            await until(lambda: listener.counters()["pending"] == 3, "full")
+            silent += [socket.create_connection(("127.0.0.1", port))]
+            await until(lambda: listener.counters().get("refused.too_many_pending") == 1, "one out")
+            silent[0].setblocking(False)
+            with contextlib.suppress(ConnectionError):
+                assert await loop.sock_recv(silent[0], 1) == b""
+            for client in (slow, *silent):
+                client.close()
+
+    run(scenario())
+
+
 def test_no_descriptors_left_is_survived(run, monkeypatch):
     monkeypatch.setattr(listener_module, "_ACCEPT_REST_S", 0.01)
 
@@ -453,11 +477,12 @@ def test_no_descriptor_leaks(run):
     async def scenario():
         async with listening(max_pending=8, handshake_timeout_ns=100 * MS) as (listener, port):
             contexts = [client_of(), bare_context(), client_of(authority=FOREIGN), None]
+            await ask(port, client_of())  # what a loop opens once, it has opened now
             before = process.num_fds()
             for round_ in range(10):
                 crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
-                crowd[0].sendall(GARBAGE[round_ % len(GARBAGE)])
-                crowd[1].sendall(b"\x16")
+                crowd[8].sendall(GARBAGE[round_ % len(GARBAGE)])
+                crowd[9].sendall(b"\x16")
                 await asyncio.gather(*(ask(port, c) for c in contexts), return_exceptions=True)
                 for client in crowd:
                     client.close()
@@ -465,7 +490,7 @@ def test_no_descriptor_leaks(run):
             await until(lambda: listener.counters()["active"] == 0, "nothing active")
             await until(lambda: process.num_fds() <= before, "descriptors given back")
             counts = listener.counters()
-            assert counts["accepted"] == counts["admitted"] + counts["refused"] == 140
+            assert counts["accepted"] == counts["admitted"] + counts["refused"] == 141
 
     run(scenario())
 
