@@ -7,8 +7,8 @@ emulator runs as a program of its own, on real sockets.
 
 from __future__ import annotations
 
-from meshsim.validation.outcome import Validation
+from meshsim.validation.outcome import Validation, load_scores
 from meshsim.validation.run import validate
 from meshsim.validation.scenarios import LENGTHS, Lengths, Scenario, suite
 
-__all__ = ["LENGTHS", "Lengths", "Scenario", "Validation", "suite", "validate"]
+__all__ = ["LENGTHS", "Lengths", "Scenario", "Validation", "load_scores", "suite", "validate"]

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.errors import ConfigError
 from meshsim.results import Result
 from meshsim.simulation import simulate
 from meshsim.state.record import SEGMENT_STARTS
@@ -165,6 +166,11 @@ def calibrate(runs: Mapping[str, Sequence[Result]], seed: int = SEED_SAME) -> Ca
     Returns
     -------
     Calibration
+
+    Raises
+    ------
+    ConfigError
+        If no request of a scenario succeeded: there is nothing to fit to.
     """
     scenarios = calibration_scenarios()
     duration_s = runs["null"][0].records[0].duration_ns / 1e9
@@ -172,6 +178,9 @@ def calibrate(runs: Mapping[str, Sequence[Result]], seed: int = SEED_SAME) -> Ca
         name: pooled([measure(result)[TRAFFIC] for result in results])
         for name, results in runs.items()
     }
+    silent = [name for name, measurement in emulated.items() if not measurement.successes]
+    if silent:
+        raise ConfigError(f"nothing to calibrate on: no request of {', '.join(silent)} succeeded")
 
     def simulated_mean(name: str, calibration: Calibration) -> float:
         return _simulate(scenarios[name], calibration, duration_s, seed).latencies.mean

@@ -6,6 +6,7 @@ Rule: made without pyplot, so that nothing is shown or kept; written as PNG besi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from meshsim.validation.measurement import pooled
+from meshsim.validation.score import Score
 
 if TYPE_CHECKING:
     from meshsim.validation.outcome import Validation
@@ -28,22 +30,26 @@ _SHARE_MAX = 0.995
 
 def draw(validation: Validation, folder: Path) -> tuple[str, ...]:
     """Write the figures into `folder`; return their names."""
-    made = {"errors.png": draw_errors(validation), "latencies.png": draw_distributions(validation)}
+    made = {
+        "errors.png": draw_errors(validation.all_scores),
+        "latencies.png": draw_distributions(validation),
+    }
     for name, figure in made.items():
         figure.savefig(folder / name, format="png", dpi=110)
     return tuple(made)
 
 
-def draw_errors(validation: Validation) -> Figure:
-    """Draw the signed error of each scenario with its floor, over the band."""
-    figure = Figure(figsize=(11, 1.5 + 0.32 * len(validation.scenarios)), layout="constrained")
+def draw_errors(scores: Sequence[Score]) -> Figure:
+    """Draw the signed error of each scenario on the same draws, with its floor, over the band."""
+    shown = [item for item in scores if item.draws == "same" and not math.isnan(item.error)]
+    names = list(dict.fromkeys(item.scenario for item in shown))
+    figure = Figure(figsize=(11, 1.5 + 0.32 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(_METRICS), sharey=True)
-    names = [item.name for item in validation.scenarios]
     for axes, metric in zip(panels, _METRICS, strict=True):
         axes.set_title(f"{metric} [%]", loc="left", fontsize=10)
         axes.axvline(0, color="#777777", linewidth=0.8)
-        for item in validation.all_scores:
-            if item.draws != "same" or item.metric != metric or math.isnan(item.error):
+        for item in shown:
+            if item.metric != metric:
                 continue
             row = names.index(item.scenario)
             axes.barh(row, 200 * item.band, left=-100 * item.band, color=_BAND, height=0.8)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from meshsim.errors import ConfigError, Problem
 from meshsim.validation import report
 from meshsim.validation.calibration import Calibration
 from meshsim.validation.emulation import BUSY_MAX
@@ -25,7 +26,7 @@ from meshsim.validation.prediction import Prediction
 from meshsim.validation.scenarios import Lengths, Scenario
 from meshsim.validation.score import VERDICTS, Order, Score, order, score
 
-__all__ = ["Condition", "Validation"]
+__all__ = ["Condition", "Validation", "load_scores"]
 
 _Repeats = Mapping[str, Sequence[Mapping[str, Measurement]]]
 
@@ -211,6 +212,25 @@ class Validation:
 
     def _repr_html_(self) -> str:
         return report.html_table(self)
+
+
+def load_scores(path: str | Path) -> tuple[Score, ...]:
+    """Read the scores of a stored ``validation.json``.
+
+    Raises
+    ------
+    ConfigError
+        If the file holds none.
+    """
+    try:
+        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows: list[dict[str, Any]] = [
+            {name: math.nan if value is None else value for name, value in row.items()}
+            for row in plain["scores"]
+        ]
+        return tuple(Score(**row) for row in rows)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError([Problem("no scores of a validation", file=str(path))]) from None
 
 
 def _finite(plain: Any) -> Any:

@@ -3,7 +3,9 @@
 import pytest
 from stand_in import StandIn
 
+from meshsim.errors import ConfigError
 from meshsim.meshes import resolve
+from meshsim.topology import with_values
 from meshsim.topology.compiled import compile_topology
 from meshsim.validation.calibration import (
     PROFILE_NAME,
@@ -84,3 +86,13 @@ def test_the_servers_own_work_shifts_no_draw():
 
 def test_the_one_class_of_the_suite_is_named():
     assert all(list(t.traffic) == [TRAFFIC] for t in calibration_scenarios().values())
+
+
+def test_a_machine_that_answers_nothing_is_told():
+    runs = emulated(TRUTH)
+    dead = with_values(
+        calibration_scenarios()["light"], {"services.server.workloads.v1.error_rate": 1.0}
+    )
+    runs["light"] = [StandIn(TRUTH)(Job(dead, 12.0, SEED_SAME)).result]
+    with pytest.raises(ConfigError, match="no request of light succeeded"):
+        calibrate(runs)

@@ -8,7 +8,7 @@ from stand_in import StandIn
 
 import meshsim as ms
 from meshsim.errors import ConfigError
-from meshsim.validation import LENGTHS, Lengths, Scenario, suite, validate
+from meshsim.validation import LENGTHS, Lengths, Scenario, load_scores, suite, validate
 from meshsim.validation.calibration import Calibration
 from meshsim.validation.outcome import Condition
 from meshsim.validation.run import dilation_for
@@ -154,6 +154,10 @@ def test_the_report_has_every_scenario(run, tmp_path):
     plain = json.loads((page.parent / "validation.json").read_text())
     assert plain["predictions_digest"] == outcome.digest
     assert len(plain["scores"]) == len(outcome.all_scores)
+    stored = load_scores(page.parent / "validation.json")
+    assert [str(item) for item in stored] == [str(item) for item in outcome.all_scores]
+    with pytest.raises(ConfigError, match="no scores"):
+        load_scores(page)
     assert "NaN" not in (page.parent / "validation.json").read_text()
 
 
