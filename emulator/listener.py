@@ -9,8 +9,8 @@ Rule: a connection passes three steps before its protocol exists.
 3. *Admission* by `meshsim.policy.authentication`: the only place that decides.
 
 Each step has a deadline (model time), also the first byte after the handshake.  Connections that
-are not admitted yet have a limit of their own; when it is reached, the one that has waited longest
-for its client's next step goes: a crowd of silent clients cannot keep out those who get on.
+are not admitted yet have a limit of their own; when it is reached, the oldest that has sent nothing
+goes, or else the oldest: a crowd of silent clients cannot keep out those who get on.
 
 Nothing of a refused connection reaches a protocol.  Every refusal is counted by reason and logged:
 each one as INFO, and the 1st, 2nd, 4th, 8th ... of a reason as WARNING, so that a flood does not
@@ -43,11 +43,12 @@ from typing import Any, NamedTuple, cast
 
 from emulator.clock import ModelClock, unix_s
 from emulator.identity import Identity, peer_expired, peer_principal
+from emulator.refusals import REASONS, Refused, reason_of
 from meshsim.controlplane.configuration import ListenerPolicy
 from meshsim.policy.authentication import NO_PRINCIPAL, admit_connection
 from meshsim.units import NS_PER_S
 
-__all__ = ["REASONS", "Listener", "ListenerLimits", "Peer"]
+__all__ = ["Listener", "ListenerLimits", "Peer"]
 
 _logger = logging.getLogger(__name__)
 
@@ -58,35 +59,6 @@ _ACCEPTS_AT_ONCE = 64
 _ACCEPT_REST_S = 1.0
 #: Closes with a reset: linger on, 0 s.
 _RESET = struct.pack("ii", 1, 0)
-
-#: Reasons besides those of `meshsim.policy.authentication`.
-REASONS = {
-    "silent": "no first byte in time",
-    "closed_early": "the client left before its first byte",
-    "no_identity": "the proxy has no certificate yet",
-    "no_certificate": "the client presented none",
-    "certificate_expired": "the client's certificate has expired",
-    "certificate_not_yet_valid": "the client's certificate is not valid yet",
-    "certificate_untrusted": "no trusted root signed the client's certificate",
-    "certificate_invalid": "the client's certificate is wrong in another way",
-    "rejected_by_client": "the client did not take our certificate or settings",
-    "handshake_failed": "not TLS, or no version and suite in common",
-    "handshake_timeout": "the handshake did not end in time",
-    "closed_in_handshake": "the client left during the handshake",
-    "silent_after_handshake": "no request after the handshake in time",
-    "too_many_connections": "max_connections are admitted",
-    "too_many_pending": "max_pending are not admitted yet and this one waits longest",
-    "accept_failed": "the machine has no socket left",
-    "withdrawn": "the new policy does not admit it",
-}
-
-#: OpenSSL's verify results (include/openssl/x509_vfy.h) by our reason.
-_VERIFY_REASONS = {
-    **dict.fromkeys((2, 18, 19, 20, 21), "certificate_untrusted"),
-    7: "certificate_untrusted",  # signature failure: the name of a trusted root, not its key
-    9: "certificate_not_yet_valid",
-    10: "certificate_expired",
-}
 
 
 @dataclass(frozen=True)
@@ -100,10 +72,12 @@ class ListenerLimits:
     max_pending : int
         Accepted connections that are not admitted yet, at once.
     first_byte_timeout_ns : int
-        From accept to the first byte, and from the end of the handshake to the first byte of
-        the request [ns].
+        From accept to the first byte: of the hello, or of a plaintext request [ns].
     handshake_timeout_ns : int
         From the first byte to the end of the handshake [ns].
+    idle_timeout_ns : int
+        From the end of the handshake to the first byte of a request [ns].  Long, because who is
+        admitted may keep a connection in stock (Envoy: idle_timeout of 1 h).
     backlog : int
         Connections that the kernel completes ahead of us.
     """
@@ -112,6 +86,7 @@ class ListenerLimits:
     max_pending: int = 1024
     first_byte_timeout_ns: int = 10 * NS_PER_S
     handshake_timeout_ns: int = 10 * NS_PER_S
+    idle_timeout_ns: int = 3600 * NS_PER_S
     backlog: int = 1024
 
 
@@ -123,10 +98,6 @@ class Peer(NamedTuple):
     tls: bool
     #: ``host:port``.
     address: str
-
-
-class _Refused(Exception):
-    """A connection that goes no further; `args` are the reason and details for the log."""
 
 
 class Listener:
@@ -164,11 +135,13 @@ class Listener:
         self._name = name
         self._limits = limits
         self._first_byte_s = clock.real_s(limits.first_byte_timeout_ns)
+        self._idle_s = clock.real_s(limits.idle_timeout_ns)
         self._handshake_s = clock.real_s(limits.handshake_timeout_ns)
         self._socket: socket.socket | None = None
         self._rest: asyncio.TimerHandle | None = None
-        #: In the order of their last step (accept, first byte): the first waits longest.
+        #: In the order of their accept; those that have sent nothing are in both.
         self._pending: dict[asyncio.Task[None], None] = {}
+        self._silent: dict[asyncio.Task[None], None] = {}
         self._connections: set[_Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -294,17 +267,23 @@ class Listener:
             accepted.close()
             return
         if len(self._pending) >= self._limits.max_pending:
-            oldest = next(iter(self._pending))
-            del self._pending[oldest]
-            oldest.cancel()
-            self._refuse(oldest.get_name(), "too_many_pending")
+            self._push_out()
         task = asyncio.get_running_loop().create_task(self._admit(accepted, address), name=address)
-        self._pending[task] = None
+        self._pending[task] = self._silent[task] = None
         self._idle.clear()
         task.add_done_callback(functools.partial(self._end_admission, accepted))
 
+    def _push_out(self) -> None:
+        """Make room: the oldest that has sent nothing goes, or the oldest of all."""
+        oldest = next(iter(self._silent or self._pending))
+        del self._pending[oldest]
+        self._silent.pop(oldest, None)
+        oldest.cancel()
+        self._refuse(oldest.get_name(), "too_many_pending")
+
     def _end_admission(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)
+        self._silent.pop(task, None)
         self._settle()
         if task.cancelled():
             # Here and not in the task: one that is cancelled before its first step runs nothing.
@@ -323,27 +302,20 @@ class Listener:
         loop = asyncio.get_running_loop()
         try:
             tls = await self._peek(loop, accepted)
-            self._note_progress()
+            self._silent.pop(cast("asyncio.Task[None]", asyncio.current_task()), None)
             await loop.connect_accepted_socket(
                 lambda: _Connection(self, address),
                 accepted,
                 ssl=self._context(tls),
                 ssl_handshake_timeout=self._handshake_s if tls else None,
             )
-        except _Refused as refusal:
+        except Refused as refusal:
             self._refuse(address, *refusal.args)
             accepted.close()
         except OSError as error:
             # Also ssl.SSLError.  The transport has closed the socket, or there is none.
-            self._refuse(address, _reason_of(error), str(error))
+            self._refuse(address, reason_of(error), str(error))
             accepted.close()
-
-    def _note_progress(self) -> None:
-        """Put the running admission last in the order in which a crowd pushes them out."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        if task in self._pending:
-            del self._pending[task]
-            self._pending[task] = None
 
     async def _peek(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> bool:
         """Wait for the first byte; return whether it opens TLS."""
@@ -351,22 +323,22 @@ class Listener:
             async with asyncio.timeout(self._first_byte_s):
                 first = await _peek_byte(loop, accepted)
         except TimeoutError:
-            raise _Refused("silent") from None
+            raise Refused("silent") from None
         except OSError as error:
-            raise _Refused("closed_early", str(error)) from None
+            raise Refused("closed_early", str(error)) from None
         if not first:
-            raise _Refused("closed_early")
+            raise Refused("closed_early")
         return first == _TLS_HANDSHAKE
 
     def _context(self, tls: bool) -> ssl.SSLContext | None:
         """Return the context to go on with; refuse what no identity could make good."""
         allowed, reason = self._admits(tls, None)
         if not allowed and not (tls and reason == NO_PRINCIPAL):
-            raise _Refused(reason)
+            raise Refused(reason)
         if not tls:
             return None
         if self._identity is None or self._identity.certificate_pem is None:
-            raise _Refused("no_identity")
+            raise Refused("no_identity")
         return self._identity.server_context()
 
     def _admits(self, tls: bool, principal: str | None) -> tuple[bool, str]:
@@ -384,12 +356,12 @@ class Listener:
             if connection.session_reused:
                 self._counts["resumed"] += 1
                 if peer_expired(connection, unix_s()):
-                    raise _Refused("certificate_expired", "in a resumed session")
+                    raise Refused("certificate_expired", "in a resumed session")
         allowed, reason = self._admits(connection is not None, principal)
         if not allowed:
-            raise _Refused(reason, f"principal {principal!r}")
+            raise Refused(reason, f"principal {principal!r}")
         if len(self._connections) >= self._limits.max_connections:
-            raise _Refused("too_many_connections")
+            raise Refused("too_many_connections")
         return Peer(principal, connection is not None, address)
 
     def _refuse(self, address: str, reason: str, detail: str = "") -> None:
@@ -426,7 +398,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         try:
             self.peer = listener._decide(self._transport, self._address)
-        except _Refused as refusal:
+        except Refused as refusal:
             listener._refuse(self._address, *refusal.args)
             self._transport.abort()
             return
@@ -443,7 +415,7 @@ class _Connection(asyncio.Protocol):
         listener._counts["handshakes"] += self.peer.tls
         if self.peer.tls:
             loop = asyncio.get_running_loop()
-            self._silence = loop.call_later(listener._first_byte_s, self._end_silence)
+            self._silence = loop.call_later(listener._idle_s, self._end_silence)
 
     def data_received(self, data: bytes) -> None:
         if self._silence is not None:
@@ -501,17 +473,3 @@ async def _peek_byte(loop: asyncio.AbstractEventLoop, accepted: socket.socket) -
                 await readable.wait()
             finally:
                 loop.remove_reader(accepted.fileno())
-
-
-def _reason_of(error: OSError) -> str:
-    """Return the reason of a handshake that failed."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _VERIFY_REASONS.get(error.verify_code, "certificate_invalid")
-    if isinstance(error, ssl.SSLError):
-        reason = str(error.reason)
-        if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-            return "no_certificate"
-        return "rejected_by_client" if "ALERT" in reason else "handshake_failed"
-    if isinstance(error, ConnectionAbortedError):
-        return "handshake_timeout"
-    return "closed_in_handshake"
