@@ -126,9 +126,16 @@ class LoadGenerator:
         self._stopped = False
         self._finished = asyncio.Event()
         self._lag_bins: Counter[int] = Counter()
-        # Before load begins: compiled functions are loaded by their first call, in some 10 ms.
         self._plan_first()
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Call compiled functions once before load begins: the first call takes some 10 ms."""
         self._template.request(0, 0, 0, sampled=False)
+        rows = (self._arrivals.copy(), 0, self._distributions, self._values)
+        set_multiplier(*rows, 1.0, 0, self._rng.copy())
+        if len(self._distributions):
+            sample_ns(self._distributions, self._values, 0, self._key)
 
     # --- Life --------------------------------------------------------------------------------
 

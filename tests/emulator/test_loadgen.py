@@ -23,6 +23,15 @@ DURATION_MS = 240
 QUICK = {"a": worker({"compute": {"exponential": "2ms"}}, concurrency=64)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled():
+    """Compile what a load draws with, which on a new machine takes longer than these loads."""
+    run = Run(QUICK, {"poisson": 1})
+    recorder = Recorder(run.compiled.catalog, NS_PER_MS)
+    options = {"seed": SEED, "duration_ns": NS_PER_MS}
+    LoadGenerator(run.compiled, "load", ("", 0), Clock(), recorder, **options)
+
+
 class Sink:
     """A gateway that notes what it is asked and answers at once, or as `answer` does."""
 
