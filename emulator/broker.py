@@ -159,6 +159,10 @@ class _Amqtt(AmqttBroker):
         server = self._servers["default"].instance
         return int(server.sockets[0].getsockname()[1])
 
+    def stop_accepting(self) -> None:
+        """Close the listening socket at once."""
+        self._servers["default"].instance.close()
+
     async def stream_connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
@@ -344,6 +348,7 @@ class Broker:
         if broker is None:
             return
         self._counters = self._sum(broker)
+        broker.stop_accepting()  # or whom we cut off is back before amqtt closes the listener
         for writer in list(broker.writers):
             writer.transport.abort()  # amqtt would wait for clients that do not read
         with contextlib.suppress(TimeoutError):

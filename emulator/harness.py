@@ -21,7 +21,7 @@ from typing import Any
 
 from emulator import recording
 from emulator.budget import Dilation, assign, choose_dilation
-from emulator.node import compiled_of, run_loop
+from emulator.node import compiled_of
 from emulator.run import Change, Outcome, Plan, Run, Script
 from meshsim.errors import ConfigError, MeshsimError
 from meshsim.explanation import explain
@@ -310,7 +310,8 @@ class Emulation:
         folder = tempfile.mkdtemp(prefix="meshsim-run-") if self._record is not None else ""
         try:
             plan = self._plan if not folder else _recording_to(self._plan, folder)
-            outcome = run_loop(lambda: self._main_task(plan))
+            # asyncio's own loop: the broker relies on how it treats closed transports.
+            outcome = asyncio.run(self._main_task(plan))
             if self._record is not None:
                 _join_logs(Path(folder), self._record)
             self._result = result_of(plan, outcome)

@@ -33,6 +33,7 @@ from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import Mode, configurations_of, principals_of
 from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.errors import MeshsimError
+from meshsim.results.measured import STOPPED_BY_HAND
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S
@@ -365,7 +366,7 @@ class Run:
                 watch.result()
             if stop.done() and not load.done():
                 self.outcome.ended_ns = min(self.clock.now_ns(), self.plan.duration_ns)
-                self.outcome.stopped = "stopped by hand"
+                self.outcome.stopped = STOPPED_BY_HAND
                 await self.edge.peer.ask("stop_load")
             await load
             for work in beside:

@@ -24,8 +24,10 @@ from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
 from meshsim.stats.warm_up import PAIRED_MINIMUM, SIGNIFICANCE, Cut, kept_from
 from meshsim.units import NS_PER_S
 
-__all__ = ["Measured"]
+__all__ = ["STOPPED_BY_HAND", "Measured"]
 
+#: `RunRecord.limit` begins like this if a person ended the run: that is no finding.
+STOPPED_BY_HAND = "stopped by hand"
 _GROUPS_WANTED = 10
 
 
@@ -50,7 +52,7 @@ class Measured:
 
     @property
     def stopped(self) -> bool:
-        """Whether a replication ended early, at a limit."""
+        """Whether a replication ended early, at a limit or by hand."""
         return any(record.limit for record in self.records)
 
     @cached_property

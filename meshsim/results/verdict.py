@@ -2,7 +2,7 @@
 
 Rule, in this order:
 
-- *unstable*: a limit of the run was reached, or the backlog of a traffic class grows over the
+- *unstable*: a limit of the run was reached (a stop by hand is none), or the backlog of a traffic class grows over the
   last half of the run (`meshsim.stats.backlog`, level 1 % shared by the classes).  A stable
   run is called unstable in about 1 of 100 cases, up to 5 of 100 with fewer than five
   replications of a short run at high load.
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from meshsim.results.measured import Measured
+from meshsim.results.measured import STOPPED_BY_HAND, Measured
 from meshsim.state.record import WINDOW_COUNT, Catalog, RunRecord
 from meshsim.stats.backlog import backlog_growth
 from meshsim.stats.intervals import mean_interval
@@ -41,6 +41,8 @@ _SIGNIFICANCE = 0.01
 #: Smallest difference of goodput that counts, relative to the run started empty.
 GOODPUT_DIFFERENCE_MINIMUM = 0.01
 _LATE = slice(WINDOW_COUNT // 2, None)
+#: Whole windows below which growth is not looked for.
+_WINDOWS_MIN = 4
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,14 @@ def _unstable(measured: Measured) -> Verdict | None:
     level = _SIGNIFICANCE / max(1, len(names))
     growths = [backlog_growth(in_flight[:, :, traffic], level) for traffic in range(len(names))]
     half_s = (in_flight.shape[1] - in_flight.shape[1] // 2) * measured.window_s
-    limits = [record.limit for record in measured.records if record.limit]
+    limits = [
+        record.limit
+        for record in measured.records
+        if record.limit and not record.limit.startswith(STOPPED_BY_HAND)
+    ]
     growing = [(name, growth) for name, growth in zip(names, growths, strict=True) if growth.grows]
     if limits:
-        rate = sum(growth.total for growth in growths) / half_s
+        rate = sum(growth.total for growth in growths) / half_s if half_s else 0.0
         return Verdict(UNSTABLE, f"queue growth: {limits[0]}", max(rate, 0.0))
     if not growing:
         return None
@@ -150,4 +156,6 @@ def judge(measured: Measured, records_empty: Sequence[RunRecord] = ()) -> Verdic
     collapsed = metastable(measured.catalog, records_empty, measured.records)
     if collapsed is not None:
         return collapsed
+    if measured.whole_window_end < _WINDOWS_MIN:
+        return Verdict(STABLE, "stopped too early to see a backlog grow")
     return Verdict(STABLE, "the backlog does not grow")

@@ -19,9 +19,10 @@ def run(*scripts, duration="3s", **options):
 
 
 def requests_of(result):
-    """Return the requests of each endpoint by its name."""
-    table = result.endpoints().set_index("endpoint")
-    return table["requests"]
+    """Return the requests of each endpoint by its name, of the whole run."""
+    counts = result.records[0].endpoints[-1]["requests"]
+    names = [name for _, _, name in result.catalog.endpoints]
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def late_failures(result, from_s):
@@ -62,8 +63,8 @@ def test_a_killed_node_process_is_survived_and_comes_back():
 
 def test_errors_slow_and_rate_are_the_scenarios_faults():
     faults = (
-        TimedFault(kind="errors", at=0, duration=S, service="front", factor=1.0),
-        TimedFault(kind="rate", at=S, traffic="users", factor=0.0),
+        TimedFault(kind="errors", at="0s", duration="1s", service="front", factor=1.0),
+        TimedFault(kind="rate", at="1s", traffic="users", factor=0.0),
     )
     result = run(topology=pair(faults=faults), duration="2s")
     assert_accounted(result)

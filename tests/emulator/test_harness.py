@@ -74,6 +74,8 @@ def test_a_run_in_the_background_can_be_stopped():
         emulation.abort()
     assert "stopped by hand" in result.records[0].limit
     assert result.records[0].ended_ns < 60 * 10**9
+    assert result.verdict.name == "stable"
+    assert result.report()
     assert_accounted(result)
 
 
