@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from emulator.faults import LiveControl as LiveControl
     from emulator.harness import Emulation as Emulation
     from emulator.harness import emulate as emulate
+    from emulator.join import join as join
 
 _HOME = {
     "Emulation": "emulator.harness",
     "LiveControl": "emulator.faults",
     "emulate": "emulator.harness",
+    "join": "emulator.join",
 }
 
 __all__ = sorted(_HOME)

@@ -21,6 +21,7 @@ from typing import Any
 
 from emulator import recording
 from emulator.budget import Dilation, assign, choose_dilation
+from emulator.join import remote_names
 from emulator.node import compiled_of
 from emulator.run import Change, Outcome, Plan, Run, Script
 from meshsim.errors import ConfigError, MeshsimError
@@ -125,6 +126,8 @@ def plan_run(
     changes: Sequence[tuple[str, str, Any]] = (),
     scripts: Sequence[Script] = (),
     key_type: str = "ecdsa-p256",
+    remote: Sequence[str] = (),
+    host: str = "127.0.0.1",
 ) -> Plan:
     """Check and decide everything about a run.
 
@@ -153,6 +156,11 @@ def plan_run(
         ``async def script(mesh: LiveControl)``, run beside the load.
     key_type : "ecdsa-p256" or "rsa-2048"
         Of certificates.
+    remote : sequence of str
+        Nodes of the scenario that other machines host: the run waits for them to join
+        (`emulator.join`), and says how.
+    host : str
+        Address to listen on; beyond loopback only if you say so.
 
     Raises
     ------
@@ -193,6 +201,8 @@ def plan_run(
         key_type=key_type,
         changes=_changes(declared, changes),
         scripts=tuple(scripts),
+        remote=remote_names(remote, resolved.nodes),
+        host=host,
     )
 
 
@@ -266,6 +276,12 @@ class Emulation:
     def done(self) -> bool:
         """Whether the run has ended."""
         return self._ended.is_set()
+
+    @property
+    def join_urls(self) -> dict[str, str]:
+        """What other machines join with, by process; empty while nobody is awaited."""
+        run = self._run
+        return run.remote.urls(run.broker.url) if run is not None and run.broker.url else {}
 
     def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the end and return the result.

@@ -36,8 +36,10 @@ from meshsim.topology.compiled import compile_topology
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S
 
-__all__ = ["Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
+__all__ = ["MESH", "Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
 
+#: Name of an emulated mesh on its bus.
+MESH = "mesh"
 #: A short run may have begun on a busy machine: its requests get so long to end [model ns].
 _DRAIN_MIN_NS = 10 * NS_PER_S
 
@@ -113,10 +115,13 @@ class Node:
     ----------
     name : str
         For messages to people.
+    own : mapping, optional
+        Fields of `NodeSpec` that this machine decides, whatever the harness says.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, own: Mapping[str, Any] | None = None) -> None:
         self.name = name
+        self._own = dict(own or {})
         self.stopped = asyncio.Event()
         self._replicas: dict[str, Replica] = {}
         self._gateways: dict[str, Sidecar] = {}
@@ -135,6 +140,7 @@ class Node:
         """What the harness may ask, by name."""
         return {
             "start": self._start,
+            "time": self._time,
             "ready": self._ready,
             "begin": self._begin,
             "load": self._load,
@@ -159,7 +165,7 @@ class Node:
 
     async def _start(self, values: dict[str, Any]) -> Answer:
         """Build and start everything; return addresses of endpoints."""
-        spec = NodeSpec.from_values(values)
+        spec = NodeSpec.from_values({**values, **self._own})
         topology = Topology.model_validate_json(spec.topology)
         compiled = compiled_of(topology)
         self.spec, self.compiled = spec, compiled
@@ -235,6 +241,11 @@ class Node:
         wanted = [item for name, item in self._sidecars().items() if names is None or name in names]
         await asyncio.gather(*(sidecar.agent.ready() for sidecar in wanted))
         return Answer()
+
+    async def _time(self, values: dict[str, Any]) -> Answer:
+        """Return this machine's monotonic clock [ns]."""
+        del values
+        return Answer({"real_ns": Clock.real_ns()})
 
     async def _begin(self, values: dict[str, Any]) -> Answer:
         """Give model time its origin, and begin to measure the loop."""

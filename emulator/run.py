@@ -25,9 +25,10 @@ from emulator.bus import Credential
 from emulator.clock import Clock, unix_s
 from emulator.controlplane import ControlPlane
 from emulator.faults import LiveControl, timed_fault
+from emulator.join import RemoteNodes, clock_offset
 from emulator.members import Member, ProcessServer
-from emulator.messages import PeerLost
-from emulator.node import NodeSpec, node_main
+from emulator.messages import Peer, PeerLost
+from emulator.node import MESH, NodeSpec, node_main
 from emulator.recording import Arrays
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import Mode, configurations_of, principals_of
@@ -51,7 +52,6 @@ _LEAD_S = 0.25
 _PROGRESS_S = 1.0
 #: Longest wait for the answer to a long question, such as the load's [real s]: a year.
 _FOREVER_S = 3.2e7
-_MESH = "mesh"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ class Plan:
         Folder for the logs of stimuli, one a process; empty for none.
     changes : tuple of Change
     scripts : tuple of Script
+    remote : tuple of str
+        Processes that other machines host.
+    host : str
+        Address to listen on.
     """
 
     compiled: CompiledTopology
@@ -99,6 +103,8 @@ class Plan:
     record: str = ""
     changes: tuple[Change, ...] = ()
     scripts: tuple[Script, ...] = ()
+    remote: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
 
 
 @dataclass
@@ -158,6 +164,7 @@ class Run:
         self._withdrawn: frozenset[str] = frozenset()
         self._principals: dict[str, str] = {}
         self._killed: set[str] = set()
+        self._offsets_ns: dict[str, int] = {}
         self._stop = asyncio.Event()
         self._key = Ed25519PrivateKey.generate()
         self._server: ProcessServer | None = None
@@ -173,9 +180,12 @@ class Run:
         self.broker = (
             Broker.external(plan.broker_url)
             if plan.broker_url
-            else Broker.embedded(_MESH, self._passwords)
+            else Broker.embedded(MESH, self._passwords)
         )
         self.control: ControlPlane
+        self.remote = RemoteNodes(plan.remote)
+        if not plan.broker_url:
+            self.remote.admit(self.broker)
 
     # --- From outside ------------------------------------------------------------------------
 
@@ -199,6 +209,8 @@ class Run:
         async with contextlib.AsyncExitStack() as stack:
             await self.broker.start()
             stack.push_async_callback(self.broker.stop)
+            self.remote.start(self.broker.url)
+            stack.push_async_callback(self.remote.close)
             self._server = ProcessServer()
             stack.callback(self._server.close)
             stack.push_async_callback(self._stop_members)
@@ -215,9 +227,12 @@ class Run:
 
     async def _start_member(self, share: Share) -> None:
         assert self._server is not None
-        # In a thread: the first one waits for the server to load the policies.
-        member = await asyncio.to_thread(self._server.start, share.process, node_main)
-        await member.connect()
+        if share.process in self.plan.remote:
+            member = await self.remote.member(share.process)
+        else:
+            # In a thread: the first one waits for the server to load the policies.
+            member = await asyncio.to_thread(self._server.start, share.process, node_main)
+            await member.connect()
         self.members[share.process] = member
         answer = await member.peer.ask("start", _START_PATIENCE_S, **self._spec(share).to_values())
         for name, (host, port) in answer.values["addresses"].items():
@@ -230,7 +245,7 @@ class Run:
             topology=plan.compiled.topology.model_dump_json(),
             endpoints=share.endpoints,
             classes=share.classes,
-            mesh=_MESH,
+            mesh=MESH,
             bus_url=self.broker.url,
             control_plane_key=self._key.public_key().public_bytes_raw().hex(),
             enrolments={name: self._enrolment(name) for name in names},
@@ -299,8 +314,7 @@ class Run:
                 continue
             self.enrol(share.endpoints)
             await self._start_member(share)
-            member = self.members[share.process]
-            await member.peer.ask("begin", origin_ns=self.clock.origin_ns)
+            await self._begin(self.members[share.process])
             self._killed.discard(share.process)
 
     async def _stop_members(self) -> None:
@@ -313,7 +327,7 @@ class Run:
         self.control = ControlPlane(
             self.broker.url,
             Credential(CONTROL_PLANE, self._passwords[CONTROL_PLANE]),
-            _MESH,
+            MESH,
             self._configurations(),
             self._key,
             self.clock,
@@ -351,11 +365,31 @@ class Run:
 
     # --- The measured time -------------------------------------------------------------------
 
+    async def _meet_clocks(self) -> None:
+        """Find out how far the clocks of other machines are ahead."""
+        for name in self.plan.remote:
+            peer = self.members[name].peer
+
+            async def ask(peer: Peer = peer) -> int:
+                return int((await peer.ask("time")).values["real_ns"])
+
+            offset_ns, error_ns = await clock_offset(ask)
+            self._offsets_ns[name] = offset_ns
+            self.outcome.losses.append(
+                f"'{name}' is on another machine: its clock was set to {error_ns / 1e6:.3g} ms."
+            )
+
+    async def _begin(self, member: Member) -> None:
+        """Tell a process the origin of model time, by its own clock."""
+        offset_ns = self._offsets_ns.get(member.name, 0)
+        await member.peer.ask("begin", origin_ns=self.clock.origin_ns + offset_ns)
+
     async def _measure(self) -> None:
         """Let load run, faults happen and people watch, until every request has ended."""
+        await self._meet_clocks()
         origin_ns = self.clock.real_ns() + int(_LEAD_S * NS_PER_S)
         self.clock.rebase(origin_ns)
-        await self.tell_all("begin", origin_ns=origin_ns)
+        await asyncio.gather(*(self._begin(member) for member in self.members.values()))
         load = asyncio.ensure_future(self.edge.peer.ask("load", _FOREVER_S))
         beside = [asyncio.ensure_future(work) for work in self._beside()]
         watch = asyncio.ensure_future(self._watch())

@@ -157,6 +157,21 @@ def _emulator(name: str) -> Any:
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON.")
 @click.option("--png", "png_file", metavar="FILE", help="Draw the result.")
 @click.option("--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load.")
+@click.option(
+    "--remote",
+    "remote",
+    multiple=True,
+    metavar="NODE",
+    help="Node that another machine hosts, with --join; may be repeated.",
+)
+@click.option("--join", "join_url", metavar="URL", help="Host a node of a mesh; no SCENARIO.")
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on.",
+)
 @reports_problems
 def emulate(
     scenario: str | None,
@@ -167,6 +182,7 @@ def emulate(
     json_file: str | None,
     png_file: str | None,
     save: str | None,
+    join_url: str | None,
     **options: Any,
 ) -> None:
     """Run SCENARIO on real sockets and print its report.
@@ -174,6 +190,11 @@ def emulate(
     SCENARIO is a topology file, or a folder of manifests.  Ctrl-C ends the load, and prints the
     report of what there was.
     """
+    if join_url is not None:
+        if scenario is not None or manifests is not None:
+            raise click.UsageError("--join takes no SCENARIO: the mesh that is joined has it")
+        _emulator("join")(join_url, options["host"])
+        return
     check_writable(json_file, png_file, save, options["record"])
     topology = changed(load_scenario(scenario, manifests, traffic), rates, values)
     run = _emulator("emulate")
