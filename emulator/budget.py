@@ -51,8 +51,8 @@ _SERVICE_REAL_MIN_NS = 20_000_000
 #: CPU time of one hop [s], all processes together.  Measured with the scenarios chain (no
 #: sidecars) and bookinfo (two sidecars a hop, mutual TLS) on a shared virtual machine with two
 #: cores and Python 3.11; the result states what a run really took.
-HOP_CPU_S = 0.5e-3
-HOP_CPU_SIDECARS_S = 1.1e-3
+HOP_CPU_S = 0.4e-3
+HOP_CPU_SIDECARS_S = 0.6e-3
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_python_works(project):
-    (source,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(source, "README.md", "exec"), {})
+@pytest.mark.parametrize("source", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+def test_python_works(source, project):
+    exec(compile(source, "README.md", "exec"), {"__name__": "__main__"})
 
 
 def test_files_that_are_named_exist():
