@@ -87,6 +87,8 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
         If the bytes are not a message.
     """
     end = _LENGTH_BYTES + int.from_bytes(message[:_LENGTH_BYTES], "big")
+    if len(message) < end:
+        raise ValueError("cut off")
     values = json.loads(message[_LENGTH_BYTES:end])
     if not isinstance(values, dict):
         raise ValueError("a message is an object")

@@ -28,13 +28,15 @@ GROWTH_SHARE_MAX = 0.2
 GROWTH_BYTES_MAX = 30e6
 #: Requests/s that keep the cores busy for 60 % of the time: two hops each.
 RATE = round(0.6 * (os.cpu_count() or 1) / (2 * HOP_CPU_SIDECARS_S))
-#: What piles up must end: requests after a second, connections that nobody uses after five.
+#: What piles up must end: requests after a second, connections that nobody uses after five; and
+#: a hundred connections are enough, or the handshakes after a fault keep the machine from healing.
 VALUES = {
     "traffic.users.rate": RATE,
     "policies": {
         name: {
             "routes": [{"timeout": "1s"}],
             "connection_pool": {"idle_timeout": "5s"},
+            "circuit_breakers": {"max_connections": 100},
         }
         for name in ("front", "back")
     },
