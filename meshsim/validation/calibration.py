@@ -11,8 +11,8 @@ Rule: everything is fitted on a single service with one worker, and on nothing e
 - *Proxy cost*: CPU a pass, from the proxies' own counters where they keep them.
 - *Hop cost*: f less the harness stage's mean and less the four passes of a hop.  It stands in
   for the wire, which on a loopback is the scheduler.
-- *Handshake cost*: half of what a new connection for each request adds at a load of 0.2, since
-  both sides compute one after the other.
+- *Handshake cost*: half of what a new connection for each request adds at a load of 0.2 beyond
+  the round trips of TCP and TLS, since both sides compute one after the other.
 
 All runs meet the draws of the simulator, so that sampling noise cancels.  Costs are in the
 machine's own time; at a dilation of k they are 1/k of that in model time.
@@ -49,7 +49,9 @@ _STAGE_POINTS = 200
 #: Difference by which the sensitivity to the request cost is taken [ns].
 _STEP_NS = 200_000
 #: Newton's steps; the sensitivity changes by a few percent between them.
-_STEPS = 4
+_STEPS = 3
+#: How often the costs of a request and of a handshake are fitted in turn.
+_ROUNDS = 3
 #: Passes through a proxy on the way there and back over one hop with two proxies.
 _PASSES_A_HOP = 4
 #: First segment after the warm-up: it begins two windows later.
@@ -183,26 +185,28 @@ def calibrate(runs: Mapping[str, Sequence[Result]], seed: int = SEED_SAME) -> Ca
         raise ConfigError(f"nothing to calibrate on: no request of {', '.join(silent)} succeeded")
 
     def simulated_mean(name: str, calibration: Calibration) -> float:
-        return _simulate(scenarios[name], calibration, duration_s, seed).latencies.mean
+        return _simulate(scenarios[name], calibration, duration_s, seed).mean_ns
 
     null = emulated["null"].latencies
-    hop_mean = _entry_mean_ns(runs["null"])
+    stage_mean_ns = _stage_mean_ns(runs["null"])
     points = (np.arange(_STAGE_POINTS) + 0.5) / _STAGE_POINTS
     stage = np.array([null.quantile(float(q)) for q in points])
-    # The points miss a little of the tail: their mean is set to the sample's.
-    stage += null.mean - hop_mean - stage.mean()
+    # The hop's mean is counted with the hop; what the points miss of the tail is made up for.
+    stage += stage_mean_ns - stage.mean()
     known = Calibration(
         harness_ns=tuple(float(round(value)) for value in stage),
         pass_ns=_pass_ns([result for name in _LOADS for result in runs[name]]),
     )
-    fitted = _fit(known, emulated, simulated_mean)
-    excess_ns = emulated["handshake"].latencies.mean - simulated_mean("handshake", fitted)
-    fitted = replace(fitted, handshake_ns=max(excess_ns / 2, 0.0))
+    fitted = known
+    for _ in range(_ROUNDS):
+        # Each in turn, for the few connections that a busy server needs have handshakes too.
+        fitted = _fit(fitted, emulated, simulated_mean)
+        fitted = _fit_handshake(fitted, emulated["handshake"], simulated_mean)
     anchors = {
-        name: _anchor(runs[name], emulated[name], simulated_mean(name, fitted))
+        name: _anchor(runs[name], emulated[name], stage_mean_ns + simulated_mean(name, fitted))
         for name in scenarios
     }
-    return replace(fitted, anchors=anchors, notes=_notes(fitted, excess_ns))
+    return replace(fitted, anchors=anchors, notes=_notes(fitted))
 
 
 def _simulate(
@@ -221,19 +225,30 @@ def _simulate(
     return measure(result)[TRAFFIC]
 
 
-def _entry_mean_ns(results: Sequence[Result]) -> float:
-    """Return the mean time of the only hop of the null run, as the gateway saw it [ns]."""
-    kept = [record.series[_FIRST_SEGMENT:] for result in results for record in result.records]
-    sums = sum(int(rows["latency_sum_ns"].sum()) for rows in kept)
-    count = sum(int(rows["successes"].sum()) for rows in kept)
+def _stage_mean_ns(results: Sequence[Result]) -> float:
+    """Return the null run's mean latency less the mean time of its only hop [ns].
+
+    The hop's is what the gateway saw, of the same requests.
+    """
+    sums, count = 0, 0
+    for record in (record for result in results for record in result.records):
+        hop = record.series[_FIRST_SEGMENT:]
+        whole = record.windows[SEGMENT_STARTS[_FIRST_SEGMENT] :]
+        sums += int(whole["latency_sum_ns"].sum()) - int(hop["latency_sum_ns"].sum())
+        count += int(hop["successes"].sum())
     return sums / count if count else 0.0
 
 
 def _pass_ns(results: Sequence[Result]) -> float:
-    """Return the CPU of one pass, from the proxies' counters; 0 where they keep none [ns]."""
-    last = [record.proxies[-1] for result in results for record in result.records]
-    cpu_ns = sum(int(rows["cpu_ns"].sum()) for rows in last)
-    requests = sum(int(rows["requests"].sum()) for rows in last)
+    """Return the CPU of one pass, from the proxies' counters; 0 where they keep none [ns].
+
+    After the warm-up, in which most connections are opened: handshakes are in these counters.
+    """
+    cpu_ns, requests = 0, 0
+    for record in (record for result in results for record in result.records):
+        first, last = record.proxies[_FIRST_SEGMENT - 1], record.proxies[-1]
+        cpu_ns += int((last["cpu_ns"] - first["cpu_ns"]).sum())
+        requests += int((last["requests"] - first["requests"]).sum())
     return cpu_ns / (2 * requests) if requests else 0.0
 
 
@@ -244,8 +259,8 @@ def _fit(
 ) -> Calibration:
     """Solve for the request cost and the hop cost by Newton's steps."""
     stage_ns = float(np.mean(known.harness_ns))
-    targets = np.array([emulated[name].latencies.mean - stage_ns for name in _LOADS])
-    request_ns, hop_ns = 0.0, 0.0
+    targets = np.array([emulated[name].mean_ns - stage_ns for name in _LOADS])
+    request_ns, hop_ns = known.request_ns, known.hop_ns
     for _ in range(_STEPS):
         here = replace(known, request_ns=request_ns, hop_ns=hop_ns)
         there = replace(here, request_ns=request_ns + _STEP_NS)
@@ -260,17 +275,32 @@ def _fit(
     return replace(known, request_ns=float(request_ns), hop_ns=hop_ns)
 
 
+def _fit_handshake(
+    fitted: Calibration,
+    emulated: Measurement,
+    simulated_mean: Callable[[str, Calibration], float],
+) -> Calibration:
+    """Find the handshake's CPU on each side: what is missing is shared by the two sides."""
+    target_ns = emulated.mean_ns - float(np.mean(fitted.harness_ns))
+    handshake_ns = fitted.handshake_ns
+    for _ in range(_STEPS):
+        here = replace(fitted, handshake_ns=handshake_ns)
+        missing_ns = target_ns - simulated_mean("handshake", here)
+        handshake_ns = max(handshake_ns + missing_ns / 2, 0.0)
+    return replace(fitted, handshake_ns=handshake_ns)
+
+
 def _anchor(results: Sequence[Result], emulated: Measurement, simulated_ns: float) -> Anchor:
-    means = [measure(result)[TRAFFIC].latencies.mean for result in results]
+    means = [measure(result)[TRAFFIC].mean_ns for result in results]
     return Anchor(
         emulated.successes,
-        emulated.latencies.mean / 1e6,
+        emulated.mean_ns / 1e6,
         simulated_ns / 1e6,
         (max(means) - min(means)) / 1e6,
     )
 
 
-def _notes(fitted: Calibration, handshake_excess_ns: float) -> tuple[str, ...]:
+def _notes(fitted: Calibration) -> tuple[str, ...]:
     notes = []
     if fitted.request_ns == 0.0:
         notes.append(
@@ -281,6 +311,6 @@ def _notes(fitted: Calibration, handshake_excess_ns: float) -> tuple[str, ...]:
         notes.append("the hop cost came out at zero or below")
     if fitted.pass_ns == 0.0:
         notes.append("the proxies count no CPU of their own: it is part of the hop cost")
-    if handshake_excess_ns <= 0:
+    if fitted.handshake_ns == 0.0:
         notes.append("a new connection for each request added nothing measurable")
     return tuple(notes)

@@ -134,6 +134,8 @@ class Measurement:
         Latency histogram of successes by stretch of the run.
     arrivals, failures, good_responses : int
         Requests that arrived and those of them that failed; successes by the clock.
+    latency_sum_ns : int
+        Of successes [ns].
     time_s : float
         Measured time [s].
     """
@@ -142,6 +144,7 @@ class Measurement:
     arrivals: int
     failures: int
     good_responses: int
+    latency_sum_ns: int
     time_s: float
 
     @cached_property
@@ -153,6 +156,11 @@ class Measurement:
     def successes(self) -> int:
         """Requests that succeeded."""
         return int(self.groups.sum())
+
+    @property
+    def mean_ns(self) -> float:
+        """Mean latency of successes, from their sum and not from bins [ns]."""
+        return self.latency_sum_ns / self.successes if self.successes else math.nan
 
     @property
     def throughput_rps(self) -> float:
@@ -184,7 +192,7 @@ def measure(result: Result) -> dict[str, Measurement]:
 def _measure(result: Result, traffic: int) -> Measurement:
     kept = slice(WARM_UP_WINDOWS, WINDOW_COUNT)
     groups = []
-    totals = dict.fromkeys(("arrivals", "failures", "good_responses"), 0)
+    totals = dict.fromkeys(("arrivals", "failures", "good_responses", "latency_sum_ns"), 0)
     for record in result.records:
         groups += _groups(record, traffic, len(result.catalog.traffic))
         for name in totals:
@@ -211,5 +219,6 @@ def pooled(measurements: Sequence[Measurement]) -> Measurement:
         sum(item.arrivals for item in measurements),
         sum(item.failures for item in measurements),
         sum(item.good_responses for item in measurements),
+        sum(item.latency_sum_ns for item in measurements),
         sum(item.time_s for item in measurements),
     )

@@ -158,11 +158,11 @@ def processes(change: Change | None, duration_s: float) -> tuple[Process, ...]:
     """Return the process that lets every proxy believe `change` when it reaches them."""
     if change is None:
         return ()
-    effective_s = change.at * duration_s + DEBOUNCE_AFTER_NS / NS_PER_S
+    at_s = change.at * duration_s
     weights = dict(change.weights)
 
     def push(env: Any, mesh: MeshControl) -> Generator[Any, Any, None]:
-        yield env.timeout(effective_s)
-        mesh.set_weights(change.service, weights)
+        yield env.timeout(at_s)
+        mesh.push_weights(change.service, weights, delays=DEBOUNCE_AFTER_NS / NS_PER_S)
 
     return (push,)

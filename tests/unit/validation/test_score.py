@@ -27,7 +27,7 @@ def measurement(scale=1.0, count=4000, failures=0, throughput=1.0):
     groups = np.zeros((GROUPS, BIN_COUNT), np.int64)
     for number, value in enumerate(np.linspace(1, 100, count) * scale):
         groups[number % GROUPS, bin_index(int(value * 1e6))] += 1
-    return Measurement(groups, count + failures, failures, round(count * throughput), 50.0)
+    return Measurement(groups, count + failures, failures, round(count * throughput), 0, 50.0)
 
 
 def forecast(scale=1.0, **fields):
