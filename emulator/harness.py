@@ -16,16 +16,16 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emulator import recording
 from emulator.budget import Dilation, assign, choose_dilation
 from emulator.join import remote_names
 from emulator.node import compiled_of
+from emulator.results import result_of
 from emulator.run import Change, Outcome, Plan, Run, Script
 from meshsim.errors import ConfigError, MeshsimError
-from meshsim.explanation import explain
 from meshsim.meshes import profile, resolve
 from meshsim.progress import Report, reporter
 from meshsim.results import Result
@@ -33,15 +33,13 @@ from meshsim.state.record import WINDOW_COUNT
 from meshsim.topology import with_values
 from meshsim.topology.model import Topology
 from meshsim.topology.validate import validated
-from meshsim.units import NS_PER_S, format_duration, to_ns
+from meshsim.units import NS_PER_S, to_ns
 
-__all__ = ["Emulation", "emulate", "plan_run"]
+__all__ = ["Emulation", "emulate", "plan_run", "progress_line"]
 
 _SEED_MAX = 2**62
 _MODES = ("STRICT", "PERMISSIVE", "DISABLE")
 _PLANES = ("asyncio",)
-#: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
-_LAG_P99_MAX_MS = 2.0
 
 
 def emulate(
@@ -266,6 +264,7 @@ class Emulation:
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        self._is_stopping = False
         #: What the run has come to: sent, completed, failed, rate, p50_ms, p99_ms, version.
         self.now: Mapping[str, Any] = {}
         self._plan = plan
@@ -308,6 +307,7 @@ class Emulation:
 
     def stop(self) -> None:
         """End the arrivals; `result` then returns what there was."""
+        self._is_stopping = True
         run = self._run
         if self._loop is not None and run is not None:
             with contextlib.suppress(RuntimeError):  # it ended in this moment
@@ -325,7 +325,7 @@ class Emulation:
     def _main(self) -> None:
         folder = tempfile.mkdtemp(prefix="meshsim-run-") if self._record is not None else ""
         try:
-            plan = self._plan if not folder else _recording_to(self._plan, folder)
+            plan = self._plan if not folder else replace(self._plan, record=folder)
             # asyncio's own loop: the broker relies on how it treats closed transports.
             outcome = asyncio.run(self._main_task(plan))
             if self._record is not None:
@@ -343,6 +343,8 @@ class Emulation:
     async def _main_task(self, plan: Plan) -> Outcome:
         self._loop = asyncio.get_running_loop()
         self._run = Run(plan, self._on_progress)
+        if self._is_stopping:
+            self._run.stop()
         self._task = asyncio.ensure_future(self._run.run())
         total_s = plan.duration_ns / NS_PER_S
         self._report(0.0, total_s, "starting the mesh")
@@ -376,118 +378,9 @@ def progress_line(now: Mapping[str, Any]) -> str:
     )
 
 
-def _recording_to(plan: Plan, folder: str) -> Plan:
-    from dataclasses import replace
-
-    return replace(plan, record=folder)
-
-
 def _join_logs(folder: Path, target: Path) -> None:
     """Join the logs of the processes end to end."""
     with target.open("wb") as joined:
         for path in sorted(folder.iterdir()):
             with path.open("rb") as part:
                 shutil.copyfileobj(part, joined)
-
-
-# --- The result -----------------------------------------------------------------------------
-
-
-def result_of(plan: Plan, outcome: Outcome) -> Result:
-    """Return the Result of a run."""
-    arrays = recording.merge(outcome.parts)
-    limit = ""
-    if outcome.stopped:
-        limit = f"{outcome.stopped} at {outcome.ended_ns / NS_PER_S:.3f} s"
-    record = recording.run_record(
-        arrays,
-        plan.compiled.catalog,
-        plan.duration_ns,
-        seed=plan.seed,
-        ended_ns=outcome.ended_ns,
-        limit=limit,
-        wall_s=outcome.real_s,
-    )
-    facts = _facts(plan, outcome, record.counters)
-    topology = plan.compiled.topology
-    return Result.from_records(
-        plan.compiled.catalog,
-        [record],
-        notices=(*topology.notices, *outcome.losses, *_notices(plan, outcome, facts)),
-        defaults=_defaults(topology),
-        emulation=facts,
-    )
-
-
-def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[str, Any]:
-    """Return how the run was made, JSON-able."""
-    cpu_s = sum(report["cpu_s"] for report in outcome.reports.values())
-    cores = os.cpu_count() or 1
-    sent, completed, failed = (counters[name] for name in ("sent", "completed", "failed"))
-    return {
-        "plane": "asyncio",
-        "dilation": plan.dilation.factor,
-        "dilation_reason": plan.dilation.reason,
-        "draws": plan.draws,
-        "mtls": plan.mode,
-        "broker": plan.broker_url or "embedded",
-        "processes": len(plan.shares),
-        "real_s": outcome.real_s,
-        "cpu_share": cpu_s / (outcome.real_s * cores) if outcome.real_s else 0.0,
-        "lag_ms": {name: report["lag_ms"] for name, report in outcome.reports.items()},
-        "accounting": {
-            "sent": sent,
-            "completed": completed,
-            "failed": failed,
-            "left_over": sent - completed - failed,
-        },
-        "configuration_version": outcome.version,
-        "propagation": outcome.propagation,
-        "digests": {
-            proxy: digest
-            for report in outcome.reports.values()
-            for proxy, digest in report["digests"].items()
-        },
-        "counters": {
-            proxy: counters
-            for report in outcome.reports.values()
-            for proxy, counters in report["counters"].items()
-        },
-    }
-
-
-def _notices(plan: Plan, outcome: Outcome, facts: Mapping[str, Any]) -> list[str]:
-    """Return what a reader has to know of an emulated result."""
-    notices = [
-        f"emulated on real sockets in {plan.dilation.factor:g} times the model's time: "
-        f"{plan.dilation.reason}; wire latencies of the scenario are not emulated.",
-        f"{len(plan.shares)} node processes used {100 * facts['cpu_share']:.0f} % of "
-        f"{os.cpu_count() or 1} cores; mutual TLS {plan.mode}; draws {plan.draws}.",
-    ]
-    late = {
-        name: lag["p99"]
-        for name, lag in facts["lag_ms"].items()
-        if lag and lag["p99"] > _LAG_P99_MAX_MS
-    }
-    if late:
-        named = ", ".join(f"{name} {lag:.3g} ms" for name, lag in late.items())
-        notices.append(
-            f"event loops were late (p99: {named}): latencies contain the machine's; "
-            "ask for a larger dilation."
-        )
-    left = facts["accounting"]["left_over"]
-    if left:
-        notices.append(f"{left} requests were sent and had neither response nor error at the end.")
-    if outcome.stopped:
-        total = format_duration(plan.duration_ns)
-        notices.append(f"{outcome.stopped} at {outcome.ended_ns / NS_PER_S:.3g} s of {total}.")
-    return notices
-
-
-def _defaults(topology: Topology) -> dict[str, str]:
-    """Return what the scenario did not say: field path -> "value: source", of policies."""
-    defaults = {path: place.default for path, place in topology.provenance.items() if place.default}
-    for part in explain(topology, "policies").parts:
-        if part.path in defaults:
-            defaults[part.path] = part.text.removeprefix(f"{part.path} = ")
-    return defaults

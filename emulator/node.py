@@ -453,7 +453,17 @@ def run_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     with contextlib.suppress(ImportError):
         factory = importlib.import_module("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(_on_loose_exception)
         return runner.run(work())
+
+
+def _on_loose_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say what nobody waited for, but not that a connection broke: that is counted elsewhere.
+
+    A connect that is given up in the middle of its handshake leaves one such behind in uvloop.
+    """
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 def node_main(end: socket.socket, name: str) -> None:

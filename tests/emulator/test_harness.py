@@ -133,3 +133,11 @@ def test_wrong_arguments_start_nothing(options, found):
 def test_progress_says_rate_latency_errors_and_version():
     now = {"rate": 12.3, "p50_ms": 1.234, "p99_ms": 20.0, "failed": 3, "version": 7}
     assert progress_line(now) == "12/s p50 1.23 ms p99 20 ms, 3 failed, configuration 7"
+
+
+def test_a_run_that_is_stopped_at_once_still_gives_a_result():
+    emulation = Emulation(pair(), "600s", 1, dilation=1.0, progress=False)
+    emulation.stop()
+    result = emulation.result(120)
+    assert_accounted(result)
+    assert "stopped by hand" in result.report()
