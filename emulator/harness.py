@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from emulator.broker_url import check_broker
 from emulator.budget import Dilation, assign, choose_dilation
 from emulator.join import remote_names
 from emulator.node import compiled_of
@@ -138,7 +139,8 @@ def plan_run(
     plane : "asyncio"
         What carries requests.
     broker : str, optional
-        ``mqtt://host:port`` of a broker to use instead of the embedded one.
+        ``mqtt://host:port`` or ``mqtts://...`` of a broker to use instead of the embedded one
+        (`emulator.broker_url`).
     processes : int or "each", optional
         Node processes: one for each modelled node by default, "each" for one a replica.  The
         load and the gateways have one of their own.
@@ -178,6 +180,8 @@ def plan_run(
         raise ConfigError("the scenario has no traffic: nothing would happen")
     sidecars = profile(resolved.mesh).sidecars
     mode = mtls or ("STRICT" if sidecars else "DISABLE")
+    if broker is not None:
+        check_broker(broker)
     _check("mtls", mode, mode in _MODES, ", ".join(_MODES))
     if mode != "DISABLE" and not sidecars:
         raise ConfigError(f"mtls: the mesh {resolved.mesh} has no proxies that could speak it")

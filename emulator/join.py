@@ -31,7 +31,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from emulator.broker import Broker
-from emulator.bus import Bus, BusError, Credential
+from emulator.broker_url import credential_for, password_in
+from emulator.bus import Bus, BusError
 from emulator.clock import Clock
 from emulator.members import Member
 from emulator.messages import Peer
@@ -159,6 +160,7 @@ class RemoteNodes:
     def urls(self, bus_url: str) -> dict[str, str]:
         """Return what to join with, by node."""
         scheme, _, address = bus_url.partition("://")
+        address = address.rpartition("@")[2]
         return {
             node: f"{scheme}://{encoded(node)}:{token}@{address}"
             for node, token in self.tokens.items()
@@ -170,7 +172,7 @@ class RemoteNodes:
             return
         bus = Bus(
             bus_url,
-            Credential(_HARNESS, self._password),
+            credential_for(bus_url, _HARNESS, password_in(bus_url) or self._password),
             subscriptions=[_topic(node, "said") for node in self.nodes],
             on_message=self._on_message,
         )
@@ -270,7 +272,8 @@ def _parts(url: str) -> tuple[str, str, str]:
     if not (is_one and parts.username and parts.password and parts.hostname):
         raise ConfigError(f"join: found {url!r}, allowed: mqtt://NODE:TOKEN@host:port")
     address = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    return unquote(parts.username), unquote(parts.password), f"{parts.scheme}://{address}"
+    query = f"?{parts.query}" if parts.query else ""
+    return unquote(parts.username), unquote(parts.password), f"{parts.scheme}://{address}{query}"
 
 
 async def _serve(name: str, token: str, bus_url: str, host: str) -> None:
@@ -287,7 +290,7 @@ async def _serve(name: str, token: str, bus_url: str, host: str) -> None:
 
     bus = Bus(
         bus_url,
-        Credential(name, _derived(token, "bus").hex()),
+        credential_for(bus_url, name, _derived(token, "bus").hex()),
         subscriptions=[_topic(name, "asked")],
         on_message=hear,
     )

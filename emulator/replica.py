@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.agent import Agent
-from emulator.bus import Credential
+from emulator.broker_url import credential_for
 from emulator.clock import Clock
 from emulator.engine import ProxyEngine
 from emulator.identity import Identity
@@ -124,7 +124,7 @@ class Sidecar:
             name,
             surroundings.mesh,
             surroundings.bus_url,
-            Credential(name, enrolment.password),
+            credential_for(surroundings.bus_url, name, enrolment.password),
             surroundings.control_plane_key,
             surroundings.clock,
             identity=self.identity,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from emulator import recording
 from emulator.run import Outcome, Plan
@@ -61,7 +62,7 @@ def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[st
         "dilation_reason": plan.dilation.reason,
         "draws": plan.draws,
         "mtls": plan.mode,
-        "broker": plan.broker_url or "embedded",
+        "broker": urlsplit(plan.broker_url).hostname or "embedded",
         "processes": len(plan.shares),
         "real_s": outcome.real_s,
         "cpu_share": cpu_s / (outcome.real_s * cores) if outcome.real_s else 0.0,

@@ -20,8 +20,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emulator.broker import Broker
+from emulator.broker_url import credential_for, password_in
 from emulator.budget import EDGE, Dilation, Share
-from emulator.bus import Credential
 from emulator.clock import Clock, unix_s
 from emulator.controlplane import ControlPlane
 from emulator.faults import LiveControl, timed_fault
@@ -175,7 +175,8 @@ class Run:
                 "cluster.local", unix_s(), key_type=plan.key_type
             )
         proxies = [*layout.endpoint_names, *(f"gateway-{name}" for name in topology.traffic)]
-        self._passwords = {name: os.urandom(16).hex() for name in (*proxies, CONTROL_PLANE)}
+        stated = password_in(plan.broker_url)
+        self._passwords = {n: stated or os.urandom(16).hex() for n in (*proxies, CONTROL_PLANE)}
         self._tokens = {name: os.urandom(16).hex() for name in self._principals}
         self.broker = (
             Broker.external(plan.broker_url)
@@ -326,7 +327,7 @@ class Run:
     async def _control_plane(self) -> AsyncIterator[None]:
         self.control = ControlPlane(
             self.broker.url,
-            Credential(CONTROL_PLANE, self._passwords[CONTROL_PLANE]),
+            credential_for(self.broker.url, CONTROL_PLANE, self._passwords[CONTROL_PLANE]),
             MESH,
             self._configurations(),
             self._key,
