@@ -19,6 +19,8 @@ from meshsim.state.codes import FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF, RESET_C
 
 __all__ = ["Caller", "PendingRequest", "Reply"]
 
+#: Connections that nobody needed for this long are closed [real s].
+_TRIM_S = 5.0
 _FLAG_HEADER = b"x-meshsim-flag"
 _FLAGS = {name.encode(): code for code, name in enumerate(FLAG_NAMES)}
 
@@ -146,6 +148,8 @@ class Caller:
         self._waiting: deque[PendingRequest] = deque()
         self._dialling: set[asyncio.Task[None]] = set()
         self._opening = 0  # connections that are not there yet
+        self._unused = 0  # connections that nobody needed since the last look
+        self._trimming: asyncio.TimerHandle | None = None
         self._closed = False
         #: Requests that found every connection in use and no more allowed.
         self.overflows = 0
@@ -160,8 +164,11 @@ class Caller:
         """Send a request; `done` is called with the reply unless it is cancelled."""
         pending = PendingRequest(self, data, method, done)
         if self._idle:
-            pending.on_connection(self._idle.pop())
+            connection = self._idle.pop()
+            self._unused = min(self._unused, len(self._idle))
+            pending.on_connection(connection)
             return pending
+        self._unused = 0
         self._waiting.append(pending)
         if len(self._all) < self._connections_max:
             self._open()
@@ -209,16 +216,32 @@ class Caller:
             self.lost(connection)
             return
         pending = self._next_waiting()
-        if pending is None:
-            self._idle.append(connection)
-        else:
+        if pending is not None:
             pending.on_connection(connection)
+            return
+        self._idle.append(connection)
+        if self._trimming is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(_TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        """Close what a burst left behind: the one used last is used next, the first ones rest."""
+        for connection in self._idle[: self._unused]:
+            connection.close()
+            self._all.discard(connection)
+        del self._idle[: self._unused]
+        self._unused = len(self._idle)
+        self._trimming = None
+        if self._idle:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(_TRIM_S, self._trim)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Forget `connection`; open another if requests wait that none is opened for."""
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+            self._unused = min(self._unused, len(self._idle))
         short = len(self._waiting) > self._opening
         if short and not self._closed and len(self._all) < self._connections_max:
             self._open()
@@ -226,6 +249,9 @@ class Caller:
     def abort(self) -> None:
         """Reset every connection and forget every request."""
         self._closed = True
+        if self._trimming is not None:
+            self._trimming.cancel()
+            self._trimming = None
         self._waiting.clear()
         self._idle.clear()
         for connection in self._all:

@@ -29,14 +29,16 @@ GROWTH_BYTES_MAX = 30e6
 #: Requests/s that keep the cores busy for 60 % of the time: two hops each.
 RATE = round(0.6 * (os.cpu_count() or 1) / (2 * HOP_CPU_SIDECARS_S))
 #: What piles up must end: requests after a second, connections that nobody uses after five; and
-#: a hundred connections are enough, or the handshakes after a fault keep the machine from healing.
+#: a hundred connections and as many waiting are enough, or the handshakes after a fault keep the
+#: machine from healing.
 VALUES = {
     "traffic.users.rate": RATE,
+    "services.front.workloads.v1.concurrency": 256,
     "policies": {
         name: {
             "routes": [{"timeout": "1s"}],
             "connection_pool": {"idle_timeout": "5s"},
-            "circuit_breakers": {"max_connections": 100},
+            "circuit_breakers": {"max_connections": 100, "max_pending_requests": 100},
         }
         for name in ("front", "back")
     },
@@ -96,13 +98,14 @@ async def _kill_node(mesh):
     await mesh.restart_node("back", workload="v1", replica=1)
 
 
+#: First those after which a process keeps most: connections, and code that is loaded once.
 FAULTS = (
     _partition,
+    _broker,
     _kill,
     _kill_proxy,
     _slow_and_fail,
     _expire,
-    _broker,
     _flap,
     _burst,
     _kill_node,
@@ -133,6 +136,14 @@ def sample():
     return found
 
 
+def shown(found):
+    """Return one sample as text: memory and descriptors of each process."""
+    return ", ".join(
+        f"{pid}: {memory / 1e6:.0f} MB {descriptors}"
+        for pid, (memory, descriptors, _) in found.items()
+    )
+
+
 def judge(samples):
     """Return a sentence for each process that grew or leaked."""
     problems = []
@@ -153,12 +164,20 @@ def main():
     before = sample()
     scenario = with_values(pair(), VALUES)
     emulation = Emulation(
-        scenario, f"{60 * MINUTES}s", 1, dilation=1.0, scripts=[faults], progress=False
+        scenario,
+        f"{60 * MINUTES}s",
+        1,
+        dilation=1.0,
+        scripts=[faults],
+        processes="each",
+        progress=False,
     )
     samples = []
     while not emulation.done:
         threading.Event().wait(1.0)
         samples.append(sample())
+        if len(samples) % round(FAULT_EVERY_S) == 0:
+            print(f"{'':9} {shown(samples[-1])}", flush=True)
     result = emulation.result()
     print(result.report())
     accounting = result.emulation["accounting"]

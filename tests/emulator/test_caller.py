@@ -160,3 +160,26 @@ def test_an_idle_connection_that_is_closed_is_forgotten():
             await until(lambda: caller.connections == 0)
 
     asyncio.run(main())
+
+
+def test_connections_that_a_burst_left_behind_are_closed(monkeypatch):
+    monkeypatch.setattr("emulator.caller._TRIM_S", 0.02)
+
+    async def main():
+        async with calling(8) as (server, caller, _):
+            replies = []
+            for _ in range(6):
+                caller.request(REQUEST, b"GET", replies.append)
+            await until(lambda: len(server.waiting) == 6)
+            for _ in range(6):
+                server.answer()
+            await until(lambda: len(replies) == 6)
+            assert caller.connections == 6
+            await until(lambda: caller.connections == 0)
+            caller.request(REQUEST, b"GET", replies.append)
+            await until(lambda: server.waiting)
+            server.answer()
+            await until(lambda: len(replies) == 7)
+            return caller.connections_peak
+
+    assert asyncio.run(main()) == 6
