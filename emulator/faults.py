@@ -12,7 +12,7 @@ kill_proxy                      the same of the sidecar alone
 slow (0 pauses), fail           the workload's speed; its share of 500s
 flap                            kill and restore, again and again
 withdraw                        every proxy is told to stop choosing these replicas
-set_rate, set_weights           the load; the weights of a split, pushed as configuration
+set_rate, set_/push_weights     the load; the weights of a split, pushed as configuration
 kill_node, restart_node         kill -9 of a node process; a new one in its place
 partition, heal                 packets between a zone and the rest are lost; or no more
 expire_certificate, renew_...   an expired certificate on every new connection; a valid one
@@ -141,7 +141,15 @@ class LiveControl:
         ConfigError
             If no split has these subsets, or the weights sum to zero.
         """
-        self._run.push(topology=with_weights(self._run.topology, service, weights))
+        await self.push_weights(service, weights)
+
+    async def push_weights(self, service: str, weights: Mapping[str, int]) -> int:
+        """Push new weights as `set_weights` does; return the version they will be in.
+
+        The simulator is told how late each proxy learns of it; here the control plane's debounce,
+        the bus and the proxies decide, and the result's `propagation` says.
+        """
+        return self._run.push(topology=with_weights(self._run.topology, service, weights))
 
     async def set_rate(self, traffic: str, factor: float) -> None:
         """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""

@@ -363,11 +363,17 @@ class Run:
 
     def push(
         self, *, topology: Topology | None = None, withdrawn: frozenset[str] | None = None
-    ) -> None:
-        """Let the control plane push another topology, or without these endpoints."""
+    ) -> int:
+        """Let the control plane push another topology, or without these endpoints.
+
+        Returns
+        -------
+        int
+            Number of the snapshot it will be in.
+        """
         self.topology = self.topology if topology is None else topology
         self._withdrawn = self._withdrawn if withdrawn is None else withdrawn
-        self.control.update(self._configurations())
+        return self.control.update(self._configurations())
 
     # --- The measured time -------------------------------------------------------------------
 
