@@ -28,6 +28,8 @@ from meshsim.validation.score import VERDICTS, Order, Score, order, score
 
 __all__ = ["Condition", "Validation", "load_scores"]
 
+#: Relative change of the null run's mean that is told.
+_DRIFT_MAX = 0.1
 _Repeats = Mapping[str, Sequence[Mapping[str, Measurement]]]
 
 
@@ -158,18 +160,31 @@ class Validation:
                 f"{len(disturbed)} of {len(self.conditions)} runs were disturbed, e.g. "
                 f"{disturbed[0].run}: {disturbed[0].disturbed}"
             )
-        drift = self.drift
-        if drift > 0.1:
-            found.append(f"the null run's mean moved by {100 * drift:.0f} % between rounds")
+        if self.drift > _DRIFT_MAX:
+            found.append(f"the null run's mean moved by {100 * self.drift:.0f} % between rounds")
+        if abs(self.calibration_drift) > _DRIFT_MAX:
+            found.append(
+                f"the null run's mean was {100 * self.calibration_drift:+.0f} % off in the rounds "
+                "against the calibration: the machine is not the one that was calibrated"
+            )
         return (*found, *self.notes, *self.calibration.notes)
 
     @property
     def drift(self) -> float:
         """Range of the null run's mean over the rounds, relative to its mean [1]."""
-        means = [item.latencies.mean for item in self.null if item.latencies.known]
+        means = [item.mean_ns for item in self.null if item.successes]
         if len(means) < 2:
             return math.nan
         return (max(means) - min(means)) / (sum(means) / len(means))
+
+    @property
+    def calibration_drift(self) -> float:
+        """Null run's mean over the rounds against that of the calibration, relative [1]."""
+        anchor = self.calibration.anchors.get("null")
+        means = [item.mean_ns / 1e6 for item in self.null if item.successes]
+        if anchor is None or not means:
+            return math.nan
+        return sum(means) / len(means) / anchor.emulated_ms - 1
 
     # --- Views -------------------------------------------------------------------------------
 
@@ -191,6 +206,7 @@ class Validation:
             "scores": [asdict(item) for item in self.all_scores],
             "orders": [asdict(item) for item in self.orders],
             "drift": self.drift,
+            "calibration_drift": self.calibration_drift,
             "conditions": [asdict(item) for item in self.conditions],
             "findings": list(self.findings),
         }

@@ -125,6 +125,9 @@ def validate(
     path = place / "predictions.json"
     _write_predictions(path, scenarios, calibration, facts, work)
     work.run_rounds(scenarios)
+    same, fresh = work.measured("same"), work.measured("fresh")
+    if work.shaky:
+        work.notes.append(f"rest on disturbed runs: {', '.join(work.shaky)}")
     sealed = store.read_json(path)
     predictions = {
         name: Prediction.from_dict(plain)
@@ -134,8 +137,8 @@ def validate(
         scenarios=scenarios,
         calibration=calibration,
         predictions=predictions,
-        same=work.measured("same"),
-        fresh=work.measured("fresh"),
+        same=same,
+        fresh=fresh,
         null=work.null,
         conditions=tuple(work.conditions),
         machine=facts,
@@ -243,6 +246,8 @@ class _Work:
     null: list[Measurement] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: What rests on disturbed runs.
+    shaky: list[str] = field(default_factory=list)
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -285,9 +290,7 @@ class _Work:
         quiet = [item for item in runs if not item.disturbed]
         if len(quiet) >= wanted:
             return quiet
-        self.notes.append(
-            f"{name} rests on disturbed runs: {len(quiet)} of {len(runs)} were not disturbed"
-        )
+        self.shaky.append(name)
         return runs
 
     def measured(self, draws: str) -> dict[str, list[dict[str, Measurement]]]:

@@ -15,7 +15,7 @@ from meshsim.validation.run import dilation_for
 from meshsim.validation.scenarios import SEED_SAME, calibration_scenarios, lengths
 from meshsim.validation.score import INDISTINGUISHABLE, OUTSIDE
 
-TRUTH = Calibration(hop_ns=700e3, request_ns=300e3, pass_ns=20e3)
+TRUTH = Calibration(hop_ns=700e3, request_ns=300e3, pass_ns=20e3, handshake_ns=500e3)
 SHORT = Lengths(12.0, 1, 12.0, 2, 1)
 
 
@@ -111,7 +111,7 @@ def test_disturbed_runs_are_told_and_used_only_where_no_others_are():
         progress=False,
     )
     assert outcome.all_scores
-    assert any("load-80 (same) rests on disturbed runs" in text for text in outcome.findings)
+    assert any("rest on disturbed runs: A/null, " in text for text in outcome.findings)
     assert any("host took 10 %" in text for text in outcome.findings)
 
 
@@ -165,6 +165,23 @@ def test_a_busy_machine_is_a_finding(run):
     _, outcome, _ = run
     loaded = replace(outcome, conditions=(Condition("x", 0, 0.0, 0.9, 0.1, ""),))
     assert any("busy" in text for text in loaded.findings)
+
+
+def test_a_machine_that_changed_after_the_calibration_is_told():
+    class Tired(StandIn):
+        """Hops take longer once A is done."""
+
+        def __call__(self, job):
+            done = len(self.jobs) >= len(calibration_scenarios())
+            self.truth = replace(TRUTH, hop_ns=3 * TRUTH.hop_ns) if done else TRUTH
+            return super().__call__(job)
+
+    outcome = validate(
+        [suite()[0]], emulator=Tired(TRUTH), plan=SHORT, recalibrate=True, progress=False
+    )
+    assert outcome.drift == pytest.approx(0.0, abs=1e-9)
+    assert outcome.calibration_drift > 1.0
+    assert any("not the one that was calibrated" in text for text in outcome.findings)
 
 
 def test_a_topology_of_ones_own_is_dilated_as_its_service_times_need():
