@@ -13,16 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emulator.faults import LiveControl as LiveControl
-    from emulator.harness import Emulation as Emulation
-    from emulator.harness import emulate as emulate
-    from emulator.join import join as join
+    from emulator.running.faults import LiveControl as LiveControl
+    from emulator.running.harness import Emulation as Emulation
+    from emulator.running.harness import emulate as emulate
+    from emulator.running.join import join as join
 
 _HOME = {
-    "Emulation": "emulator.harness",
-    "LiveControl": "emulator.faults",
-    "emulate": "emulator.harness",
-    "join": "emulator.join",
+    "Emulation": "emulator.running.harness",
+    "LiveControl": "emulator.running.faults",
+    "emulate": "emulator.running.harness",
+    "join": "emulator.running.join",
 }
 
 __all__ = sorted(_HOME)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emulator.agent import Agent
-from emulator.broker import Broker, mosquitto_files
-from emulator.bus import BusSettings, Credential
 from emulator.clock import Clock
-from emulator.controlplane import ControlPlane
+from emulator.control.agent import Agent
+from emulator.control.broker import Broker, mosquitto_files
+from emulator.control.bus import BusSettings, Credential
+from emulator.control.controlplane import ControlPlane
 from meshsim.controlplane.acknowledgement import Ledger
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.controlplane.debounce import Debounce

@@ -1,6 +1,6 @@
 """Configurations for engines, made by hand: one service or two, all policies said."""
 
-from emulator.engine import ProxyEngine, run_seed_of
+from emulator.decisions.engine import ProxyEngine, run_seed_of
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.topology.model import ClusterPolicy, Route
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from zlib import crc32
 
-from emulator.http1 import RequestHead, encode_request
+from emulator.http.heads import RequestHead, encode_request
 from meshsim.state.codes import NEVER_NS
 
 __all__ = ["RequestContext", "TextHeaders", "decimal", "draw_key", "joined"]

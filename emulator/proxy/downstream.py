@@ -2,7 +2,7 @@
 
 Rule: requests of one connection are served in order; the next head is read when the response to
 the last request has been written, and until then at most one read of pipelined bytes is held.
-What cannot be read unambiguously is refused (`emulator.http1`), counted, and the connection
+What cannot be read unambiguously is refused (`emulator.http.heads`), counted, and the connection
 closed; a head that takes longer than `HEAD_TIMEOUT_S` (slow-loris), or a body that stalls for
 `BODY_TIMEOUT_S`, is answered 408.  These are limits of the wire, in real time: a policy sees
 model time only.
@@ -23,9 +23,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from emulator.bodies import CHUNKED, UNTIL_CLOSE, Body, HttpError, body_of
-from emulator.connection import reset_transport
-from emulator.http1 import (
+from emulator.http.bodies import CHUNKED, UNTIL_CLOSE, Body, HttpError, body_of
+from emulator.http.connection import reset_transport
+from emulator.http.heads import (
     CONTINUE,
     LAST_CHUNK,
     RequestHead,

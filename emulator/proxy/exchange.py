@@ -1,7 +1,7 @@
 """One request at an outbound proxy, from its head to the last byte of its response.
 
-Rule: every decision is the engine's (`emulator.engine.ProxyEngine`); this module turns what
-happens on sockets into its stimuli and its actions into bytes and timers, in the order of
+Rule: every decision is the engine's (`emulator.decisions.engine.ProxyEngine`); this module turns
+what happens on sockets into its stimuli and its actions into bytes and timers, in the order of
 `meshsim.kernel.requests`: route, pick a host, get a connection, send, and when a try has ended
 tell the machine before the try is discounted.  The per-try timer starts when the try has its
 connection.
@@ -26,15 +26,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from emulator.bodies import CHUNKED
-from emulator.connection import UpstreamConnection
-from emulator.engine import Decision
-from emulator.http1 import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
+from emulator.decisions.engine import Decision
+from emulator.http.bodies import CHUNKED
+from emulator.http.connection import UpstreamConnection
+from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
 from emulator.proxy.context import RequestContext, TextHeaders, decimal, draw_key, joined
 from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.services import ProxyServices
-from emulator.recording import ExchangeOutcome
-from emulator.upstream import Overflow
+from emulator.proxy.upstream import Overflow
+from emulator.results.recording import ExchangeOutcome
 from meshsim.errors import InvariantError, LimitError
 from meshsim.policy.request import (
     ACTION_BACK_OFF,

@@ -1,11 +1,11 @@
 """The inbound proxy: what the mesh sends to one workload.
 
-Rule: who may come in is decided by the listener (`emulator.listener`); each request that came in
-is passed to the workload at once over a connection of its own while it lasts, kept for the next
-one, the one used last first.  No policy applies here: no retry, no time-out, no limit but the
-listener's.  A workload that refuses the connection is answered 503 UF, one that breaks it 503 UC,
-as Envoy's inbound listener does; if it breaks off a response that has begun, or the caller goes,
-the other side's connection is closed.
+Rule: who may come in is decided by the listener (`emulator.access.listener`); each request that
+came in is passed to the workload at once over a connection of its own while it lasts, kept for the
+next one, the one used last first. No policy applies here: no retry, no time-out, no limit but the
+listener's. A workload that refuses the connection is answered 503 UF, one that breaks it 503 UC, as
+Envoy's inbound listener does; if it breaks off a response that has begun, or the caller goes, the
+other side's connection is closed.
 
 References
 ----------
@@ -19,9 +19,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from emulator.bodies import CHUNKED
-from emulator.connection import UpstreamConnection, dial
-from emulator.http1 import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
+from emulator.http.bodies import CHUNKED
+from emulator.http.connection import UpstreamConnection, dial
+from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
 from emulator.proxy.downstream import Downstream, DownstreamConnection
 from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF
 
@@ -34,7 +34,7 @@ WAITING_MAX_BYTES = 1 << 16
 
 
 class AcceptingListener(Protocol):
-    """Whoever accepts connections and decides who comes in (`emulator.listener.Listener`)."""
+    """Whoever accepts connections and decides who comes in, as `emulator.access.listener`."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port."""

@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Iterable
 
 from emulator.clock import ModelClock
-from emulator.connection import ClientContexts
-from emulator.engine import ProxyEngine
-from emulator.http1 import RequestHead
+from emulator.decisions.engine import ProxyEngine
+from emulator.http.connection import ClientContexts
+from emulator.http.heads import RequestHead
 from emulator.proxy.downstream import Downstream, DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
-from emulator.upstream import UpstreamPools
+from emulator.proxy.upstream import UpstreamPools
 
 __all__ = ["OutboundProxy"]
 

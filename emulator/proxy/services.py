@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from emulator.clock import ModelClock
-from emulator.engine import ProxyEngine
-from emulator.recording import ExchangeOutcome
-from emulator.upstream import UpstreamPools
+from emulator.decisions.engine import ProxyEngine
+from emulator.proxy.upstream import UpstreamPools
+from emulator.results.recording import ExchangeOutcome
 
 __all__ = ["ExchangeRecorder", "ProxyServices"]
 
 
 class ExchangeRecorder(Protocol):
-    """Whoever keeps the record (`emulator.recording.Recorder`)."""
+    """Whoever keeps the record (`emulator.results.recording.Recorder`)."""
 
     def exchange(self, outcome: ExchangeOutcome) -> None:
         """Record an ended request."""

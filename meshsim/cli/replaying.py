@@ -21,7 +21,7 @@ def replay(file: str) -> None:
     first that does is told with what led to it.
     """
     # By its name: the command line is the simulator's, which does without the emulator.
-    found = importlib.import_module("emulator.replay").replay(file)
+    found = importlib.import_module("emulator.decisions.replay").replay(file)
     if found.divergences:
         raise Failed(found.report())
     click.echo(found.report())

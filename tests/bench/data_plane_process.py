@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import uvloop
 
+from emulator.access.identity import Identity
+from emulator.access.listener import Listener
 from emulator.clock import Clock, unix_s
-from emulator.engine import ProxyEngine, run_seed_of
-from emulator.identity import Identity
-from emulator.listener import Listener
+from emulator.decisions.engine import ProxyEngine, run_seed_of
 from emulator.proxy import InboundProxy, OutboundProxy
 from meshsim.controlplane.configuration import ListenerPolicy, configurations_of
 from meshsim.meshes import resolve

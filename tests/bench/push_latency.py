@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bus_fakes import KEY, MESH, MOSQUITTO, Mosquitto, configuration
 
-from emulator.agent import Agent
-from emulator.broker import Broker
-from emulator.bus import BusSettings, Credential
 from emulator.clock import Clock
-from emulator.controlplane import ControlPlane
+from emulator.control.agent import Agent
+from emulator.control.broker import Broker
+from emulator.control.bus import BusSettings, Credential
+from emulator.control.controlplane import ControlPlane
 from meshsim.controlplane.debounce import Debounce
 from meshsim.controlplane.topics import CONTROL_PLANE
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from emulator.access.identity import Identity
 from emulator.clock import unix_s
-from emulator.identity import Identity
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.policy.authentication import spiffe_id
 

@@ -8,8 +8,8 @@ import ssl
 import pytest
 from identities import AUTHORITY, FOREIGN, RATINGS, REVIEWS, enrolled
 
+from emulator.access.listener import Listener, ListenerLimits
 from emulator.clock import Clock
-from emulator.listener import Listener, ListenerLimits
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import ListenerPolicy
 from meshsim.policy.authentication import spiffe_id

@@ -16,8 +16,8 @@ import time
 import psutil
 from mesh_scenarios import pair
 
-from emulator.budget import HOP_CPU_SIDECARS_S
-from emulator.harness import Emulation
+from emulator.running.budget import HOP_CPU_SIDECARS_S
+from emulator.running.harness import Emulation
 from meshsim.topology import with_values
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emulator.agent import Agent
-from emulator.bus import Bus, Credential
+from emulator.access.identity import Identity
 from emulator.clock import unix_s
-from emulator.controlplane import ControlPlane
-from emulator.identity import Identity
+from emulator.control.agent import Agent
+from emulator.control.bus import Bus, Credential
+from emulator.control.controlplane import ControlPlane
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import TYPES, principal_of
 from meshsim.controlplane.signing import Signer

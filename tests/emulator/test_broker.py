@@ -9,7 +9,7 @@ import aiomqtt
 import pytest
 from bus_fakes import BROKERS, MESH, broker, run_clean, until
 
-from emulator.broker import Broker, _filters_of
+from emulator.control.broker import Broker, _filters_of
 from meshsim.controlplane.topics import CONTROL_PLANE, Topics, encoded
 from meshsim.errors import ConfigError
 

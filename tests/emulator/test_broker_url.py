@@ -6,10 +6,10 @@ import pytest
 from bus_fakes import MOSQUITTO, Mosquitto
 from mesh_scenarios import assert_accounted, pair
 
-from emulator.broker import mosquitto_files
-from emulator.broker_url import check_broker, credential_for, password_in
-from emulator.harness import emulate
-from emulator.node import MESH
+from emulator.control.broker import mosquitto_files
+from emulator.control.broker_url import check_broker, credential_for, password_in
+from emulator.running.harness import emulate
+from emulator.running.node import MESH
 from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.errors import ConfigError
 

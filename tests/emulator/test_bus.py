@@ -6,7 +6,7 @@ import socket
 import pytest
 from bus_fakes import BROKERS, FAST, MESH, broker, run_clean, running, until
 
-from emulator.bus import Bus, BusError, BusSettings, Credential, backoff_s
+from emulator.control.bus import Bus, BusError, BusSettings, Credential, backoff_s
 from meshsim.controlplane.topics import CONTROL_PLANE, Topics
 from meshsim.errors import ConfigError
 

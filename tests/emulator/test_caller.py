@@ -3,8 +3,8 @@
 import asyncio
 from contextlib import asynccontextmanager
 
-from emulator.caller import Caller, Reply
 from emulator.proxy.downstream import Downstream
+from emulator.workload.caller import Caller, Reply
 from meshsim.state.codes import FLAG_NONE, FLAG_UC, FLAG_UF, FLAG_UH
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -163,7 +163,7 @@ def test_an_idle_connection_that_is_closed_is_forgotten():
 
 
 def test_connections_that_a_burst_left_behind_are_closed(monkeypatch):
-    monkeypatch.setattr("emulator.caller._TRIM_S", 0.02)
+    monkeypatch.setattr("emulator.workload.caller._TRIM_S", 0.02)
 
     async def main():
         async with calling(8) as (server, caller, _):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from engine_rows import cluster, configuration, endpoints, new_engine, route
 
-from emulator.engine import DECISIONS, ProxyEngine, run_seed_of
-from emulator.exchanges import EXCHANGES_MAX
-from emulator.rehearsal import rehearse
-from emulator.streams import own_key, split_uniform
+from emulator.decisions.engine import DECISIONS, ProxyEngine, run_seed_of
+from emulator.decisions.exchanges import EXCHANGES_MAX
+from emulator.decisions.rehearsal import rehearse
+from emulator.decisions.streams import own_key, split_uniform
 from meshsim.errors import InvariantError, LimitError
 from meshsim.jit import JIT_ENABLED
 from meshsim.policy.request import (

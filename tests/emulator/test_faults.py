@@ -3,8 +3,8 @@
 import pytest
 from mesh_scenarios import assert_accounted, pair
 
-from emulator.faults import with_weights
-from emulator.harness import emulate
+from emulator.running.faults import with_weights
+from emulator.running.harness import emulate
 from meshsim.errors import ConfigError
 from meshsim.meshes import resolve
 from meshsim.topology.load import loads_topology

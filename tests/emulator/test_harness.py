@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mesh_scenarios import assert_accounted, pair
 
-from emulator.harness import Emulation, emulate, plan_run, progress_line
+from emulator.running.harness import Emulation, emulate, plan_run, progress_line
 from meshsim.errors import ConfigError
 from meshsim.results import Result
 

@@ -1,7 +1,7 @@
 import pytest
 
-from emulator.bodies import CHUNKED, UNTIL_CLOSE, ChunkedBody, HttpError, LengthBody
-from emulator.http1 import (
+from emulator.http.bodies import CHUNKED, UNTIL_CLOSE, ChunkedBody, HttpError, LengthBody
+from emulator.http.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS_BYTES,
     encode_chunk,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from identities import AUTHORITY, FOREIGN, NOW, RATINGS, REVIEWS, enrolled, rotate
 
-from emulator import identity as identity_module
-from emulator.identity import (
+from emulator.access import identity as identity_module
+from emulator.access.identity import (
     Identity,
     PeerRefused,
     handshake_cost,
@@ -14,6 +14,7 @@ from emulator.identity import (
     peer_principal,
     verify_server,
 )
+from emulator.clock import unix_s
 from meshsim.controlplane.certificate_authority import CertificateAuthority, CertificateRefused
 from meshsim.errors import ConfigError
 
@@ -155,9 +156,10 @@ def test_a_request_that_is_repeated_is_for_the_same_key():
     identity = enrolled()
     first, second = identity.csr_pem(), identity.csr_pem()
     rotate(identity)
-    AUTHORITY.issue(first, REVIEWS, NOW)
-    late = AUTHORITY.issue(second, REVIEWS, NOW + 60)
-    identity.install(late, AUTHORITY.root_pem, NOW + 60)
+    AUTHORITY.issue(first, REVIEWS, unix_s())
+    later = unix_s() + 60
+    late = AUTHORITY.issue(second, REVIEWS, later)
+    identity.install(late, AUTHORITY.root_pem, later)
 
 
 def refused(identity, chain, root=AUTHORITY.root_pem, now=NOW):

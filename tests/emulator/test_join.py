@@ -9,8 +9,8 @@ import pytest
 from mesh_scenarios import assert_accounted, pair
 
 from emulator.clock import Clock
-from emulator.harness import Emulation
-from emulator.join import BusCarrier, clock_offset, join, remote_names
+from emulator.running.harness import Emulation
+from emulator.running.join import BusCarrier, clock_offset, join, remote_names
 from meshsim.errors import ConfigError
 
 

@@ -23,9 +23,9 @@ from listener_clients import (
     stranger_of_our_root,
 )
 
-from emulator import listener as listener_module
-from emulator.identity import Identity
-from emulator.refusals import REASONS, VERIFY_REASONS
+from emulator.access import listener as listener_module
+from emulator.access.identity import Identity
+from emulator.access.refusals import REASONS, VERIFY_REASONS
 from meshsim.controlplane.configuration import ListenerPolicy
 
 RATINGS_ONLY = ListenerPolicy("STRICT", principals=(RATINGS,))

@@ -20,8 +20,8 @@ from listener_clients import (
     listening,
 )
 
-from emulator import listener as listener_module
-from emulator.identity import verify_server
+from emulator.access import listener as listener_module
+from emulator.access.identity import verify_server
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from kernel_runs import NS_PER_MS, Run, recorded, worker
 
 from emulator.clock import Clock
-from emulator.loadgen import LoadGenerator
 from emulator.proxy.downstream import Downstream
-from emulator.recording import COUNTERS, Recorder, run_record
-from emulator.workload import WorkloadServer
+from emulator.results.recording import COUNTERS, Recorder, run_record
+from emulator.workload.loadgen import LoadGenerator
+from emulator.workload.server import WorkloadServer
 from meshsim.errors import ConfigError
 from meshsim.results import Result
 from meshsim.rng import key_uniform, mix, mix_in

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from kernel_runs import NS_PER_MS, Run, worker
 
-from emulator.recording import COUNTERS, ExchangeOutcome, Recorder, merge, run_record
+from emulator.results.recording import COUNTERS, ExchangeOutcome, Recorder, merge, run_record
 from meshsim.results import Result
 from meshsim.rng import mix_in
 from meshsim.state.codes import FLAG_UO, NO_INDEX

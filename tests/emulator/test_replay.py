@@ -6,9 +6,9 @@ import pytest
 from engine_mesh import Mesh
 from engine_rows import cluster, configuration, endpoints, new_engine, route
 
-from emulator.engine import ProxyEngine, run_seed_of
-from emulator.replay import describe, replay
-from emulator.stimuli import Stimulus, StimulusFile, StimulusLog
+from emulator.decisions.engine import ProxyEngine, run_seed_of
+from emulator.decisions.replay import describe, replay
+from emulator.decisions.stimuli import Stimulus, StimulusFile, StimulusLog
 from meshsim.cli import main
 from meshsim.errors import ConfigError
 

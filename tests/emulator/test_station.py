@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from kernel_runs import NS_PER_MS, Run, recorded, worker
 
-from emulator.station import Station
-from emulator.tasks import ActionKind, Task
+from emulator.workload.station import Station
+from emulator.workload.tasks import ActionKind, Task
 from meshsim.rng import PURPOSE_ARRIVAL, make_streams, mix, mix_in
 from meshsim.state.codes import NEVER_NS
 from meshsim.workload.arrivals import next_arrival_ns

@@ -6,11 +6,11 @@ import contextlib
 import pytest
 from proxy_fakes import Caller, Upstream, ok, run, until
 
+from emulator.access.identity import Identity
+from emulator.access.listener import Listener
 from emulator.clock import Clock, unix_s
-from emulator.connection import UpstreamConnection
-from emulator.engine import ProxyEngine, run_seed_of
-from emulator.identity import Identity
-from emulator.listener import Listener
+from emulator.decisions.engine import ProxyEngine, run_seed_of
+from emulator.http.connection import UpstreamConnection
 from emulator.proxy import InboundProxy, OutboundProxy
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import ListenerPolicy, configurations_of

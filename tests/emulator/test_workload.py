@@ -9,7 +9,7 @@ from kernel_runs import NS_PER_MS, Run, recorded, worker
 
 from emulator.clock import Clock
 from emulator.proxy.downstream import Downstream
-from emulator.workload import WorkloadServer
+from emulator.workload.server import WorkloadServer
 from meshsim.rng import PURPOSE_SERVICE, mix_in
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.workload.distributions import sample_ns

@@ -15,7 +15,7 @@ from engine_mesh import Mesh, Outcome
 from kernel_runs import NS_PER_MS, Run, recorded
 
 import meshsim.kernel
-from emulator.engine import DECISIONS, ProxyEngine, run_seed_of
+from emulator.decisions.engine import DECISIONS, ProxyEngine, run_seed_of
 from meshsim.controlplane.configuration import configurations_of, gateway_name
 from meshsim.policy import circuit_breakers, load_balancing, request, routing, timeout
 from meshsim.rng import key_uniform, mix, mix_in
@@ -243,9 +243,7 @@ def test_decisions_are_the_functions_that_the_kernel_compiled():
 
 def test_the_engine_calls_no_other_policy_function():
     """Whatever of `meshsim.policy` that decides is in the engine's modules is in DECISIONS."""
-    import emulator.engine
-    import emulator.exchanges
-    import emulator.holdings
+    from emulator.decisions import engine, exchanges, holdings
 
     deciding = {
         id(getattr(module, name)): name
@@ -255,7 +253,7 @@ def test_the_engine_calls_no_other_policy_function():
     }
     held = {
         deciding[id(value)]
-        for module in (emulator.engine, emulator.exchanges, emulator.holdings)
+        for module in (engine, exchanges, holdings)
         for value in vars(module).values()
         if id(value) in deciding
     }

@@ -13,9 +13,9 @@ from bus_fakes import CLOCK, KEY, MESH, configuration
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulator.agent import Agent
-from emulator.bus import Credential
-from emulator.controlplane import ControlPlane
+from emulator.control.agent import Agent
+from emulator.control.bus import Credential
+from emulator.control.controlplane import ControlPlane
 from meshsim.controlplane.acknowledgement import read_acknowledgements, read_held
 from meshsim.controlplane.configuration import TYPES
 from meshsim.controlplane.enrolment import read_request

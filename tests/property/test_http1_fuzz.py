@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from emulator.bodies import CHUNKED
-from emulator.connection import UpstreamConnection
-from emulator.http1 import LAST_CHUNK, encode_chunk, encode_request
+from emulator.http.bodies import CHUNKED
+from emulator.http.connection import UpstreamConnection
+from emulator.http.heads import LAST_CHUNK, encode_chunk, encode_request
 from emulator.proxy.downstream import Downstream
 
 EXAMPLES = int(os.environ.get("MESHSIM_FUZZ_INPUTS", "300"))

@@ -1,0 +1,1 @@
+"""Who gets in: certificates, their rotation, and listeners that refuse."""

@@ -1,0 +1,498 @@
+"""One proxy's policy state and every decision it takes, without sockets and without a clock.
+
+Rule: decide, then do.  Whoever owns the sockets tells the engine what happened, with the model
+time, and does what it answers; the engine decides nothing itself but calls `meshsim.policy`
+(`DECISIONS`), the very functions that the simulator's kernel compiles in.  Every public method
+that changes state or answers a question of policy is a *stimulus*: with a log it is written
+down with its arguments and its result, and `emulator.decisions.replay` asks a new engine the same.
+
+The way of a request::
+
+    start -> route -> pick -> can_send -> sent -> tell -> ended -> finish
+                      |  no idle connection: can_wait, can_open, opened, pending_added, ...
+                      |  the try failed: tell says BACK_OFF, later SEND: pick again
+
+An ended try is told (`tell`) before it is discounted (`ended`), because a retry budget counts
+it, as Envoy does; its per-try timeout runs from `sent`, when it has its connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emulator.decisions.exchanges import Exchange, Exchanges
+from emulator.decisions.holdings import Holdings, HostReport
+from emulator.decisions.route_table import RouteTable
+from emulator.decisions.stimuli import StimulusLog, changed_parts
+from emulator.decisions.streams import own_key, pick_stream, run_seed_of, split_uniform
+from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.errors import InvariantError
+from meshsim.policy.circuit_breakers import (
+    can_open_connection,
+    can_send_request,
+    can_wait,
+    on_connection_closed,
+    on_connection_opened,
+    on_pending_added,
+    on_pending_removed,
+    on_request_ended,
+    on_request_started,
+)
+from meshsim.policy.load_balancing import (
+    on_abandoned,
+    on_error,
+    on_request_sent,
+    on_response,
+    pick_host,
+)
+from meshsim.policy.request import ACTION_RESPOND, STIMULUS_REQUEST, step
+from meshsim.policy.routing import choose_split
+from meshsim.policy.timeout import per_try_deadline_ns
+from meshsim.state.codes import NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
+from meshsim.state.exchange import EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF
+
+__all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
+
+#: The policy functions that decide for a live proxy; no other code does.
+DECISIONS = {
+    function.__name__: function
+    for function in (
+        can_open_connection,
+        can_send_request,
+        can_wait,
+        choose_split,
+        on_abandoned,
+        on_connection_closed,
+        on_connection_opened,
+        on_error,
+        on_pending_added,
+        on_pending_removed,
+        on_request_ended,
+        on_request_sent,
+        on_request_started,
+        on_response,
+        per_try_deadline_ns,
+        pick_host,
+        step,
+    )
+}
+
+
+class Decision(NamedTuple):
+    """What to do next with an exchange.
+
+    Parameters
+    ----------
+    action : int
+        `ACTION_*` code of `meshsim.policy.request`.
+    deadline_ns : int
+        When the back-off ends, for ACTION_BACK_OFF; when the try times out if it gets its
+        connection now, for ACTION_SEND; else `NEVER_NS` [ns].
+    status, response_flag : int
+        What to send down, for ACTION_RESPOND; else 0.
+    """
+
+    action: int
+    deadline_ns: int
+    status: int
+    response_flag: int
+
+
+class ProxyEngine:
+    """Policy state and decisions of one proxy.
+
+    Parameters
+    ----------
+    name : str
+        Of the endpoint it serves, or ``gateway-<traffic class>``.
+    index : int
+        Of the proxy, as in the compiled topology: endpoints first, then traffic classes.  It
+        selects the stream of random picks, so that the simulator's proxy picks the same.
+    run_seed : int
+        `run_seed_of` the user's seed.
+    log : StimulusLog, optional
+        Where every stimulus is written.
+
+    Notes
+    -----
+    All times are model time [ns].  A host is a handle that stays valid while the host is a
+    member or anything of it is open.  An unknown exchange raises KeyError: a bug of the caller.
+    """
+
+    def __init__(
+        self, name: str, index: int, run_seed: int, log: StimulusLog | None = None
+    ) -> None:
+        self.name = name
+        self.index = index
+        self.configuration = ProxyConfiguration(name)
+        self._log = log
+        self._holdings = Holdings()
+        self._table = RouteTable(self.configuration, {})
+        self._identity = run_seed, index
+        self._rng = pick_stream(run_seed, index)
+        self._exchanges = Exchanges()
+        self._live = self._exchanges.live
+        self._bind()
+        self._note("open", name, run_seed, None)
+
+    # --- Configuration ---
+
+    def apply(self, configuration: ProxyConfiguration, now_ns: int) -> tuple[int, ...]:
+        """Put `configuration` in force; return the hosts that are members no more.
+
+        Hosts keep their state by cluster and endpoint name, clusters their counts by name.  A
+        running exchange keeps its route; a later try of it picks among the new members.
+        """
+        hosts, clusters = self._exchanges.in_use()
+        departed = self._holdings.apply(configuration, hosts, clusters, now_ns)
+        self._table = RouteTable(configuration, self._holdings.cluster_rows)
+        self._bind()
+        if self._log is not None:
+            parts = changed_parts(self.configuration, configuration)
+            self._note("apply", parts, dict(configuration.versions), now_ns, departed)
+        self.configuration = configuration
+        return departed
+
+    def is_member(self, host: int) -> bool:
+        """Return whether the configuration in force names this host (no stimulus)."""
+        return self._holdings.is_member(host)
+
+    def knows(self, host: int) -> bool:
+        """Return whether `host` is a handle of this engine (no stimulus)."""
+        addresses = self._holdings.addresses
+        return 0 <= host < len(addresses) and addresses[host] is not None
+
+    def routed_to(self, exchange: int) -> tuple[int, int]:
+        """Return ROUTE and CLUSTER row of an exchange, or `NO_INDEX` (no stimulus)."""
+        item = self._live[exchange]
+        return item.route, item.cluster
+
+    def address(self, host: int) -> EndpointAddress:
+        """Return where a host listens and who it must be (no stimulus)."""
+        address = self._holdings.addresses[host]
+        assert address is not None, f"{self.name}: host {host} is nobody"
+        return address
+
+    def pool_settings(self, host: int) -> tuple[int, int, int]:
+        """Return (connect timeout [ns], idle timeout [ns], requests a connection; 0: no limit)."""
+        return self._pool_settings[self._holdings.cluster_of[host]]
+
+    def _bind(self) -> None:
+        """Take hold of arrays that may have moved."""
+        holdings = self._holdings
+        self._hosts = holdings.hosts
+        self._members = holdings.members
+        self._clusters = holdings.clusters
+        self._configs = holdings.configs
+        self._hash_table = holdings.table
+        self._cluster_of = holdings.cluster_of
+        self._member_starts: list[int] = holdings.clusters["member_start"].tolist()
+        self._connections_open = holdings.hosts["connections_open"]
+        configs = holdings.configs
+        fields = ("connect_timeout_ns", "idle_timeout_ns", "max_requests_per_connection")
+        columns = [configs[field].tolist() for field in fields]
+        self._pool_settings = dict(enumerate(zip(*columns, strict=True)))
+
+    # --- Requests ---
+
+    def start(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        traffic_key: int | None,
+        now_ns: int,
+    ) -> int:
+        """Begin an exchange; return its number.
+
+        Parameters
+        ----------
+        service : str
+            The called service: the authority without port.
+        method, path : str
+        headers : mapping of str to str
+            Names in lower case.
+        traffic_key : int, optional
+            Draw key of the request, 0 <= key < 2**64; by default one of the proxy's own.
+        now_ns : int
+
+        Raises
+        ------
+        LimitError
+            If `EXCHANGES_MAX` are under way.
+        """
+        number = self._exchanges.begin(self._table, service, method, path, headers, traffic_key)
+        if self._log is not None:
+            seen = self._table.looked_at(service, headers)
+            self._note("start", service, method, path, seen, traffic_key, now_ns, number)
+        return number
+
+    def route(self, exchange: int, now_ns: int) -> Decision:
+        """Route a request that is complete enough to be sent: match, split, begin."""
+        item = self._live[exchange]
+        table = item.table
+        route = table.match(item.service, item.method, item.path, item.headers)
+        cluster = NO_INDEX
+        if route != NO_INDEX and table.split_counts[route] > 0:
+            split = table.split_starts[route]
+            if table.split_counts[route] > 1:
+                key = own_key(*self._identity, exchange) if item.key is None else item.key
+                count, total = table.split_counts[route], table.weight_totals[route]
+                split = choose_split(table.splits, split, count, total, split_uniform(key))
+            cluster = table.split_clusters[split]
+            item.hash_key = np.uint64(table.hash_key(route, item.headers))
+        item.route = route
+        item.cluster = cluster
+        self._exchanges.routes[item.row] = route
+        self._exchanges.clusters[item.row] = cluster
+        decision = self._step(item, STIMULUS_REQUEST, 0, RESET_NONE, now_ns)
+        if self._log is not None:
+            self._log.write(
+                f'[{self.index},"route",{exchange},{now_ns},'
+                f"[{route},{cluster},{','.join(map(str, decision))}]]"
+            )
+        return decision
+
+    def tell(self, exchange: int, stimulus: int, status: int, reset: int, now_ns: int) -> Decision:
+        """Tell the request machine what happened; return what to do.
+
+        Parameters
+        ----------
+        exchange : int
+        stimulus : int
+            `STIMULUS_*` code of `meshsim.policy.request`.
+        status : int
+            Of the response, for STIMULUS_RESPONSE; else 0.
+        reset : int
+            `RESET_*` code, for STIMULUS_RESET; RESET_OVERFLOW with STIMULUS_RESPONSE if the
+            response is marked ``x-envoy-overloaded``; else `RESET_NONE`.
+        now_ns : int
+        """
+        decision = self._step(self._live[exchange], stimulus, status, reset, now_ns)
+        if self._log is not None:
+            self._log.write(
+                f'[{self.index},"tell",{exchange},{stimulus},{status},{reset},{now_ns},'
+                f"[{','.join(map(str, decision))}]]"
+            )
+        return decision
+
+    def _step(
+        self, item: Exchange, stimulus: int, status: int, reset: int, now_ns: int
+    ) -> Decision:
+        table = item.table
+        action, deadline_ns = step(
+            self._exchanges.rows,
+            item.row,
+            table.routes,
+            table.codes,
+            self._clusters,
+            self._configs,
+            stimulus,
+            status,
+            reset,
+            now_ns,
+            self._rng,
+        )
+        if action != ACTION_RESPOND:
+            return Decision(action, deadline_ns, 0, 0)
+        row, exchanges = item.row, self._exchanges
+        return Decision(
+            action, deadline_ns, int(exchanges.statuses[row]), int(exchanges.flags[row])
+        )
+
+    def pick(self, exchange: int, now_ns: int) -> int:
+        """Pick the host of the next try; return its handle, or `NO_HOST`.
+
+        A retry picks again while the host was tried before, as the route says
+        (`host_selection_retry_max_attempts`); the last pick is accepted.
+        """
+        item = self._live[exchange]
+        tries = 1
+        if item.tried and self._exchanges.retry_counts[item.row] > 0:
+            tries += item.table.selection_tries[item.route]
+        host = NO_HOST
+        for pick_number in range(tries):
+            position = pick_host(
+                self._hosts,
+                self._members,
+                self._clusters,
+                item.cluster,
+                self._configs,
+                self._hash_table,
+                item.hash_key,
+                pick_number,
+                now_ns,
+                self._rng,
+            )
+            if position == NO_HOST:
+                host = NO_HOST
+                break
+            host = int(self._members[self._member_starts[item.cluster] + position])
+            if host not in item.tried:
+                break
+        if host != NO_HOST:
+            item.tried.append(host)
+        if self._log is not None:
+            self._log.write(f'[{self.index},"pick",{exchange},{now_ns},{host}]')
+        return host
+
+    def sent(self, exchange: int, host: int, now_ns: int) -> int:
+        """Count a try that has got its connection; return when it times out [ns]."""
+        item = self._live[exchange]
+        on_request_started(self._clusters, item.cluster)
+        on_request_sent(self._hosts, host, now_ns)
+        deadline_ns = NEVER_NS
+        if item.table.has_per_try[item.route]:
+            deadline_ns = per_try_deadline_ns(item.table.routes, item.route, now_ns)
+        if self._log is not None:
+            self._log.write(f'[{self.index},"sent",{exchange},{host},{now_ns},{deadline_ns}]')
+        return deadline_ns
+
+    def ended(
+        self, exchange: int, host: int, outcome: str, failed: bool, rtt_ns: int, now_ns: int
+    ) -> None:
+        """Discount a try that had a connection, after the machine was told of its outcome.
+
+        Parameters
+        ----------
+        exchange, host : int
+        outcome : {"response", "abandoned"}
+            Whether a response came.
+        failed : bool
+            Status >= 500, reset, or given up.
+        rtt_ns : int
+            Since `sent` [ns].
+        now_ns : int
+        """
+        cluster = self._cluster_of[host]
+        on_request_ended(self._clusters, cluster)
+        on_ended = on_response if outcome == "response" else on_abandoned
+        on_ended(self._hosts, host, self._configs, cluster, rtt_ns, now_ns)
+        if failed:
+            on_error(self._hosts, host)
+        if self._log is not None:
+            self._log.write(
+                f'[{self.index},"ended",{exchange},{host},"{outcome}",'
+                f"{'true' if failed else 'false'},{rtt_ns},{now_ns},null]"
+            )
+
+    def finish(self, exchange: int) -> None:
+        """Forget an exchange that was answered or that nobody waits for.
+
+        Raises
+        ------
+        InvariantError
+            If the machine was not told that it ended: its retry would count for ever.
+        """
+        item = self._live[exchange]
+        if self._exchanges.states[item.row] in (EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF):
+            raise InvariantError(f"{self.name}: exchange {exchange} is finished while it runs")
+        self._exchanges.end(exchange)
+        if self._log is not None:
+            self._log.write(f'[{self.index},"finish",{exchange},null]')
+
+    def exchange_deadline_ns(self, exchange: int) -> int:
+        """Return when the route's timeout ends the exchange [ns] (no stimulus)."""
+        return int(self._exchanges.deadlines[self._live[exchange].row])
+
+    def status(self, exchange: int) -> int:
+        """Return the status that was decided on, or 0 (no stimulus)."""
+        return int(self._exchanges.statuses[self._live[exchange].row])
+
+    def response_flag(self, exchange: int) -> int:
+        """Return the `FLAG_*` code that was decided on (no stimulus)."""
+        return int(self._exchanges.flags[self._live[exchange].row])
+
+    def retry_count(self, exchange: int) -> int:
+        """Return how many retries were decided on (no stimulus)."""
+        return int(self._exchanges.retry_counts[self._live[exchange].row])
+
+    def retries_remaining(self, exchange: int) -> int:
+        """Return how many retries are left (no stimulus)."""
+        return int(self._exchanges.retries_remaining[self._live[exchange].row])
+
+    # --- Connections ---
+
+    def can_wait(self, host: int) -> bool:
+        """Decide whether one more request may wait for a connection to `host`."""
+        allowed = bool(can_wait(self._clusters, self._cluster_of[host], self._configs))
+        self._note("can_wait", host, allowed)
+        return allowed
+
+    def can_open(self, host: int) -> bool:
+        """Decide whether `host` may get one more connection."""
+        open_of_host = int(self._connections_open[host])
+        cluster = self._cluster_of[host]
+        allowed = bool(can_open_connection(self._clusters, cluster, self._configs, open_of_host))
+        self._note("can_open", host, allowed)
+        return allowed
+
+    def can_send(self, host: int) -> bool:
+        """Decide whether one more request may be active in the cluster of `host`."""
+        allowed = bool(can_send_request(self._clusters, self._cluster_of[host], self._configs))
+        if self._log is not None:
+            truth = "true" if allowed else "false"
+            self._log.write(f'[{self.index},"can_send",{host},{truth}]')
+        return allowed
+
+    def opened(self, host: int) -> None:
+        """Count a connection to `host` from the moment it starts to connect."""
+        self._connections_open[host] += 1
+        on_connection_opened(self._clusters, self._cluster_of[host])
+        self._note("opened", host, None)
+
+    def closed(self, host: int) -> None:
+        """Discount a connection to `host`."""
+        self._connections_open[host] -= 1
+        on_connection_closed(self._clusters, self._cluster_of[host])
+        self._note("closed", host, None)
+
+    def pending_added(self, host: int) -> None:
+        """Count a request that starts to wait for a connection to `host`."""
+        self._holdings.pending[host] += 1
+        on_pending_added(self._clusters, self._cluster_of[host])
+        self._note("pending_added", host, None)
+
+    def pending_removed(self, host: int) -> None:
+        """Discount a request that no longer waits for a connection to `host`."""
+        self._holdings.pending[host] -= 1
+        on_pending_removed(self._clusters, self._cluster_of[host])
+        self._note("pending_removed", host, None)
+
+    # --- Reports ---
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Return Envoy's counters of each cluster of the configuration in force."""
+        return self._holdings.counters()
+
+    def host_rows(self) -> list[HostReport]:
+        """Return what was counted of every host that still has a row, by its name."""
+        return self._holdings.reports()
+
+    def digest(self) -> str:
+        """Return a digest of the whole state: equal states, equal digests (64 hex digits)."""
+        digest = hashlib.sha256(f"{self.name},{self.index},{self._exchanges.count}".encode())
+        for rows in (self._hosts, self._members, self._clusters, self._configs, self._rng):
+            digest.update(rows.tobytes())
+        for number, item in self._live.items():
+            digest.update(f"{number},{item.tried}".encode())
+            digest.update(self._exchanges.rows[item.row].tobytes())
+        return digest.hexdigest()
+
+    def close(self) -> str:
+        """Write the digest as the last line of this proxy's log; return it."""
+        digest = self.digest()
+        self._note("close", digest)
+        return digest
+
+    def _note(self, stimulus: str, *values: Any) -> None:
+        """Write a stimulus: its arguments, then its result."""
+        if self._log is not None:
+            line = json.dumps([self.index, stimulus, *values], separators=(",", ":"))
+            self._log.write(line)

@@ -1,0 +1,67 @@
+"""Rehearse: decide on made-up requests, so that the first real one need not wait.
+
+Rule: compiled policies are loaded (or, the first time on a machine, compiled) when they are
+first called, which takes from a third of a second to some seconds.  A process that is to carry
+requests calls all of them before.
+"""
+
+from __future__ import annotations
+
+from emulator.decisions.engine import ProxyEngine
+from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.policy.request import STIMULUS_RESPONSE
+from meshsim.state.codes import RESET_NONE
+from meshsim.topology.model import (
+    CircuitBreakers,
+    ClusterPolicy,
+    ConnectionPool,
+    LoadBalancing,
+    Route,
+    WeightedCluster,
+)
+
+__all__ = ["rehearse"]
+
+_MS = 1_000_000
+
+
+def rehearse() -> None:
+    """Call every function of `emulator.decisions.engine.DECISIONS` once."""
+    engine = ProxyEngine("rehearsal", 0, 1)
+    engine.apply(_configuration(), 0)
+    for outcome, status in (("response", 200), ("abandoned", 500)):
+        exchange = engine.start("service", "GET", "/", {}, None, 0)
+        engine.route(exchange, 0)
+        host = engine.pick(exchange, 0)
+        engine.can_wait(host)
+        engine.can_open(host)
+        engine.opened(host)
+        engine.pending_added(host)
+        engine.pending_removed(host)
+        engine.can_send(host)
+        engine.sent(exchange, host, 0)
+        engine.tell(exchange, STIMULUS_RESPONSE, status, RESET_NONE, _MS)
+        engine.ended(exchange, host, outcome, status >= 500, _MS, _MS)
+        engine.closed(host)
+        engine.finish(exchange)
+
+
+def _configuration() -> ProxyConfiguration:
+    """Return a configuration under which a request meets every kind of decision."""
+    policy = ClusterPolicy(
+        load_balancing=LoadBalancing(policy="RANDOM"),
+        circuit_breakers=CircuitBreakers(),
+        connection_pool=ConnectionPool(),
+    )
+    # A split in two, because one destination needs no draw.
+    split = (WeightedCluster(weight=1), WeightedCluster(weight=1))
+    route = Route.model_validate(
+        {"split": split, "timeout": "9ms", "retry": {"per_try_timeout": "5ms"}}
+    )
+    address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
+    return ProxyConfiguration(
+        "rehearsal",
+        clusters={"service": policy},
+        endpoints={"service": (address,)},
+        routes={"service": (route,)},
+    )

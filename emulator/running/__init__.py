@@ -1,0 +1,1 @@
+"""A run: processes, their messages, faults, time and its budget."""

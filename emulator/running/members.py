@@ -1,0 +1,130 @@
+"""The node processes of a run: started by forkserver, watched, ended.
+
+Rule: a process is never forked from the user's (its threads and sockets would come along) but
+from a server that imported and compiled the policies once; ten processes then start in less
+than a second.  Processes end when the run ends, whatever happened: asked first, killed after
+two seconds.  The server is stopped with the last run that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from emulator.running.messages import Peer, SocketCarrier
+from meshsim.errors import MeshsimError
+
+__all__ = ["Member", "ProcessServer", "ignore_interrupts"]
+
+#: Loads the policies and calls each once, so that children find them compiled.
+_PRELOADED = "emulator.running.preload"
+_STOP_PATIENCE_S = 2.0
+
+
+class Member:
+    """One node of the run as the harness sees it: whom to ask.
+
+    Parameters
+    ----------
+    name : str
+        "edge", "node eu-1", "node replicas".
+    process : ForkServerProcess, optional
+        None for a node on another machine.
+    end : socket, optional
+        Connected to the process.
+
+    Attributes
+    ----------
+    peer : Peer
+        Whom to ask, once `connect` was called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: ForkServerProcess | None = None,
+        end: socket.socket | None = None,
+    ) -> None:
+        self.name = name
+        self.process = process
+        self.peer = Peer(name)
+        self._end = end
+
+    async def connect(self) -> None:
+        """Let the running event loop hear what the process says."""
+        if self._end is not None:
+            await SocketCarrier.connect(self._end, self.peer)
+            self._end = None
+
+    def kill(self) -> None:
+        """Kill the process at once (SIGKILL); of another machine's node, forget it."""
+        if self.process is not None:
+            self.process.kill()
+        self.peer.lose()
+
+    async def stop(self) -> None:
+        """Ask the node to end, and see that it does."""
+        with contextlib.suppress(MeshsimError):  # gone already, or stuck: it is killed below
+            await self.peer.ask("stop", _STOP_PATIENCE_S)
+        await self.reap()
+
+    async def reap(self) -> None:
+        """Wait for the end of the process, by force after two seconds; close the carrier."""
+        process = self.process
+        if process is not None:
+            await asyncio.to_thread(process.join, _STOP_PATIENCE_S)
+            if process.is_alive():
+                process.kill()
+                await asyncio.to_thread(process.join)
+            process.close()
+            self.process = None
+        self.peer.close()
+
+
+class ProcessServer:
+    """Starts node processes; as a context it leaves no process behind."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._was_running = {helper: helper() is not None for helper in (_server, _tracker)}
+
+    def start(self, name: str, main: Callable[[socket.socket, str], None]) -> Member:
+        """Start a process that runs ``main(end, name)``; return how to reach it."""
+        self._context.set_forkserver_preload([_PRELOADED])
+        here, there = socket.socketpair()
+        process = self._context.Process(target=main, args=(there, name), name=f"meshsim {name}")
+        process.daemon = True
+        process.start()
+        there.close()
+        return Member(name, process, here)
+
+    def close(self) -> None:
+        """Stop the helper processes that the first start had started with it."""
+        for helper, was_running in self._was_running.items():
+            running = helper()
+            if running is not None and not was_running:
+                running._stop()  # undocumented, but otherwise they live as long as this process
+
+
+def _server() -> Any:
+    """Return multiprocessing's server if it runs."""
+    server: Any = getattr(forkserver, "_forkserver", None)
+    return server if getattr(server, "_forkserver_pid", None) is not None else None
+
+
+def _tracker() -> Any:
+    """Return multiprocessing's tracker of resources if it runs."""
+    tracker: Any = getattr(resource_tracker, "_resource_tracker", None)
+    return tracker if getattr(tracker, "_pid", None) is not None else None
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the harness."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

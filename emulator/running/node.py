@@ -1,0 +1,473 @@
+"""One process of the mesh: replicas with their sidecars, or the gateways with the load.
+
+Rule: a node decides nothing by itself; it does what the harness asks, one verb at a time
+(`Node.verbs`), and answers.  It ends when it is told to or when the harness is gone.
+
+The order of a run: `start` (listen, say where), `ready` (every proxy has its configuration and
+certificate), `begin` (model time gets its origin), `load` (the edge: until every measured
+request has ended), `report` (what was recorded), `stop`.  In between: `now`, faults, `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import functools
+import importlib
+import resource
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from emulator.clock import Clock
+from emulator.decisions.engine import run_seed_of
+from emulator.decisions.stimuli import StimulusLog
+from emulator.results.recording import Recorder
+from emulator.running.lag import LagProbe
+from emulator.running.members import ignore_interrupts
+from emulator.running.messages import Answer, Peer, SocketCarrier
+from emulator.running.replica import Enrolment, Replica, Sidecar, Surroundings
+from emulator.workload.loadgen import LoadGenerator
+from meshsim.controlplane.configuration import gateway_name
+from meshsim.meshes import profile
+from meshsim.topology.compiled import compile_topology
+from meshsim.topology.model import Topology
+from meshsim.units import NS_PER_S
+
+__all__ = ["MESH", "Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
+
+#: Name of an emulated mesh on its bus.
+MESH = "mesh"
+#: A short run may have begun on a busy machine: its requests get so long to end [model ns].
+_DRAIN_MIN_NS = 10 * NS_PER_S
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What a node is told at its start; JSON-able.
+
+    Parameters
+    ----------
+    topology : str
+        Resolved, as JSON.
+    endpoints, classes : tuple of str
+        Replicas and gateways it hosts.
+    mesh, bus_url, control_plane_key : str
+        Name on the bus, where that is, and the public key to believe (hexadecimal).
+    enrolments : mapping
+        By proxy, the fields of `Enrolment`.
+    seed, duration_ns, dilation, draws
+        Of the run.
+    key_type, host : str
+    record : str
+        File for the log of stimuli; empty for none.
+    """
+
+    topology: str
+    endpoints: tuple[str, ...]
+    classes: tuple[str, ...]
+    mesh: str
+    bus_url: str
+    control_plane_key: str
+    enrolments: Mapping[str, Mapping[str, str]]
+    seed: int
+    duration_ns: int
+    dilation: float
+    draws: str = "same"
+    #: Of the measured requests, to be traced.
+    sample_share: float = 0.0
+    key_type: str = "ecdsa-p256"
+    host: str = "127.0.0.1"
+    record: str = ""
+    #: Ports of endpoints that listened before their process was killed.
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+    def to_values(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_values(values: Mapping[str, Any]) -> NodeSpec:
+        """Read what `to_values` wrote.
+
+        Raises
+        ------
+        TypeError
+            If a field is missing or unknown.
+        """
+        plain = dict(values)
+        for name in ("endpoints", "classes"):
+            plain[name] = tuple(plain[name])
+        return NodeSpec(**plain)
+
+
+def compiled_of(topology: Topology) -> Any:
+    """Return the compiled form of a resolved topology."""
+    return compile_topology(topology, profile(topology.mesh))
+
+
+class Node:
+    """What one process hosts.
+
+    Parameters
+    ----------
+    name : str
+        For messages to people.
+    own : mapping, optional
+        Fields of `NodeSpec` that this machine decides, whatever the harness says.
+    """
+
+    def __init__(self, name: str, own: Mapping[str, Any] | None = None) -> None:
+        self.name = name
+        self._own = dict(own or {})
+        self.stopped = asyncio.Event()
+        self._replicas: dict[str, Replica] = {}
+        self._gateways: dict[str, Sidecar] = {}
+        self._loads: dict[str, LoadGenerator] = {}
+        self._probe = LagProbe()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._cpu_begin_s = 0.0
+        self._cpu_end_s: float | None = None
+        self._segments_ended = 0
+        self._log: StimulusLog | None = None
+        #: Endpoints that a proxy cannot reach, by proxy.
+        self._unreachable: dict[str, list[str]] = {}
+
+    @property
+    def verbs(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]]:
+        """What the harness may ask, by name."""
+        return {
+            "start": self._start,
+            "time": self._time,
+            "ready": self._ready,
+            "begin": self._begin,
+            "load": self._load,
+            "stop_load": self._stop_load,
+            "now": self._now,
+            "kill": self._kill,
+            "kill_proxy": self._kill_proxy,
+            "restore": self._restore,
+            "slow": self._slow,
+            "fail": self._fail,
+            "rate": self._rate,
+            "partition": self._partition,
+            "certificates": self._certificates,
+            "expire": self._expire,
+            "renew": self._renew,
+            "drain": self._drain,
+            "report": self._report,
+            "stop": self._stop,
+        }
+
+    # --- Life --------------------------------------------------------------------------------
+
+    async def _start(self, values: dict[str, Any]) -> Answer:
+        """Build and start everything; return addresses of endpoints."""
+        spec = NodeSpec.from_values({**values, **self._own})
+        topology = Topology.model_validate_json(spec.topology)
+        compiled = compiled_of(topology)
+        self.spec, self.compiled = spec, compiled
+        self.clock = Clock(spec.dilation)
+        self.recorder = Recorder(compiled.catalog, spec.duration_ns)
+        self._log = StimulusLog(spec.record) if spec.record else None
+        self._surroundings = Surroundings(
+            compiled,
+            self.clock,
+            run_seed_of(spec.seed),
+            self.recorder,
+            spec.mesh,
+            spec.bus_url,
+            bytes.fromhex(spec.control_plane_key),
+            spec.key_type,
+            spec.host,
+            self._log,
+        )
+        addresses = {}
+        for name in spec.endpoints:
+            replica = Replica(
+                name,
+                self._surroundings,
+                sidecars=compiled.profile.sidecars,
+                port=spec.ports.get(name, 0),
+            )
+            self._replicas[name] = replica
+            addresses[name] = await replica.start(Enrolment(**spec.enrolments[name]))
+            self._watch(replica)
+        for name in spec.classes:
+            await self._start_gateway(name)
+        return Answer({"addresses": addresses})
+
+    async def _start_gateway(self, name: str) -> None:
+        spec, gateway = self.spec, gateway_name(name)
+        index = len(self.compiled.layout.endpoint_names) + list(
+            self.compiled.topology.traffic
+        ).index(name)
+        sidecar = Sidecar(gateway, index, self._surroundings, Enrolment(**spec.enrolments[gateway]))
+        self._gateways[gateway] = sidecar
+        address = await sidecar.start()
+        self._loads[name] = LoadGenerator(
+            self.compiled,
+            name,
+            address,
+            self.clock,
+            self.recorder,
+            seed=spec.seed,
+            duration_ns=spec.duration_ns,
+            draws="same" if spec.draws == "same" else "fresh",
+            sample_share=spec.sample_share,
+            drain_min_ns=_DRAIN_MIN_NS,
+        )
+        self._watch_proxy(gateway, lambda: sidecar)
+
+    def _watch(self, replica: Replica) -> None:
+        """Let the recorder read this replica's counters at the end of each segment."""
+        self.recorder.watch_endpoint(replica.index, replica.record)
+        self._watch_proxy(replica.name, lambda: replica.sidecar)
+
+    def _watch_proxy(self, name: str, sidecar: Callable[[], Sidecar | None]) -> None:
+        for index, (_, proxy) in enumerate(self.compiled.catalog.proxies):
+            if proxy == name:
+                self.recorder.watch_proxy(index, lambda: _proxy_record(sidecar()))
+
+    def _sidecars(self) -> dict[str, Sidecar]:
+        alive = {name: item.sidecar for name, item in self._replicas.items() if item.sidecar}
+        return {**alive, **self._gateways}
+
+    async def _ready(self, values: dict[str, Any]) -> Answer:
+        """Return when every proxy named (by default all) can serve."""
+        names = values.get("names")
+        wanted = [item for name, item in self._sidecars().items() if names is None or name in names]
+        await asyncio.gather(*(sidecar.agent.ready() for sidecar in wanted))
+        return Answer()
+
+    async def _time(self, values: dict[str, Any]) -> Answer:
+        """Return this machine's monotonic clock [ns]."""
+        del values
+        return Answer({"real_ns": Clock.real_ns()})
+
+    async def _begin(self, values: dict[str, Any]) -> Answer:
+        """Give model time its origin, and begin to measure the loop."""
+        self.clock.rebase(values["origin_ns"])
+        loop = asyncio.get_running_loop()
+        for segment, end_ns in enumerate(self.recorder.segment_ends_ns()):
+            self.clock.call_at(loop, end_ns, self._end_segment, segment)
+        self._probe.start()
+        self._cpu_begin_s = _cpu_s()
+        return Answer()
+
+    def _end_segment(self, segment: int) -> None:
+        self.recorder.snapshot(segment, self.clock.now_ns())
+        self._segments_ended = segment + 1
+        if segment + 1 == len(self.recorder.segment_ends_ns()):
+            self._end_measuring()
+
+    def _end_measuring(self) -> None:
+        if self._cpu_end_s is None:
+            self._cpu_end_s = _cpu_s()
+            self._probe.stop()
+
+    async def _load(self, values: dict[str, Any]) -> Answer:
+        """Run the load until every measured request has ended."""
+        del values
+        await asyncio.gather(*(load.run() for load in self._loads.values()))
+        return Answer()
+
+    async def _stop_load(self, values: dict[str, Any]) -> Answer:
+        """End the arrivals; `load` returns when what is under way has ended."""
+        del values
+        for load in self._loads.values():
+            load.stop()
+        return Answer()
+
+    async def _now(self, values: dict[str, Any]) -> Answer:
+        """Return counts so far, recent latencies, and the configuration version in effect."""
+        del values
+        now = dict(self.recorder.now())
+        latencies = now.pop("latencies_ns")
+        now["now_ns"] = self.clock.now_ns()
+        now["version"] = min((item.version() for item in self._sidecars().values()), default=0)
+        return Answer(now, {"latencies_ns": latencies})
+
+    async def _drain(self, values: dict[str, Any]) -> Answer:
+        """Finish what is running and stop listening."""
+        del values
+        self._end_measuring()
+        sidecars = [item.drain() for item in self._gateways.values()]
+        replicas = [item.drain() for item in self._replicas.values()]
+        ended = await asyncio.gather(*sidecars, *replicas)
+        return Answer({"ended": all(ended)})
+
+    async def _report(self, values: dict[str, Any]) -> Answer:
+        """Return everything recorded."""
+        del values
+        self._end_measuring()
+        now_ns = self.clock.now_ns()
+        for segment in range(self._segments_ended, len(self.recorder.segment_ends_ns())):
+            self.recorder.snapshot(segment, now_ns)  # the run was stopped early
+        sidecars = self._sidecars()
+        for sidecar in sidecars.values():
+            self.recorder.hosts(sidecar.host_rows())
+        return Answer(
+            {
+                "lag_ms": self._probe.quantiles_ms(),
+                "cpu_s": (self._cpu_end_s or _cpu_s()) - self._cpu_begin_s,
+                "counters": {n: dict(r.counters()) for n, r in self._replicas.items()}
+                | {n: dict(s.outbound.counters()) for n, s in self._gateways.items()},
+                "digests": {name: item.engine.digest() for name, item in sidecars.items()},
+            },
+            self.recorder.arrays(),
+        )
+
+    async def _stop(self, values: dict[str, Any]) -> Answer:
+        """Release everything; the process ends after the answer."""
+        del values
+        await self.close()
+        return Answer()
+
+    async def close(self) -> None:
+        """Release every socket and task; closing twice does no harm."""
+        self._end_measuring()
+        for replica in self._replicas.values():
+            await replica.kill()
+        for sidecar in self._gateways.values():
+            sidecar.abort()
+            await sidecar.stop()
+        self._gateways.clear()
+        if self._log is not None:
+            self._log.close()
+        self.stopped.set()
+
+    # --- Faults ------------------------------------------------------------------------------
+
+    def _named(self, values: dict[str, Any]) -> list[Replica]:
+        return [self._replicas[name] for name in values["endpoints"]]
+
+    async def _kill(self, values: dict[str, Any]) -> Answer:
+        """Kill replicas: sockets reset, state gone."""
+        for replica in self._named(values):
+            await replica.kill()
+        return Answer()
+
+    async def _kill_proxy(self, values: dict[str, Any]) -> Answer:
+        """Kill sidecars; their workloads live on."""
+        for replica in self._named(values):
+            await replica.kill_proxy()
+        return Answer()
+
+    async def _restore(self, values: dict[str, Any]) -> Answer:
+        """Bring replicas back: alive, at nominal speed, with their stated error rate."""
+        for replica in self._named(values):
+            enrolment = values["enrolments"].get(replica.name)
+            if not replica.is_alive and enrolment is not None:
+                await replica.start(Enrolment(**enrolment))
+                assert replica.sidecar is not None
+                replica.sidecar.outbound.partition(self._unreachable.get(replica.name, ()))
+            replica.heal()
+        return Answer()
+
+    async def _slow(self, values: dict[str, Any]) -> Answer:
+        """Let replicas compute at a factor of their nominal speed; 0 pauses them."""
+        for replica in self._named(values):
+            replica.slow(values["factor"])
+        return Answer()
+
+    async def _fail(self, values: dict[str, Any]) -> Answer:
+        """Let replicas answer a share of their requests with 500."""
+        for replica in self._named(values):
+            replica.fail(values["share"])
+        return Answer()
+
+    async def _rate(self, values: dict[str, Any]) -> Answer:
+        """Scale the rate of a traffic class."""
+        self._loads[values["traffic"]].set_rate(values["factor"])
+        return Answer()
+
+    async def _partition(self, values: dict[str, Any]) -> Answer:
+        """Cut the proxies named off the endpoints named; an empty list heals."""
+        self._unreachable = values["unreachable"]
+        for name, sidecar in self._sidecars().items():
+            sidecar.outbound.partition(self._unreachable.get(name, ()))
+        return Answer()
+
+    async def _certificates(self, values: dict[str, Any]) -> Answer:
+        """Return the certificates in use, PEM."""
+        found = {}
+        for name in values["endpoints"]:
+            sidecar = self._sidecars().get(name)
+            if sidecar is not None and sidecar.identity is not None:
+                found[name] = (sidecar.identity.certificate_pem or b"").decode()
+        return Answer({"certificates": found})
+
+    async def _expire(self, values: dict[str, Any]) -> Answer:
+        """Present expired certificates from the next connection on."""
+        for name, certificate in values["certificates"].items():
+            sidecar = self._sidecars().get(name)
+            if sidecar is not None and sidecar.identity is not None:
+                sidecar.identity.expire(certificate.encode())
+                sidecar.reconnect()
+        return Answer()
+
+    async def _renew(self, values: dict[str, Any]) -> Answer:
+        """Present valid certificates again."""
+        for name in values["endpoints"]:
+            sidecar = self._sidecars().get(name)
+            if sidecar is not None and sidecar.identity is not None:
+                sidecar.identity.restore()
+        return Answer()
+
+
+def _proxy_record(sidecar: Sidecar | None) -> tuple[int, int, int]:
+    """Return (requests, CPU [ns], open connections); CPU is known of processes only."""
+    if sidecar is None:
+        return 0, 0, 0
+    counters = sidecar.outbound.counters()
+    requests = counters.get("downstream_rq_total", 0)
+    return requests, 0, counters.get("upstream_cx_active", 0)
+
+
+def _cpu_s() -> float:
+    """Return the CPU time of this process so far [s]."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def serve(end: socket.socket, name: str) -> None:
+    """Serve the harness at the other end of a socket until told to stop."""
+    node = Node(name)
+    peer = Peer("the harness", node.verbs)
+    carrier = await SocketCarrier.connect(end, peer)
+    waits = [asyncio.ensure_future(event.wait()) for event in (peer.lost, node.stopped)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await node.close()
+    peer.close()
+    await carrier.wait_closed()
+
+
+def run_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a coroutine in a new event loop, uvloop's if it is installed."""
+    factory = None
+    with contextlib.suppress(ImportError):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(_on_loose_exception)
+        return runner.run(work())
+
+
+def _on_loose_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say what nobody waited for, but not that a connection broke: that is counted elsewhere.
+
+    A connect that is given up in the middle of its handshake leaves one such behind in uvloop.
+    """
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
+def node_main(end: socket.socket, name: str) -> None:
+    """Be a node process: what the forkserver calls in its child."""
+    ignore_interrupts()
+    faulthandler.enable()
+    run_loop(functools.partial(serve, end, name))

@@ -1,0 +1,125 @@
+"""The Result of an emulated run: records merged, and how they were made.
+
+Rule: a reader can tell from the result alone how far to believe it: the dilation and its reason,
+how late the event loops were, how busy the machine was, and that every request that was sent
+has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from emulator.results import recording
+from emulator.running.run import Outcome, Plan
+from meshsim.explanation import explain
+from meshsim.results import Result
+from meshsim.topology.model import Topology
+from meshsim.units import NS_PER_S, format_duration
+
+__all__ = ["result_of"]
+
+#: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
+_LAG_P99_MAX_MS = 2.0
+
+
+def result_of(plan: Plan, outcome: Outcome) -> Result:
+    """Return the Result of a run."""
+    arrays = recording.merge(outcome.parts)
+    limit = ""
+    if outcome.stopped:
+        limit = f"{outcome.stopped} at {outcome.ended_ns / NS_PER_S:.3f} s"
+    record = recording.run_record(
+        arrays,
+        plan.compiled.catalog,
+        plan.duration_ns,
+        seed=plan.seed,
+        ended_ns=outcome.ended_ns,
+        limit=limit,
+        wall_s=outcome.real_s,
+    )
+    facts = _facts(plan, outcome, record.counters)
+    topology = plan.compiled.topology
+    return Result.from_records(
+        plan.compiled.catalog,
+        [record],
+        notices=(*topology.notices, *outcome.losses, *_notices(plan, outcome, facts)),
+        defaults=_defaults(topology),
+        emulation=facts,
+    )
+
+
+def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[str, Any]:
+    """Return how the run was made, JSON-able."""
+    cpu_s = sum(report["cpu_s"] for report in outcome.reports.values())
+    cores = os.cpu_count() or 1
+    sent, completed, failed = (counters[name] for name in ("sent", "completed", "failed"))
+    return {
+        "plane": "asyncio",
+        "dilation": plan.dilation.factor,
+        "dilation_reason": plan.dilation.reason,
+        "draws": plan.draws,
+        "mtls": plan.mode,
+        "broker": urlsplit(plan.broker_url).hostname or "embedded",
+        "processes": len(plan.shares),
+        "real_s": outcome.real_s,
+        "cpu_share": cpu_s / (outcome.real_s * cores) if outcome.real_s else 0.0,
+        "lag_ms": {name: report["lag_ms"] for name, report in outcome.reports.items()},
+        "accounting": {
+            "sent": sent,
+            "completed": completed,
+            "failed": failed,
+            "left_over": sent - completed - failed,
+        },
+        "configuration_version": outcome.version,
+        "propagation": outcome.propagation,
+        "digests": {
+            proxy: digest
+            for report in outcome.reports.values()
+            for proxy, digest in report["digests"].items()
+        },
+        "counters": {
+            proxy: counters
+            for report in outcome.reports.values()
+            for proxy, counters in report["counters"].items()
+        },
+    }
+
+
+def _notices(plan: Plan, outcome: Outcome, facts: Mapping[str, Any]) -> list[str]:
+    """Return what a reader has to know of an emulated result."""
+    notices = [
+        f"emulated on real sockets in {plan.dilation.factor:g} times the model's time: "
+        f"{plan.dilation.reason}; wire latencies of the scenario are not emulated.",
+        f"{len(plan.shares)} node processes used {100 * facts['cpu_share']:.0f} % of "
+        f"{os.cpu_count() or 1} cores; mutual TLS {plan.mode}; draws {plan.draws}.",
+    ]
+    late = {
+        name: lag["p99"]
+        for name, lag in facts["lag_ms"].items()
+        if lag and lag["p99"] > _LAG_P99_MAX_MS
+    }
+    if late:
+        named = ", ".join(f"{name} {lag:.3g} ms" for name, lag in late.items())
+        notices.append(
+            f"event loops were late (p99: {named}): latencies contain the machine's; "
+            "ask for a larger dilation."
+        )
+    left = facts["accounting"]["left_over"]
+    if left:
+        notices.append(f"{left} requests were sent and had neither response nor error at the end.")
+    if outcome.stopped:
+        total = format_duration(plan.duration_ns)
+        notices.append(f"{outcome.stopped} at {outcome.ended_ns / NS_PER_S:.3g} s of {total}.")
+    return notices
+
+
+def _defaults(topology: Topology) -> dict[str, str]:
+    """Return what the scenario did not say: field path -> "value: source", of policies."""
+    defaults = {path: place.default for path, place in topology.provenance.items() if place.default}
+    for part in explain(topology, "policies").parts:
+        if part.path in defaults:
+            defaults[part.path] = part.text.removeprefix(f"{part.path} = ")
+    return defaults
