@@ -31,6 +31,14 @@ def utilisation(rate_rps: float) -> float:
     return rate_per_ns * idle_cpu_ns / (1 + rate_per_ns * 2 * COST.wakeup_ns)
 
 
+def test_a_handshake_costs_what_was_measured() -> None:
+    text = DATA.with_name("envoy_handshake.csv").read_text().splitlines()
+    lines = csv.DictReader(line for line in text if not line.startswith("#"))
+    (full,) = [row for row in lines if (row["key"], row["handshake"]) == ("rsa-2048", "full")]
+    measured_us = (float(full["client_cpu_us"]) + float(full["server_cpu_us"])) / 2
+    assert COST.handshake_ns / 1e3 == measured_us
+
+
 def test_the_header_names_the_origin() -> None:
     header = [line for line in DATA.read_text().splitlines() if line.startswith("#")]
     assert "Envoy 1.40.0" in " ".join(header)
