@@ -8,7 +8,9 @@ log, a test) there is silence.
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -20,16 +22,30 @@ Report = Callable[[float, float, str], None]
 
 #: Work that ends sooner shows nothing [s].
 DELAY_S = 2.0
+#: Shortest time between two drawings [s].
+INTERVAL_S = 0.1
+_COLUMNS = 80
 
 
 def silent(done: float, total: float, name: str) -> None:
     """Report to nobody."""
 
 
+def _columns() -> int | None:
+    """Return the width of the terminal; None in a notebook, which takes its own."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
+
+
 class Bar:
     """One bar on stderr (a widget in a notebook), used as a `Report` and as a context.
 
-    A new task, recognised by a smaller `done` or another `total`, starts a new bar.
+    A new task, recognised by a smaller `done` or another `total`, starts a new bar; a task that
+    is done removes its own.
 
     Parameters
     ----------
@@ -48,7 +64,13 @@ class Bar:
         self.last = (done, total, name)
         if not self._visible:
             return
-        from tqdm.auto import tqdm
+        if done >= total:
+            self.close()
+            return
+        with warnings.catch_warnings():
+            # A notebook without ipywidgets gets a bar of text instead, and needs no warning.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
 
         if self._bar is not None and (total != self._bar.total or done < self._bar.n):
             self.close()
@@ -56,7 +78,12 @@ class Bar:
             self._bar = tqdm(
                 total=total,
                 delay=DELAY_S,
-                mininterval=0,
+                mininterval=INTERVAL_S,
+                # Adapted, it would become all that was done in the delay: no second drawing.
+                miniters=0,
+                # A terminal may say it has 0 rows and columns (script, docker run -t).
+                nrows=24,
+                ncols=_columns(),
                 leave=False,
                 file=sys.stderr,
                 bar_format="{desc} {percentage:3.0f}% |{bar:30}| {elapsed} < {remaining}",
