@@ -2,10 +2,10 @@
 
 Rule, in this order:
 
-- *unstable*: a limit of the run was reached (a stop by hand is none), or the backlog of a traffic class grows over the
-  last half of the run (`meshsim.stats.backlog`, level 1 % shared by the classes).  A stable
-  run is called unstable in about 1 of 100 cases, up to 5 of 100 with fewer than five
-  replications of a short run at high load.
+- *unstable*: a limit of the run was reached (a stop by hand is none), or the backlog of a
+  traffic class grows over the last half of the run (`meshsim.stats.backlog`, level 1 % shared by
+  the classes).  A stable run is called unstable in about 1 of 100 cases, up to 5 of 100 with
+  fewer than five replications of a short run at high load.
 - *metastable*: the same seeds and the same final load, once started empty and once after the
   declared trigger, settle differently, and lower after the trigger: paired over the
   replications, 99 %, and by at least `GOODPUT_DIFFERENCE_MINIMUM`.  Never without a trigger.
