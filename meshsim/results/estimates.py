@@ -108,7 +108,7 @@ def _quantile(
     if math.isnan(beyond):
         return _withheld(samples, effective, method, "a single group gives no interval")
     if beyond < TAIL_MINIMUM:
-        reason = f"{beyond:.0f}{SCARCE} {name}, {TAIL_MINIMUM} needed"
+        reason = f"{math.floor(beyond)}{SCARCE} {name}, {TAIL_MINIMUM} needed"
         return _withheld(samples, effective, method, reason)
     if math.isinf(interval.high):
         reason = f"the interval of {name} leaves the sample"

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 from meshsim.results.assumptions import assumption_lines
 from meshsim.results.breakdown import PARTS
 from meshsim.results.estimates import METRICS, SCARCE, TAIL_MINIMUM, Estimate
+from meshsim.results.failures import flag_counts
+from meshsim.results.failures import rows as failure_rows
+from meshsim.results.failures import sentences as failure_sentences
 from meshsim.results.verdict import STABLE, UNSTABLE
+from meshsim.results.wording import WITHHELD, number, percent
 from meshsim.units import NS_PER_S, format_duration
 
 if TYPE_CHECKING:
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "html", "text", "to_dict", "to_json"]
 
 _ROWS_MAX = 12
+_NAMES_MAX = 5
 _JSON_METRICS = ("mean", "p50", "p90", "p99")
-_WITHHELD = "-"
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -35,35 +39,17 @@ Table = tuple[list[str], list[list[str]]]
 # --- Numbers as text ------------------------------------------------------------------------
 
 
-def _number(value: float, digits: int = 3) -> str:
-    """Write a number with `digits` significant ones, without an exponent."""
-    if math.isnan(value):
-        return _WITHHELD
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(decimals, 6)}f}"
-
-
 def _with_error(estimate: Estimate) -> str:
     """Write an estimate with the wider side of its interval, to the same decimals."""
     if estimate.withheld:
-        return _WITHHELD
+        return WITHHELD
     half = max(estimate.high - estimate.value, estimate.value - estimate.low)
     if math.isnan(half):
-        return _number(estimate.value)
+        return number(estimate.value)
     if half == 0:
-        return f"{_number(estimate.value)} ±0"
+        return f"{number(estimate.value)} ±0"
     decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
     return f"{estimate.value:,.{decimals}f} ±{half:,.{decimals}f}"
-
-
-def _percent(share: float) -> str:
-    """Write a share in percent; 100 % only if it is exactly that."""
-    if math.isnan(share):
-        return _WITHHELD
-    rounded = f"{100 * share:.2f}"
-    return "99.99+ %" if rounded == "100.00" and share < 1 else f"{rounded} %"
 
 
 # --- Tables as rows of text -----------------------------------------------------------------
@@ -72,14 +58,14 @@ def _percent(share: float) -> str:
 def _traffic(result: Result) -> Table:
     head = ["traffic", "offered/s", "goodput/s", "success", *(f"{m} ms" for m in METRICS)]
     rows = []
-    for name, row in result.traffic().iterrows():
+    for name, row in result.traffic().head(_ROWS_MAX).iterrows():
         estimates = result.estimates[str(name)]
         rows.append(
             [
                 str(name),
-                _number(row["offered_rps"], 4),
-                _number(row["goodput_rps"], 4),
-                _percent(row["success"]),
+                number(row["offered_rps"], 4),
+                number(row["goodput_rps"], 4),
+                percent(row["success"]),
                 *(_with_error(estimates[metric]) for metric in METRICS),
             ]
         )
@@ -87,17 +73,17 @@ def _traffic(result: Result) -> Table:
 
 
 def _edges(result: Result) -> Table:
-    head = ["caller → service", "requests/s", "success", "mean ms", "p50 ms", "p99 ms", "retries"]
+    head = ["caller → service", "ended/s", "success", "mean ms", "p50 ms", "p99 ms", "retries"]
     table = result.edges().sort_values("requests_rps", ascending=False, kind="stable")
     rows = [
         [
             f"{row['caller']} → {row['service']}",
-            _number(row["requests_rps"], 4),
-            _percent(row["success"]),
-            _number(row["mean_ms"]),
-            _number(row["p50_ms"]),
-            _number(row["p99_ms"]),
-            _percent(row["retries_per_request"]) if row["retries"] else "0",
+            number(row["requests_rps"], 4),
+            percent(row["success"]),
+            number(row["mean_ms"]),
+            number(row["p50_ms"]),
+            number(row["p99_ms"]),
+            percent(row["retries_per_request"]),
         ]
         for _, row in table.head(_ROWS_MAX).iterrows()
     ]
@@ -105,16 +91,16 @@ def _edges(result: Result) -> Table:
 
 
 def _endpoints(result: Result) -> Table:
-    head = ["endpoint", "workload", "requests/s", "share", "utilisation", "queue", "refused"]
+    head = ["endpoint", "workload", "arrived/s", "share", "utilisation", "queue", "refused"]
     table = result.endpoints().sort_values("utilisation", ascending=False, kind="stable")
     rows = [
         [
             row["endpoint"],
             row["workload"],
-            _number(row["requests_rps"], 4),
-            _percent(row["share"]),
-            _percent(row["utilisation"]),
-            _number(row["queue_mean"]),
+            number(row["requests_rps"], 4),
+            percent(row["share"]),
+            percent(row["utilisation"]),
+            number(row["queue_mean"]),
             f"{row['rejected'] + row['reneged']:,}",
         ]
         for _, row in table.head(_ROWS_MAX).iterrows()
@@ -122,16 +108,20 @@ def _endpoints(result: Result) -> Table:
     return head, rows
 
 
+def _failures(result: Result) -> Table:
+    return ["failures", "failed", "response flags"], failure_rows(result)[:_ROWS_MAX]
+
+
 def _breakdown(result: Result) -> Table:
     head = ["time of a request", *(f"{part} ms" for part in PARTS)]
     table = result.breakdown()
+    table = table[(table["of"] == "traffic") & (table["requests"] > 0)]
     rows = [
         [
             row["caller"],
-            *(f"{_number(row[f'{p}_ms'])} ({100 * row[f'{p}_share']:.0f} %)" for p in PARTS),
+            *(f"{number(row[f'{p}_ms'])} ({100 * row[f'{p}_share']:.0f} %)" for p in PARTS),
         ]
-        for _, row in table[table["of"] == "traffic"].iterrows()
-        if row["requests"] and not math.isnan(row["queue_share"])
+        for _, row in table[table["queue_share"].notna()].head(_ROWS_MAX).iterrows()
     ]
     return head, rows
 
@@ -142,10 +132,10 @@ def _data_plane(result: Result) -> Table:
         [
             str(kind),
             f"{row['proxies']:,.0f}",
-            _number(row["requests_rps"], 4),
-            _number(row["cpu_cores"]),
+            number(row["requests_rps"], 4),
+            number(row["cpu_cores"]),
             f"{row['connections']:,.0f}",
-            _number(row["memory_mb"]),
+            number(row["memory_mb"]),
         ]
         for kind, row in result.data_plane().iterrows()
     ]
@@ -155,11 +145,18 @@ def _data_plane(result: Result) -> Table:
 def _sections(result: Result) -> list[Table]:
     return [
         _traffic(result),
+        _failures(result),
         _breakdown(result),
         _edges(result),
         _endpoints(result),
         _data_plane(result),
     ]
+
+
+def _first(names: list[str]) -> str:
+    """Name the first few, and count the others."""
+    more = f" and {len(names) - _NAMES_MAX:,} more" if len(names) > _NAMES_MAX else ""
+    return ", ".join(names[:_NAMES_MAX]) + more
 
 
 def _withheld_notes(result: Result) -> list[str]:
@@ -175,12 +172,15 @@ def _withheld_notes(result: Result) -> list[str]:
             elif reason:
                 others.setdefault((name, reason), []).append(metric)
     notes = [
-        f"{metric} withheld, fewer than {TAIL_MINIMUM}{SCARCE}: {', '.join(names)}."
+        f"{metric} withheld, fewer than {TAIL_MINIMUM}{SCARCE}: {_first(names)}."
         for metric, names in scarce.items()
     ]
+    classes: dict[tuple[str, str], list[str]] = {}
+    for (name, reason), metrics in others.items():
+        classes.setdefault((", ".join(metrics), reason), []).append(name)
     notes += [
-        f"{name}: {', '.join(metrics)} withheld, {reason}."
-        for (name, reason), metrics in others.items()
+        f"{_first(names)}: {metrics} withheld, {reason}."
+        for (metrics, reason), names in classes.items()
     ]
     return notes
 
@@ -193,18 +193,20 @@ def _notes(result: Result) -> list[str]:
         notes.append("latencies withheld: the longer an unstable run, the higher they get.")
     else:
         notes += _withheld_notes(result)
-    for traffic, row in result.traffic().iterrows():
-        if row["response_flags"]:
-            notes.append(f"{traffic}: response flags {row['response_flags']}.")
     unfinished = sum(record.counters.get("unfinished", 0) for record in result.records)
     if unfinished:
         notes.append(f"{unfinished:,} measured requests had not ended when the run was stopped.")
-    hidden = len(result.catalog.edges) - _ROWS_MAX
-    if hidden > 0:
-        notes.append(f"{hidden:,} more edges in edges().")
-    hidden = len(result.catalog.endpoints) - _ROWS_MAX
-    if hidden > 0:
-        notes.append(f"{hidden:,} more endpoints in endpoints().")
+    counts = {
+        "traffic classes": len(result.catalog.traffic),
+        "failures": len(failure_rows(result)),
+        "edges": len(result.catalog.edges),
+        "endpoints": len(result.catalog.endpoints),
+    }
+    notes += [
+        f"{count - _ROWS_MAX:,} more {noun}: --json has all."
+        for noun, count in counts.items()
+        if count > _ROWS_MAX
+    ]
     notes += list(result.notices)
     return notes + assumption_lines(result.defaults)
 
@@ -225,13 +227,14 @@ def _engine(result: Result) -> str:
     if result.emulation:
         emulated_s = result.records[0].ended_ns / NS_PER_S
         return (
-            f"{engine['requests']:,} requests, {emulated_s:,.4g} s emulated in {wall_s:.1f} s; "
+            f"{engine['requests']:,} requests, "
+            f"{number(emulated_s, 4)} s emulated in {wall_s:.1f} s; "
             f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
         )
     simulated_s = sum(record.duration_ns for record in result.records) / NS_PER_S
     return (
         f"{engine['requests']:,} requests, {engine['events']:,} events, "
-        f"{simulated_s:,.4g} s simulated in {wall_s:.2f} s{rate}; "
+        f"{number(simulated_s, 4)} s simulated in {wall_s:.2f} s{rate}; "
         f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
     )
 
@@ -252,7 +255,8 @@ def _aligned(table: Table) -> list[str]:
 def text(result: Result) -> str:
     """Return the report for a terminal."""
     verdict = result.verdict
-    lines = [_headline(result), f"verdict: {verdict.name.upper()}: {verdict.reason}", ""]
+    lines = [_headline(result), f"verdict: {verdict.name.upper()}: {verdict.reason}"]
+    lines += [*failure_sentences(result), ""]
     for table in _sections(result):
         if table[1]:
             lines += [*_aligned(table), ""]
@@ -272,6 +276,7 @@ class Summary:
     def __str__(self) -> str:
         verdict = self.result.verdict
         lines = [_headline(self.result), f"{verdict.name}: {verdict.reason}"]
+        lines += failure_sentences(self.result)
         return "\n".join([*lines, *_aligned(_traffic(self.result))])
 
     __repr__ = __str__
@@ -300,11 +305,12 @@ def _html_table(table: Table) -> str:
 
 def _html_head(result: Result) -> str:
     verdict = result.verdict
+    told = "".join(f"<br>{html_escape.escape(line)}" for line in failure_sentences(result))
     colour = "#2e7d32" if verdict.name == STABLE else "#c62828"
     return (
         f"<p><b>{html_escape.escape(_headline(result))}</b><br>"
         f"<span style='color:{colour};font-weight:bold'>{verdict.name}</span>: "
-        f"{html_escape.escape(verdict.reason)}</p>"
+        f"{html_escape.escape(verdict.reason)}{told}</p>"
     )
 
 
@@ -343,6 +349,7 @@ def _edge_latency(row: Any) -> dict[str, Any]:
 def to_dict(result: Result) -> dict[str, Any]:
     """Return the result as plain values, with the keys that `to_json` promises."""
     catalog = result.catalog
+    flags = flag_counts(result.flags())
     return {
         "scenario": catalog.scenario,
         "mesh": catalog.mesh,
@@ -361,6 +368,7 @@ def to_dict(result: Result) -> dict[str, Any]:
                     metric: result.estimates[str(name)][metric].to_dict()
                     for metric in _JSON_METRICS
                 },
+                "response_flags": flags.get((str(name), ""), {}),
             }
             for name, row in result.traffic().iterrows()
         ],
@@ -373,6 +381,7 @@ def to_dict(result: Result) -> dict[str, Any]:
                 "success": _known(row["success"]),
                 "retries": int(row["retries"]),
                 "latency_ms": _edge_latency(row),
+                "response_flags": flags.get((row["caller"], row["service"]), {}),
             }
             for _, row in result.edges().iterrows()
         ],

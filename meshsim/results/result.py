@@ -236,9 +236,13 @@ class Result:
         """Return the answer in a few lines: verdict, rates, latency, cost."""
         return report.Summary(self)
 
+    @cached_property
+    def _traffic(self) -> pd.DataFrame:
+        return tables.traffic(self.measured, self._withheld)
+
     def traffic(self) -> pd.DataFrame:
         """Return rates, success and latency by traffic class, with 95 % intervals."""
-        return tables.traffic(self.measured, self._withheld)
+        return self._traffic.copy()
 
     @cached_property
     def _edges(self) -> pd.DataFrame:

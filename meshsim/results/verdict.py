@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meshsim.results.measured import STOPPED_BY_HAND, Measured
+from meshsim.results.wording import number
 from meshsim.state.record import WINDOW_COUNT, Catalog, RunRecord
 from meshsim.stats.backlog import backlog_growth
 from meshsim.stats.intervals import mean_interval
@@ -93,7 +94,7 @@ def _unstable(measured: Measured) -> Verdict | None:
         return None
     rate = sum(growth.total for _, growth in growing) / half_s
     classes = ", ".join(name for name, _ in growing)
-    return Verdict(UNSTABLE, f"the backlog of {classes} grows by {rate:.3g} requests/s", rate)
+    return Verdict(UNSTABLE, f"the backlog of {classes} grows by {number(rate)} requests/s", rate)
 
 
 def _late_goodput(records: Sequence[RunRecord]) -> npt.NDArray[np.float64]:
@@ -135,8 +136,8 @@ def metastable(
         return None
     return Verdict(
         METASTABLE,
-        f"goodput settles at {after.mean():.4g}/s after the trigger, "
-        f"at {empty.mean():.4g}/s when started empty",
+        f"goodput settles at {number(float(after.mean()), 4)}/s after the trigger, "
+        f"at {number(float(empty.mean()), 4)}/s when started empty",
     )
 
 

@@ -3,12 +3,16 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from meshsim.errors import ConfigError
 from meshsim.results import Result, parse_precision, relative_half_width
+from meshsim.state.record import WINDOW_COUNT
+from meshsim.state.sparse import SparseHistogram
+from meshsim.stats.histogram import BIN_COUNT
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +153,14 @@ def test_json_has_the_promised_keys_and_no_nan(result):
     ]
     assert set(data["engine"]) == {"requests", "events", "wall_s"}
     browse = data["traffic"][0]
-    assert list(browse) == ["name", "offered_rps", "completed_rps", "success", "latency_ms"]
+    assert list(browse) == [
+        "name",
+        "offered_rps",
+        "completed_rps",
+        "success",
+        "latency_ms",
+        "response_flags",
+    ]
     assert set(browse["latency_ms"]) == {"mean", "p50", "p90", "p99"}
     assert set(browse["latency_ms"]["p99"]) == {"value", "low", "high"}
     assert set(data["endpoints"][0]) == {"service", "workload", "endpoint", "requests", "share"}
@@ -184,7 +195,7 @@ def test_summary_and_notebook_views(result):
     assert str(result.summary()).splitlines()[1] == "stable: the backlog does not grow"
     assert repr(result) == "<Result shop on istio-sidecar: stable>"
     page = result._repr_html_()
-    assert page.count("<table>") == page.count("</table>") == 5
+    assert page.count("<table>") == page.count("</table>") == 6
     assert "<td style='text-align:left'>front → cart</td>" in page
     assert result.summary()._repr_html_().startswith("<p><b>shop")
 
@@ -261,3 +272,21 @@ def test_a_class_without_requests_says_so(make_catalog, records):
     assert result.estimate("buy", "p99").withheld == "no request arrived"
     assert result.estimate("buy", "success").withheld == "no request ended"
     assert "buy: mean, p50, p90, p99, p99.9 withheld, no request arrived." in result.report()
+
+
+def test_long_lists_are_cut_and_counted(make_catalog, make_record):
+    names = tuple(f"class-{number:03}" for number in range(40))
+    short = make_record(0)
+    wide = {
+        "windows": np.repeat(short.windows[:, :1], 40, axis=1),
+        "traffic_flags": np.repeat(short.traffic_flags[:, :1], 40, axis=1),
+        "window_histogram": SparseHistogram.from_dense(
+            np.zeros((WINDOW_COUNT, 40, BIN_COUNT), np.int32)
+        ),
+    }
+    result = Result.from_records(make_catalog(traffic=names), [replace(short, **wide)])
+    report = result.report()
+    assert "28 more traffic classes: --json has all." in report
+    assert "class-012" not in report
+    assert "class-004 and 35 more:" in report or "class-004 0 and 35 more" in report
+    assert "endpoints()" not in report
