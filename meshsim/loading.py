@@ -6,6 +6,7 @@ from pathlib import Path
 
 from meshsim.errors import ConfigError, Problem
 from meshsim.importers import load_manifests
+from meshsim.importers.documents import read_manifests
 from meshsim.topology import Topology, load_topology
 
 __all__ = ["load"]
@@ -32,20 +33,21 @@ def load(path: str | Path, traffic: str | Path | None = None) -> Topology:
         With every problem of the input.
     """
     place = Path(path)
-    if place.is_dir():
-        if traffic is None:
-            raise ConfigError(
-                [
-                    Problem(
-                        "manifests state no traffic",
-                        file=str(path),
-                        allowed="a traffic file beside them (traffic=..., --traffic FILE)",
-                    )
-                ]
-            )
-        return load_manifests(place, traffic)
-    if traffic is not None:
+    if place.is_file() and traffic is None:
+        return load_topology(place)
+    if place.is_file():
         raise ConfigError(
             [Problem("a scenario states its own traffic", file=str(path), found=str(traffic))]
         )
-    return load_topology(place)
+    if traffic is not None:
+        return load_manifests(place, traffic)
+    if not place.is_dir():
+        return load_topology(place)
+    # An empty folder or a template is told first: traffic would not mend it.
+    read_manifests(place)
+    problem = Problem(
+        "manifests state no traffic",
+        file=str(path),
+        allowed="a traffic file beside them (traffic=..., --traffic FILE)",
+    )
+    raise ConfigError([problem])
