@@ -228,13 +228,13 @@ def _engine(result: Result) -> str:
         emulated_s = result.records[0].ended_ns / NS_PER_S
         return (
             f"{engine['requests']:,} requests, "
-            f"{number(emulated_s, 4)} s emulated in {wall_s:.1f} s; "
+            f"{emulated_s:,.1f} s emulated in {wall_s:.1f} s; "
             f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
         )
     simulated_s = sum(record.duration_ns for record in result.records) / NS_PER_S
     return (
         f"{engine['requests']:,} requests, {engine['events']:,} events, "
-        f"{number(simulated_s, 4)} s simulated in {wall_s:.2f} s{rate}; "
+        f"{simulated_s:,.0f} s simulated in {wall_s:.2f} s{rate}; "
         f"meshsim {result.version}, topology {result.catalog.topology_hash[:12]}"
     )
 

@@ -35,7 +35,7 @@ def test_report_json_and_log_are_written(scenario, tmp_path, capsys):
     assert status_of(scenario, *options, *files) in (None, 0)
     report = capsys.readouterr().out
     assert "pair · istio-sidecar · 1 replication of 1s · seed 7" in report
-    assert re.search(r"\d+ requests, 1 s emulated in [\d.]+ s", report)
+    assert re.search(r"\d+ requests, 1\.0 s emulated in [\d.]+ s", report)
     assert "as asked for" in report
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["emulation"]["processes"] == 2  # the replicas', and the edge
