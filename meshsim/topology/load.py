@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from meshsim.errors import ConfigError, Problem
 from meshsim.topology.base import Model
+from meshsim.topology.checks import Finding
 from meshsim.topology.generate import GeneratedScenario, generate_scenario
 from meshsim.topology.model import (
     Arrivals,
@@ -35,7 +36,7 @@ from meshsim.topology.model import (
     Workload,
 )
 from meshsim.topology.problems import Reading, read_model, refuse
-from meshsim.topology.validate import Finding, find
+from meshsim.topology.validate import find
 from meshsim.workload.recorded import read_times_ns
 from meshsim.yamlfile import (
     FILE_BYTES_MAX,

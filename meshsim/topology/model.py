@@ -4,8 +4,8 @@ Rule: this file says what *can* be said; a mesh profile (`meshsim.meshes`) fills
 unsaid, and `meshsim.topology.compile` turns the filled model into state arrays.  A policy
 field that is `None` was not said.  Field names are Envoy's; times are `int` nanoseconds,
 written as ``"14ms"`` in YAML; sizes are `int` bytes, written as ``"2KiB"`` or a number.
-Scalars and distributions are in `meshsim.topology.base`, traffic in `meshsim.topology.traffic`;
-both are exported here too.
+Scalars and distributions are in `meshsim.topology.base`, traffic in `meshsim.topology.traffic`,
+policies in `meshsim.topology.policies`; all are exported here too.
 
 The model knows no file positions: `meshsim.topology.load` maps a field path to file, line and
 column, and keeps them in `Topology.provenance`.
@@ -13,7 +13,7 @@ column, and keeps them in `Topology.provenance`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,22 @@ from meshsim.topology.base import (
     Rate,
     Size,
     one_of,
+)
+from meshsim.topology.policies import (
+    CircuitBreakers,
+    ClusterPolicy,
+    ConnectionPool,
+    LoadBalancing,
+    LoadBalancingPolicy,
+    RetryBudget,
+    RetryOn,
+    RetryPolicy,
+    Route,
+    RouteMatch,
+    ServicePolicy,
+    StringMatch,
+    Subset,
+    WeightedCluster,
 )
 from meshsim.topology.traffic import (
     Arrivals,
@@ -224,173 +240,6 @@ class Service(Model):
     port: Integer = Field(default=80, ge=1, le=65535)
     protocol: Literal["http"] = "http"
     workloads: dict[str, Workload] = Field(min_length=1)
-
-
-# --- Policies (Envoy's vocabulary) ----------------------------------------------------------
-
-LoadBalancingPolicy = Literal[
-    "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA"
-]
-
-
-class StringMatch(Model):
-    """Exactly one of exact, prefix, regex (RE2 full match), present."""
-
-    exact: str | None = None
-    prefix: str | None = None
-    regex: str | None = None
-    present: Boolean | None = None
-    invert: Boolean = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"exact": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> StringMatch:
-        one_of(self, ("exact", "prefix", "regex", "present"))
-        return self
-
-
-class RouteMatch(Model):
-    """All conditions must hold; an empty match holds for every request.
-
-    `ignore_case` applies to exact and prefix of `path`; `source_labels` restricts the match to
-    callers whose workload carries these labels.
-    """
-
-    path: StringMatch | None = None
-    method: StringMatch | None = None
-    authority: StringMatch | None = None
-    headers: dict[str, StringMatch] = Field(default_factory=dict)
-    ignore_case: Boolean = False
-    source_labels: dict[str, str] = Field(default_factory=dict)
-
-
-class WeightedCluster(Model):
-    """One destination of a split: a service (default: the routed one) and perhaps a subset."""
-
-    service: str | None = None
-    subset: str | None = None
-    weight: Integer = Field(default=1, ge=0, le=2**32 - 1)
-
-
-RetryOn = Literal[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "refused-stream",
-    "retriable-4xx",
-    "retriable-status-codes",
-    "unavailable",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "envoy-ratelimited",
-]
-
-
-StatusCode = Annotated[Integer, Field(ge=100, le=599)]
-
-
-class RetryPolicy(Model):
-    """When and how often a failed attempt is followed by another."""
-
-    num_retries: Integer | None = Field(default=None, ge=0, le=1000)
-    retry_on: tuple[RetryOn, ...] | None = None
-    retriable_status_codes: tuple[StatusCode, ...] | None = None
-    per_try_timeout: Duration | None = None
-    base_interval: Duration | None = None
-    max_interval: Duration | None = None
-    previous_hosts: Boolean | None = None
-    host_selection_retry_max_attempts: Integer | None = Field(default=None, ge=1, le=100)
-
-
-class Route(Model):
-    """One rule of a service's route table; rules are tried in order, the first match wins."""
-
-    name: str = ""
-    match: tuple[RouteMatch, ...] = ()
-    split: tuple[WeightedCluster, ...] = ()
-    direct_response: Integer | None = Field(default=None, ge=200, le=599)
-    timeout: Duration | None = Field(default=None, description="covers all tries; 0 disables")
-    retry: RetryPolicy | None = None
-
-
-#: Envoy's bound of an endpoint's weight.
-Weight = Annotated[Integer, Field(ge=1, le=128)]
-
-
-class LoadBalancing(Model):
-    """Which host of a cluster the next request (or connection) goes to."""
-
-    policy: LoadBalancingPolicy | None = None
-    choice_count: Integer | None = Field(default=None, ge=2, le=1000)
-    active_request_bias: Number | None = Field(default=None, ge=0, le=100)
-    selection_method: Literal["N_CHOICES", "FULL_SCAN"] | None = None
-    minimum_ring_size: Integer | None = Field(default=None, ge=1, le=8_388_608)
-    maximum_ring_size: Integer | None = Field(default=None, ge=1, le=8_388_608)
-    table_size: Integer | None = Field(default=None, ge=2, le=5_000_011)
-    hash_balance_factor: Integer | None = Field(default=None, ge=0, le=10_000)
-    hash_header: str | None = None
-    hash_source_ip: Boolean | None = None
-    decay: Duration | None = None
-    default_rtt: Duration | None = None
-    weights: dict[str, Weight] | None = Field(
-        default=None, description="endpoint weight by workload name, 1 to 128"
-    )
-
-
-class RetryBudget(Model):
-    """Envoy's retry budget: concurrent retries as a share of active and pending requests."""
-
-    budget_percent: Number | None = Field(default=None, ge=0, le=100)
-    min_retry_concurrency: Integer | None = Field(default=None, ge=0)
-
-
-class CircuitBreakers(Model):
-    """Envoy's concurrency limits, per client proxy and cluster."""
-
-    max_connections: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
-    max_pending_requests: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
-    max_requests: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
-    max_retries: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
-    retry_budget: RetryBudget | None = None
-
-
-class ConnectionPool(Model):
-    """How a proxy keeps connections to one host."""
-
-    connect_timeout: Duration | None = None
-    idle_timeout: Duration | None = Field(default=None, description="0 disables")
-    max_requests_per_connection: Integer | None = Field(
-        default=None, ge=0, description="0: no limit"
-    )
-
-
-class ClusterPolicy(Model):
-    """Policies of one cluster (a service, or a subset of it)."""
-
-    load_balancing: LoadBalancing | None = None
-    circuit_breakers: CircuitBreakers | None = None
-    connection_pool: ConnectionPool | None = None
-
-
-class Subset(ClusterPolicy):
-    """The endpoints of a service whose workload carries these labels, with own policies."""
-
-    labels: dict[str, str]
-
-
-class ServicePolicy(ClusterPolicy):
-    """What client proxies do with requests to one service."""
-
-    subsets: dict[str, Subset] = Field(default_factory=dict)
-    routes: tuple[Route, ...] = ()
 
 
 # --- Timed faults ---------------------------------------------------------------------------

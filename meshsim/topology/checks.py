@@ -1,0 +1,247 @@
+"""What must hold within one element of a topology.
+
+Rule: `CHECKS` is a table from the class of an element to the function that yields its breaches
+and notices; what an element names elsewhere is looked up by `meshsim.topology.validate`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from meshsim.topology import model
+from meshsim.units import format_duration
+from meshsim.yamlfile import FieldPath
+
+__all__ = ["CHECKS", "Finding"]
+
+_Z99 = NormalDist().inv_cdf(0.99)
+#: No lognormal has a larger ratio of 99th percentile to mean: exp(z99**2 / 2) = 14.97.
+LOGNORMAL_RATIO_MAX = math.exp(_Z99 * _Z99 / 2)
+#: The probabilities of a hyperexponential may miss 1 by this much.
+_PROBABILITY_TOLERANCE = 1e-9
+#: Envoy's defaults (api/envoy/config/cluster/v3/cluster.proto, RingHashLbConfig).
+_RING_SIZE_MIN, _RING_SIZE_MAX = 1024, 8_388_608
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One breach, or one notice, before it has a place in a file.
+
+    `refers` is the path of what was looked up, e.g. ``("services", "ratings")``.
+    """
+
+    path: FieldPath
+    message: str
+    found: str = ""
+    allowed: str = ""
+    suggestion: str = ""
+    refers: FieldPath = ()
+    notice: bool = False
+
+
+# --- Distributions and arrivals -------------------------------------------------------------
+
+
+def _positive(path: FieldPath, field: str, duration_ns: int) -> Iterator[Finding]:
+    if duration_ns <= 0:
+        yield Finding((*path, field), "must be longer than 0", format_duration(duration_ns))
+
+
+def _mean(path: FieldPath, element: model.Exponential | model.Gamma) -> Iterator[Finding]:
+    yield from _positive(path, "mean", element.mean)
+
+
+def _lognormal(path: FieldPath, element: model.Lognormal) -> Iterator[Finding]:
+    yield from _positive(path, "mean", element.mean)
+    largest = element.mean * LOGNORMAL_RATIO_MAX
+    if element.mean > 0 and not element.mean < element.p99 <= largest:
+        allowed = (
+            f"longer than the mean, {format_duration(element.mean)}, and at most "
+            f"{LOGNORMAL_RATIO_MAX:.2f} times it, {format_duration(math.floor(largest))}"
+        )
+        message = "no lognormal distribution has this mean and this 99th percentile"
+        yield Finding((*path, "p99"), message, format_duration(element.p99), allowed)
+
+
+def _pareto(path: FieldPath, element: model.ParetoBounded) -> Iterator[Finding]:
+    yield from _positive(path, "low", element.low)
+    if element.high <= element.low:
+        allowed = f"longer than low, {format_duration(element.low)}"
+        yield Finding((*path, "high"), "too short", format_duration(element.high), allowed)
+
+
+def _hyperexponential(path: FieldPath, element: model.Hyperexponential) -> Iterator[Finding]:
+    total = math.fsum(phase.probability for phase in element.phases)
+    if abs(total - 1) > _PROBABILITY_TOLERANCE:
+        message = "the probabilities do not add up to 1"
+        yield Finding((*path, "phases"), message, f"{total:g} in all")
+    for index, phase in enumerate(element.phases):
+        yield from _positive((*path, "phases", index), "mean", phase.mean)
+
+
+def _workload(path: FieldPath, element: model.Workload) -> Iterator[Finding]:
+    if element.steps and "default" in element.operations:
+        at = (*path, "operations", "default")
+        yield Finding(at, "steps are the default operation already; say it once")
+
+
+def _renewal(path: FieldPath, element: model.Renewal) -> Iterator[Finding]:
+    constant, empirical = element.interval.constant, element.interval.empirical
+    if (constant and constant.value == 0) or (empirical and max(empirical.values) == 0):
+        yield Finding((*path, "interval"), "an interval of 0 is an infinite rate", "0s")
+
+
+def _batch(path: FieldPath, element: model.Batch) -> Iterator[Finding]:
+    if element.size_distribution == "fixed" and element.size != int(element.size):
+        message = "a fixed size is a whole number of requests"
+        yield Finding((*path, "size"), message, f"{element.size:g}")
+
+
+def _modulated(path: FieldPath, element: model.ModulatedPhase) -> Iterator[Finding]:
+    yield from _positive(path, "mean_sojourn", element.mean_sojourn)
+
+
+def _diurnal(path: FieldPath, element: model.Diurnal) -> Iterator[Finding]:
+    yield from _positive(path, "period", element.period)
+
+
+def _ascending(path: FieldPath, times: tuple[int, ...]) -> Iterator[Finding]:
+    for index in range(1, len(times)):
+        if times[index] < times[index - 1]:
+            allowed = f"not before {format_duration(times[index - 1])}"
+            found = format_duration(times[index])
+            yield Finding((*path, index), "the times descend", found, allowed)
+            return
+
+
+def _piecewise(path: FieldPath, element: model.Piecewise) -> Iterator[Finding]:
+    yield from _ascending((*path, "points"), tuple(point.at for point in element.points))
+
+
+def _recorded(path: FieldPath, element: model.Recorded) -> Iterator[Finding]:
+    yield from _ascending((*path, "times"), element.times)
+    if not element.times and element.file is None:
+        yield Finding(path, "no arrival is recorded", allowed="times, or a file that holds them")
+
+
+# --- Faults ---------------------------------------------------------------------------------
+
+
+def _fault(path: FieldPath, element: model.TimedFault) -> Iterator[Finding]:
+    if element.kind == "rate":
+        if element.traffic is None:
+            yield Finding(path, "a fault of kind rate names the traffic class it changes")
+    elif element.service is None and element.zone is None:
+        message = f"a fault of kind {element.kind} names the service or the zone it hits"
+        yield Finding(path, message)
+    if element.kind == "errors" and element.factor > 1:
+        found = f"{element.factor:g}"
+        yield Finding((*path, "factor"), "an error rate is a probability", found, "0 to 1")
+    if element.workload is not None and element.service is None:
+        yield Finding((*path, "workload"), "a workload is named with its service")
+    if element.replica is not None and element.workload is None:
+        yield Finding((*path, "replica"), "a replica is named with its service and workload")
+    if element.duration is not None:
+        yield from _positive(path, "duration", element.duration)
+
+
+# --- Policies -------------------------------------------------------------------------------
+
+
+def _route(path: FieldPath, element: model.Route) -> Iterator[Finding]:
+    if element.split and sum(cluster.weight for cluster in element.split) == 0:
+        at = (*path, "split")
+        yield Finding(at, "the weights add up to 0", "0", "at least one weight above 0")
+    if element.split and element.direct_response is not None:
+        at = (*path, "direct_response")
+        yield Finding(at, "a route either answers itself or splits over clusters, not both")
+    limit = element.retry.per_try_timeout if element.retry else None
+    if limit and element.timeout and limit >= element.timeout:
+        # Envoy, router.cc, FilterUtility::finalTimeout: it is then reset to 0, off.
+        message = (
+            f"per_try_timeout is not shorter than the route's timeout, "
+            f"{format_duration(element.timeout)}; Envoy ignores it"
+        )
+        at = (*path, "retry", "per_try_timeout")
+        yield Finding(at, message, format_duration(limit), notice=True)
+
+
+def _retry(path: FieldPath, element: model.RetryPolicy) -> Iterator[Finding]:
+    if element.base_interval is not None:
+        yield from _positive(path, "base_interval", element.base_interval)
+        if element.max_interval is not None and element.max_interval < element.base_interval:
+            # Envoy refuses such a policy: retry_policy.max_interval must be >= base_interval.
+            allowed = f"not shorter than base_interval, {format_duration(element.base_interval)}"
+            found = format_duration(element.max_interval)
+            yield Finding((*path, "max_interval"), "too short", found, allowed)
+    conditions = element.retry_on or ()
+    if "retriable-status-codes" in conditions and not element.retriable_status_codes:
+        message = "retriable-status-codes without retriable_status_codes never matches"
+        yield Finding((*path, "retry_on"), message, notice=True)
+
+
+def _string_match(path: FieldPath, element: model.StringMatch) -> Iterator[Finding]:
+    if element.regex is not None:
+        try:
+            re.compile(element.regex)
+        except (re.error, OverflowError, RecursionError) as error:
+            message = f"not a regular expression: {error}"
+            yield Finding((*path, "regex"), message, element.regex[:60])
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+
+
+def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[Finding]:
+    if element.table_size is not None and not _is_prime(element.table_size):
+        message = "the size of a Maglev table is a prime number"
+        near = next(n for n in range(element.table_size, 6_000_000) if _is_prime(n))
+        found = str(element.table_size)
+        yield Finding((*path, "table_size"), message, found, suggestion=str(near))
+    low = _RING_SIZE_MIN if element.minimum_ring_size is None else element.minimum_ring_size
+    high = _RING_SIZE_MAX if element.maximum_ring_size is None else element.maximum_ring_size
+    if low > high:
+        said = "minimum_ring_size" if element.minimum_ring_size else "maximum_ring_size"
+        message = "the smallest ring is larger than the largest"
+        yield Finding((*path, said), message, f"minimum {low}, maximum {high}")
+    factor = element.hash_balance_factor
+    if factor is not None and 0 < factor < 100:
+        # Envoy, CommonLbConfig.ConsistentHashingLbConfig: gte 100.
+        yield Finding(
+            (*path, "hash_balance_factor"), "too small", str(factor), "0 (off), or >= 100"
+        )
+    hashes = element.hash_header is not None or element.hash_source_ip
+    if element.policy in ("RING_HASH", "MAGLEV") and not hashes:
+        message = (
+            f"{element.policy} without hash_header or hash_source_ip: requests have no hash, "
+            "and Envoy picks a random host for each"
+        )
+        yield Finding((*path, "policy"), message, notice=True)
+
+
+#: Element class -> its check.
+CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
+    model.Exponential: _mean,
+    model.Gamma: _mean,
+    model.Lognormal: _lognormal,
+    model.ParetoBounded: _pareto,
+    model.Hyperexponential: _hyperexponential,
+    model.Workload: _workload,
+    model.Renewal: _renewal,
+    model.Batch: _batch,
+    model.ModulatedPhase: _modulated,
+    model.Diurnal: _diurnal,
+    model.Piecewise: _piecewise,
+    model.Recorded: _recorded,
+    model.TimedFault: _fault,
+    model.Route: _route,
+    model.RetryPolicy: _retry,
+    model.StringMatch: _string_match,
+    model.LoadBalancing: _load_balancing,
+}
