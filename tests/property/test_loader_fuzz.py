@@ -16,7 +16,7 @@ from meshsim.yamlfile import parse_yaml
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
     (ROOT / "topologies" / f"{name}.yaml").read_text()
-    for name in ("bookinfo", "chain", "online-boutique")
+    for name in ("bookinfo", "chain", "online-boutique", "retry-storm")
 ]
 #: What YAML and the model give a meaning to, to be put where it does not belong.
 TOKENS = [

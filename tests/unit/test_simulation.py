@@ -10,10 +10,11 @@ import meshsim as ms
 from meshsim.errors import ConfigError
 from meshsim.results import Result
 from meshsim.state.record import WINDOW_COUNT
+from meshsim.topology import with_values
 from meshsim.topology.model import Topology
 
 NO_WIRE = dict.fromkeys(("same_node", "same_zone", "same_region", "cross_region"), "0s")
-STORM = Path(__file__).with_name("retry_storm.yaml")
+STORM = Path(__file__).parents[2] / "topologies" / "retry-storm.yaml"
 
 
 def scenario(arrivals=None, body=None, **fields) -> Topology:
@@ -221,3 +222,10 @@ def test_without_retries_the_trigger_leaves_nothing_behind():
     tamed = storm.model_copy(update={"policies": {}})
     # The backlog of 280 requests is worked off at 40/s: by 11 s, in the first half.
     assert str(simulate(tamed, "40s", replications=4).verdict) == "stable"
+
+
+def test_a_retry_budget_ends_the_storm():
+    budget = "policies.store.circuit_breakers.retry_budget.budget_percent"
+    tamed = with_values(ms.load(STORM), {budget: "20"})
+    # With a fifth more attempts, 72/s, the backlog shrinks by 28/s: gone before the last half.
+    assert str(simulate(tamed, "60s", replications=4).verdict) == "stable"

@@ -14,7 +14,9 @@ def validator():
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("name", ["bookinfo", "chain", "online-boutique", "thousand", "tree"])
+@pytest.mark.parametrize(
+    "name", ["bookinfo", "chain", "online-boutique", "retry-storm", "thousand", "tree"]
+)
 def test_every_scenario_fits(validator, root, name):
     text = (root / "topologies" / f"{name}.yaml").read_text()
     validator.validate(yaml.safe_load(text))
