@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 
 from emulator.http.bodies import Body, HttpError, UntilCloseBody, body_of
 from emulator.http.heads import ResponseHead, parse_response_head, split_head
+from meshsim.errors import ConfigError
 
 __all__ = [
     "Address",
@@ -330,7 +331,8 @@ async def dial(
     Raises
     ------
     OSError
-        Nobody listens, or it is not who it must be (`ssl.SSLError`).
+        Nobody listens, or it is not who it must be (`ssl.SSLError`), or this proxy has no
+        certificate yet.
     """
     loop = asyncio.get_running_loop()
     if contexts is None or not address.principal:
@@ -338,6 +340,9 @@ async def dial(
         return
     from emulator.access.identity import verify_server
 
-    context = contexts.client_context()
+    try:
+        context = contexts.client_context()
+    except ConfigError as error:  # the proxy was told of its upstreams before it was certified
+        raise ConnectionError(str(error)) from None
     await loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
     verify_server(connection.get_extra_info("ssl_object"), address.principal)

@@ -97,6 +97,10 @@ class PendingRequest:
         """End: nobody listens."""
         self._end(Reply(0, FLAG_UF))
 
+    def on_lost(self) -> None:
+        """End: the connection was there, and was lost before the request was sent."""
+        self._end(Reply(0, FLAG_UC))
+
     def on_response_head(self, head: ResponseHead) -> None:
         """Note the status, and the flag of a proxy's own answer."""
         flag = FLAG_NONE
@@ -192,15 +196,19 @@ class Caller:
         except OSError:
             refused = True
         self._opening -= 1
-        if refused:
-            pending = self._next_waiting()
-            self.lost(connection)
-            if pending is not None:
-                pending.on_refused(RESET_CONNECT_FAILURE)
-        elif self._closed:
-            connection.close()
-        else:
-            self.free(connection, True)
+        if not refused and not connection.closed:
+            if self._closed:
+                connection.close()
+            else:
+                self.free(connection, True)
+            return
+        # Who waits longest fails with the connection, or nobody would open another for him.
+        pending = self._next_waiting()
+        self.lost(connection)
+        if pending is not None and refused:
+            pending.on_refused(RESET_CONNECT_FAILURE)
+        elif pending is not None:
+            pending.on_lost()
 
     def _next_waiting(self) -> PendingRequest | None:
         while self._waiting:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+from emulator.http.connection import dial
 from emulator.proxy.downstream import Downstream
 from emulator.workload.caller import Caller, Reply
 from meshsim.state.codes import FLAG_NONE, FLAG_UC, FLAG_UF, FLAG_UH
@@ -183,3 +184,27 @@ def test_connections_that_a_burst_left_behind_are_closed(monkeypatch):
             return caller.connections_peak
 
     assert asyncio.run(main()) == 6
+
+
+def test_a_connection_that_is_lost_before_it_is_handed_over_keeps_no_request(monkeypatch):
+    async def main():
+        async with calling(1) as (server, caller, _):
+            dials = []
+
+            async def dial_and_lose(connection, *address):
+                await dial(connection, *address)
+                dials.append(connection)
+                if len(dials) == 1:  # the other side resets it before we hear that it is there
+                    connection.connection_lost(ConnectionResetError())
+
+            monkeypatch.setattr("emulator.workload.caller.dial", dial_and_lose)
+            ended = []
+            caller.request(REQUEST, b"GET", ended.append)
+            caller.request(REQUEST, b"GET", ended.append)
+            await until(lambda: server.waiting)
+            server.answer()
+            await until(lambda: len(ended) == 2)
+            return ended, len(dials), caller.connections
+
+    replies = [Reply(0, FLAG_UC), Reply(200, FLAG_NONE)]
+    assert asyncio.run(main()) == (replies, 2, 1)

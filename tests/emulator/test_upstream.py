@@ -241,3 +241,19 @@ def test_a_client_of_another_authority_gets_nothing():
             assert "downstream_rq_total" not in inbound.counters()
 
     run(scenario)
+
+
+def test_a_proxy_without_a_certificate_yet_keeps_no_request_waiting():
+    async def scenario():
+        identity = Identity(f"spiffe://cluster.local/ns/default/sa/{GATEWAY}")
+        async with (
+            upstreams() as (workload,),
+            gateway([workload.port], identity=identity) as (proxy, engine, port),
+            Caller(port) as caller,
+        ):
+            status, headers, _ = await caller.get("cart")
+            assert (status, headers["x-meshsim-flag"]) == (503, "UF")
+            assert len(proxy.pools) == 0
+            assert engine.counters()["cart"]["upstream_cx_active"] == 0
+
+    run(scenario)
