@@ -10,7 +10,9 @@ simulation with this seed; fresh draws are those of a replication that no simula
 
 After the measured time the load goes on until every measured request has ended, so that these
 end as they would; then what else was sent is waited for.  All that takes at most the measured
-time again, and what has not ended then is counted as unfinished.
+time again, and what has not ended then is counted as unfinished.  Half of that time is left for
+waiting: a single request that never ends must not let the load go on to the last moment, and
+what it sends then be counted as unfinished too.
 
 References
 ----------
@@ -102,7 +104,10 @@ class LoadGenerator:
         streams = make_streams(int(base >> np.uint64(2)), PURPOSE_ARRIVAL, len(names))
         self.traffic = traffic
         self.duration_ns = duration_ns
-        self._given_up_ns = duration_ns + max(_DRAIN_MAX * duration_ns, drain_min_ns)
+        self._drain_min_ns = drain_min_ns
+        drain_ns = max(_DRAIN_MAX * duration_ns, drain_min_ns)
+        self._sending_ends_ns = duration_ns + drain_ns // 2
+        self._given_up_ns = duration_ns + drain_ns
         self._clock = clock
         self._recorder = recorder
         self._caller = Caller(*gateway, connections_max)
@@ -151,10 +156,17 @@ class LoadGenerator:
         await self._caller.close()
 
     def stop(self) -> None:
-        """Send nothing more; `run` returns when what was sent has ended."""
+        """Send nothing more; `run` returns when what was sent has ended.
+
+        It waits at most for as long as the load has lasted, and at least for `drain_min_ns`.
+        """
+        now_ns = self._clock.now_ns()
+        drain_ns = max(_DRAIN_MAX * now_ns, self._drain_min_ns)
+        self._given_up_ns = min(self._given_up_ns, now_ns + drain_ns)
         self._stopped = True
         self._due.clear()
         self._end_if_done()
+        self._wake()
 
     def _plan_first(self) -> None:
         """Plan the first arrival, or let the users think first, as the simulator does."""
@@ -167,7 +179,8 @@ class LoadGenerator:
 
     def _end_if_done(self) -> None:
         now_ns = self._clock.now_ns()
-        if not self._stopped and now_ns > self.duration_ns and self._measured_outstanding == 0:
+        measured = now_ns > self.duration_ns and self._measured_outstanding == 0
+        if not self._stopped and (measured or now_ns > self._sending_ends_ns):
             self._stopped = True
             self._due.clear()
         given_up = now_ns > self._given_up_ns
@@ -249,10 +262,9 @@ class LoadGenerator:
             return
         if self._due:
             self._alarm.set(self._due[0])
-        end_ns = self.duration_ns + 1
-        if self._clock.now_ns() >= end_ns:
-            end_ns = self._given_up_ns + 1
-        self._alarm.set(end_ns)
+        now_ns = self._clock.now_ns()
+        ends = (self.duration_ns, self._sending_ends_ns, self._given_up_ns)
+        self._alarm.set(min((end_ns for end_ns in ends if end_ns >= now_ns), default=now_ns) + 1)
 
     def _send(self, arrived_ns: int) -> None:
         number = self._number

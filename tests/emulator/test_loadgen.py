@@ -316,6 +316,33 @@ def test_what_has_not_ended_after_the_drain_is_unfinished():
     assert outcome.record.windows["in_flight_ns"].sum() == (3 * 120 - 5 + 20) * NS_PER_MS
 
 
+def test_one_request_that_never_ends_leaves_no_other_without_an_outcome():
+    run = Run(QUICK, {"poisson": 300}, seed=SEED)
+    held = []
+
+    def answer(connection):
+        if not held:
+            held.append(connection)
+        else:
+            asyncio.get_running_loop().call_later(0.05, connection.respond, 200, ())
+
+    outcome = loaded(run, Sink(answer), drain_min_ns=1_000 * NS_PER_MS)
+    assert (outcome.counters["unfinished"], outcome.counters["cut"]) == (1, 0)
+    assert outcome.counters["completed"] == outcome.counters["sent"] - 1 > 60
+
+
+def test_a_load_that_is_stopped_does_not_wait_for_ever():
+    run = Run(QUICK, {"poisson": 300}, seed=SEED)
+
+    async def meanwhile(load):
+        while load.counters()["requests"] < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        load.stop()
+
+    outcome = loaded(run, Sink(lambda connection: None), meanwhile=meanwhile, duration_ms=600_000)
+    assert outcome.counters["unfinished"] == outcome.counters["sent"] > 0
+
+
 def test_a_load_that_is_stopped_waits_for_what_it_sent():
     run = Run(QUICK, {"poisson": 300}, seed=SEED)
     held = []
@@ -327,7 +354,8 @@ def test_a_load_that_is_stopped_waits_for_what_it_sent():
         for connection in held:
             connection.respond(200, ())
 
-    outcome = loaded(run, Sink(held.append), meanwhile=meanwhile, duration_ms=5_000)
+    options = {"duration_ms": 5_000, "drain_min_ns": 5_000 * NS_PER_MS}
+    outcome = loaded(run, Sink(held.append), meanwhile=meanwhile, **options)
     assert outcome.counters["sent"] == outcome.counters["completed"] == len(held) > 0
 
 
