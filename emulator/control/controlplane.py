@@ -311,6 +311,7 @@ class ControlPlane:
             return
         now_ns = self._clock.now_ns()
         try:
+            self.ledger.on_heard(proxy, now_ns)
             if family == "state":
                 self._enqueue(proxy, self._snapshots.on_held(proxy, read_held(payload)), now_ns)
             elif family == "ack":

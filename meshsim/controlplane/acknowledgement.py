@@ -9,10 +9,11 @@ warming), so the order in which messages arrive does not matter.
 
 Rule, at the control plane (`Ledger`): a pushed version is awaited until it is acknowledged
 (ACK), refused (NACK: not sent again before it changes) or overtaken by a newer one.  An
-acknowledgement that does not come in time means that the message or the answer was lost, and the
-version is pushed again.  Propagation is measured from the change at the source to the proxy's
-own statement of when the version took effect; a statement outside [published, answered] is not
-believed, and the arrival of the answer is taken.
+acknowledgement that does not come in time means that the message or the answer was lost, or that
+the proxy is gone: the version is pushed again, and each time in vain the wait doubles, up to
+`BACK_OFF_MAX` times the first.  Whatever a proxy says ends its back-off.  Propagation is measured
+from the change at the source to the proxy's own statement of when the version took effect; a
+statement outside [published, answered] is not believed, and the arrival of the answer is taken.
 
 References
 ----------
@@ -22,6 +23,7 @@ istio/istio pilot/pkg/xds/ads.go (pilot_proxy_convergence_time: change to acknow
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ from meshsim.state.codes import NEVER_NS
 
 __all__ = [
     "ACK_TIMEOUT_NS",
+    "BACK_OFF_MAX",
     "Acknowledgement",
     "Holding",
     "Ledger",
@@ -53,6 +56,8 @@ __all__ = [
 
 #: An acknowledgement that takes longer is taken for lost [ns].
 ACK_TIMEOUT_NS = 5_000_000_000
+#: The longest wait for a proxy that does not answer, in first waits.
+BACK_OFF_MAX = 16
 #: Longest reason of a NACK that travels, and longest statement of a proxy.
 _REASON_CHARACTERS_MAX = 500
 _STATEMENT_BYTES_MAX = 16 * 1024
@@ -250,6 +255,7 @@ class _Awaited:
     changed_ns: int
     published_ns: int
     deadline_ns: int
+    losses: int = 0  # in a row, since the proxy was last heard
 
 
 class Ledger:
@@ -258,7 +264,17 @@ class Ledger:
     Parameters
     ----------
     timeout_ns : int
-        Wait for an answer before the version is pushed again [ns].
+        First wait for an answer before the version is pushed again [ns].
+
+    Examples
+    --------
+    >>> ledger = Ledger(timeout_ns=100)
+    >>> ledger.on_published("a", "routes", 2, 0, 0)
+    >>> ledger.overdue(100), ledger.deadline_ns  # in vain once: twice the wait
+    ({'a': frozenset({'routes'})}, 300)
+    >>> ledger.on_heard("a", 110)
+    >>> ledger.deadline_ns
+    210
     """
 
     def __init__(self, timeout_ns: int = ACK_TIMEOUT_NS) -> None:
@@ -268,8 +284,9 @@ class Ledger:
         #: Last refusals: (proxy, answer), newest last.
         self.refusals: deque[tuple[str, Acknowledgement]] = deque(maxlen=1000)
         self.propagations: deque[Propagation] = deque(maxlen=_PROPAGATIONS_MAX)
-        #: In the order of their deadlines, because the wait is the same for all.
         self._awaited: dict[tuple[str, str], _Awaited] = {}
+        #: (deadline, proxy, type), a heap; one that is not the deadline of what is awaited is void.
+        self._deadlines: list[tuple[int, str, str]] = []
 
     @property
     def awaited(self) -> int:
@@ -279,20 +296,43 @@ class Ledger:
     @property
     def deadline_ns(self) -> int:
         """When `overdue` has something to return, or NEVER_NS [ns]."""
-        return next((item.deadline_ns for item in self._awaited.values()), NEVER_NS)
+        deadlines = self._deadlines
+        while deadlines:
+            deadline_ns, *key = deadlines[0]
+            item = self._awaited.get((key[0], key[1]))
+            if item is not None and item.deadline_ns == deadline_ns:
+                return deadline_ns
+            heapq.heappop(deadlines)
+        return NEVER_NS
+
+    def _await(self, key: tuple[str, str], item: _Awaited, now_ns: int) -> None:
+        """Set the deadline of `item` by how often its proxy did not answer."""
+        wait_ns = max(self.timeout_ns, 1) * min(2**item.losses, BACK_OFF_MAX)
+        item.deadline_ns = now_ns + wait_ns
+        self._awaited[key] = item
+        heapq.heappush(self._deadlines, (item.deadline_ns, *key))
 
     def on_published(
         self, proxy: str, kind: str, version: int, changed_ns: int, now_ns: int
     ) -> None:
         """Note that a version was handed to the bus.  The oldest unanswered change counts."""
-        before = self._awaited.pop((proxy, kind), None)
-        published_ns = now_ns
+        before = self._awaited.get((proxy, kind))
+        published_ns, losses = now_ns, 0
         if before is not None:
+            losses = before.losses
             changed_ns = min(changed_ns, before.changed_ns)
             if before.version == version:
                 published_ns = before.published_ns
-        deadline_ns = now_ns + self.timeout_ns
-        self._awaited[proxy, kind] = _Awaited(version, changed_ns, published_ns, deadline_ns)
+        item = _Awaited(version, changed_ns, published_ns, NEVER_NS, losses)
+        self._await((proxy, kind), item, now_ns)
+
+    def on_heard(self, proxy: str, now_ns: int) -> None:
+        """End the back-off of a proxy that says anything: it lives."""
+        for kind in TYPES:
+            item = self._awaited.get((proxy, kind))
+            if item is not None and item.losses:
+                item.losses = 0
+                self._await((proxy, kind), item, now_ns)
 
     def on_answer(self, proxy: str, answer: Acknowledgement, now_ns: int) -> None:
         """Take in what a proxy answered."""
@@ -316,14 +356,14 @@ class Ledger:
         )
 
     def overdue(self, now_ns: int) -> dict[str, frozenset[str]]:
-        """Return types to push again by proxy; their deadlines move on."""
+        """Return types to push again by proxy; their deadlines move on, further each time."""
         found: dict[str, set[str]] = {}
         while self.deadline_ns <= now_ns:
-            key = next(iter(self._awaited))
-            item = self._awaited.pop(key)
-            item.deadline_ns = now_ns + max(self.timeout_ns, 1)
-            self._awaited[key] = item
-            found.setdefault(key[0], set()).add(key[1])
+            _, proxy, kind = heapq.heappop(self._deadlines)
+            item = self._awaited[proxy, kind]
+            item.losses += 1
+            self._await((proxy, kind), item, now_ns)
+            found.setdefault(proxy, set()).add(kind)
             self.counters["lost"] += 1
         return {proxy: frozenset(kinds) for proxy, kinds in found.items()}
 

@@ -200,9 +200,57 @@ def test_lost_answers_are_pushed_again_and_refusals_are_not():
     assert ledger.overdue(99) == {}
     assert ledger.overdue(100) == {"a": frozenset({"routes"})}
     assert ledger.deadline_ns == 120
-    assert ledger.overdue(200) == {"a": frozenset({"routes"}), "c": frozenset({"routes"})}
+    assert ledger.overdue(200) == {"c": frozenset({"routes"})}
+    assert ledger.overdue(300) == {"a": frozenset({"routes"})}
     assert ledger.counters == {"ack": 0, "nack": 1, "stray": 0, "lost": 3}
     assert [proxy for proxy, _ in ledger.refusals] == ["b"]
     ledger.forget("a")
     ledger.forget("c")
     assert ledger.awaited == 0
+
+
+def waits_of(ledger, proxy, begin_ns, count):
+    """Return how long each of `count` pushes in vain was waited for."""
+    waits, now_ns = [], begin_ns
+    for _ in range(count):
+        waits.append(ledger.deadline_ns - now_ns)
+        now_ns = ledger.deadline_ns
+        assert ledger.overdue(now_ns - 1) == {}
+        assert ledger.overdue(now_ns) == {proxy: frozenset({"routes"})}
+        ledger.on_published(proxy, "routes", 2, 0, now_ns)
+    return waits
+
+
+def test_who_does_not_answer_is_pushed_to_ever_less_often():
+    ledger = Ledger(timeout_ns=100)
+    ledger.on_published("a", "routes", 2, 0, 0)
+    assert waits_of(ledger, "a", 0, 7) == [100, 200, 400, 800, 1600, 1600, 1600]
+    assert ledger.counters["lost"] == 7
+
+
+def test_a_newer_version_does_not_end_the_back_off_and_a_word_of_the_proxy_does():
+    ledger = Ledger(timeout_ns=100)
+    ledger.on_published("a", "routes", 2, 0, 0)
+    ledger.overdue(100)
+    ledger.on_published("a", "routes", 3, 150, 150)
+    assert ledger.deadline_ns == 350
+    ledger.on_heard("b", 180)
+    assert ledger.deadline_ns == 350
+    ledger.on_heard("a", 180)
+    assert ledger.deadline_ns == 280
+    ledger.on_heard("a", 200)  # nothing is lost since: the wait is not begun anew
+    assert ledger.deadline_ns == 280
+    ledger.on_answer("a", Acknowledgement("routes", 3, 210), 220)
+    assert ledger.deadline_ns == NEVER_NS
+    ledger.on_published("a", "routes", 4, 300, 300)
+    assert ledger.deadline_ns == 400
+
+
+def test_a_dead_proxy_does_not_hold_up_the_others():
+    ledger = Ledger(timeout_ns=100)
+    ledger.on_published("dead", "routes", 2, 0, 0)
+    ledger.overdue(100)
+    ledger.on_published("alive", "routes", 2, 0, 150)
+    assert ledger.deadline_ns == 250
+    assert ledger.overdue(250) == {"alive": frozenset({"routes"})}
+    assert ledger.overdue(300) == {"dead": frozenset({"routes"})}
