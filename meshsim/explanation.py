@@ -4,7 +4,8 @@ Rule: the topology is filled with its mesh's defaults, the path is walked, and t
 answered with where it came from: a place in a file, a mesh's default, or the model's own
 default.  A path to something larger answers with all values below it.  ``*`` stands for every
 key or index.  Short forms for people: ``reviews.retries``, ``reviews.timeout``,
-``reviews.replicas`` and ``reviews.<policy block>`` (``SHORT_FORMS``).
+``reviews.replicas`` and ``reviews.<policy block>`` (``SHORT_FORMS``), and those that
+`meshsim.topology.edit` sets: ``services.reviews.replicas``, ``traffic.browse.rate``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 
 from meshsim.errors import ConfigError, Problem
 from meshsim.meshes import resolve
+from meshsim.topology.edit import written_out
 from meshsim.topology.model import Provenance, ServicePolicy, Topology
 from meshsim.yamlfile import FieldPath, did_you_mean, field_path
 
@@ -117,7 +119,8 @@ def explain(topology: Topology, path: str) -> Explanation:
     wanted = _in_full(path.strip(), resolved)
     parts = [
         leaf
-        for found, value in _walk(plain, wanted, (), path)
+        for whole in written_out(resolved, wanted)
+        for found, value in _walk(plain, whole, (), path)
         for leaf in _leaves(found, value, resolved)
     ]
     if not parts:

@@ -126,7 +126,8 @@ def _checked(duration: str | float, replications: int, seed: int) -> int:
     except ValueError as error:
         raise ConfigError(f"duration: {error}") from None
     if duration_ns < WINDOW_COUNT:
-        raise ConfigError(f"duration: found {duration!r}, allowed: longer than {WINDOW_COUNT} ns")
+        allowed = f"at least {WINDOW_COUNT}ns, one for each window of its timeline"
+        raise ConfigError(f"duration: too short; found {duration}; allowed: {allowed}")
     if replications < 1:
         raise ConfigError(f"replications: found {replications}, allowed: at least 1")
     if not 0 <= seed < _SEED_MAX:

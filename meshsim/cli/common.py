@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Failed",
     "atomic_path",
+    "change_options",
     "changed",
     "check_writable",
     "load_scenario",
     "progress",
-    "read_assignment",
     "read_duration",
     "read_precision",
-    "read_rates",
     "reports_problems",
+    "result_options",
     "scenario_options",
     "write_result",
 ]
@@ -77,7 +77,8 @@ def reports_problems(command: Callable[_Parameters, None]) -> Callable[_Paramete
 
 def scenario_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the ways of naming a scenario: a file, a folder, or manifests with traffic."""
-    decorators = (
+    return _with_options(
+        command,
         click.option(
             "--manifests",
             metavar="DIR",
@@ -87,8 +88,52 @@ def scenario_options(command: Callable[..., None]) -> Callable[..., None]:
             "--traffic", metavar="FILE", help="Traffic (and measured services) for --manifests."
         ),
     )
-    for decorator in reversed(decorators):
-        command = decorator(command)
+
+
+def change_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the ways of changing a scenario: its mesh, its rates, any field."""
+    return _with_options(
+        command,
+        click.option("--mesh", metavar="NAME", help="Mesh profile, e.g. istio-sidecar or none."),
+        click.option(
+            "--rate",
+            "rates",
+            multiple=True,
+            metavar="CLASS=R",
+            callback=_read_rates,
+            help="Offered rate of a traffic class [1/s]; may be repeated.",
+        ),
+        click.option(
+            "--set",
+            "values",
+            multiple=True,
+            metavar="PATH=VALUE",
+            callback=_read_assignment,
+            help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
+        ),
+    )
+
+
+def result_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the files that a result may be written to."""
+    return _with_options(
+        command,
+        click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON."),
+        click.option(
+            "--png", "png_file", metavar="FILE", callback=_read_figure, help="Draw the result."
+        ),
+        click.option(
+            "--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load."
+        ),
+    )
+
+
+def _with_options(
+    command: Callable[..., None], *options: Callable[[Callable[..., None]], Callable[..., None]]
+) -> Callable[..., None]:
+    """Add `options`, which the help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
     return command
 
 
@@ -101,7 +146,7 @@ def load_scenario(scenario: str | None, manifests: str | None, traffic: str | No
     return meshsim.load(scenario or manifests or "", traffic=traffic)
 
 
-def read_assignment(
+def _read_assignment(
     context: click.Context, parameter: click.Parameter, assignments: tuple[str, ...]
 ) -> dict[str, str]:
     """Read ``NAME=VALUE`` options in order; the last one of a name wins."""
@@ -116,17 +161,26 @@ def read_assignment(
     return values
 
 
-def read_rates(
+def _read_rates(
     context: click.Context, parameter: click.Parameter, assignments: tuple[str, ...]
 ) -> dict[str, float]:
     """Read ``CLASS=R`` options; a rate is a number [1/s]."""
     rates = {}
-    for name, text in read_assignment(context, parameter, assignments).items():
+    for name, text in _read_assignment(context, parameter, assignments).items():
         try:
             rates[name] = float(text)
         except ValueError:
             raise click.BadParameter(f"{text!r} is not a rate [1/s]", ctx=context) from None
     return rates
+
+
+def _read_figure(
+    context: click.Context, parameter: click.Parameter, file: str | None
+) -> str | None:
+    """Refuse ``-``, which stands for a terminal that shows text."""
+    if file == "-":
+        raise click.BadParameter("a figure needs a file, e.g. result.png", ctx=context)
+    return file
 
 
 def read_precision(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from meshsim.cli.common import load_scenario, reports_problems, scenario_options
+from meshsim.cli.common import (
+    change_options,
+    changed,
+    load_scenario,
+    reports_problems,
+    scenario_options,
+)
 
 __all__ = ["explain", "schema"]
 
@@ -12,8 +18,16 @@ __all__ = ["explain", "schema"]
 @click.command("explain")
 @click.argument("arguments", nargs=-1, metavar="[SCENARIO] PATH")
 @scenario_options
+@change_options
 @reports_problems
-def explain(arguments: tuple[str, ...], manifests: str | None, traffic: str | None) -> None:
+def explain(
+    arguments: tuple[str, ...],
+    manifests: str | None,
+    traffic: str | None,
+    mesh: str | None,
+    rates: dict[str, float],
+    values: dict[str, str],
+) -> None:
     """Say which value the field PATH of SCENARIO has, and where it comes from."""
     expected = 1 if manifests is not None else 2
     if len(arguments) != expected:
@@ -21,7 +35,9 @@ def explain(arguments: tuple[str, ...], manifests: str | None, traffic: str | No
     from meshsim.explanation import explain as explain_field
 
     topology = load_scenario(arguments[0] if manifests is None else None, manifests, traffic)
-    click.echo(explain_field(topology, arguments[-1]))
+    if mesh is not None:
+        values = {**values, "mesh": mesh}
+    click.echo(explain_field(changed(topology, rates, values), arguments[-1]))
 
 
 @click.command("schema")

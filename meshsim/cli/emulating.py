@@ -12,13 +12,13 @@ import click
 
 from meshsim.cli.common import (
     Failed,
+    change_options,
     changed,
     check_writable,
     load_scenario,
-    read_assignment,
     read_duration,
-    read_rates,
     reports_problems,
+    result_options,
     scenario_options,
     write_result,
 )
@@ -78,23 +78,7 @@ def _emulator(name: str) -> Any:
 @click.command("emulate")
 @click.argument("scenario", required=False)
 @scenario_options
-@click.option("--mesh", metavar="NAME", help="Mesh profile, e.g. istio-sidecar or none.")
-@click.option(
-    "--rate",
-    "rates",
-    multiple=True,
-    metavar="CLASS=R",
-    callback=read_rates,
-    help="Offered rate of a traffic class [1/s]; may be repeated.",
-)
-@click.option(
-    "--set",
-    "values",
-    multiple=True,
-    metavar="PATH=VALUE",
-    callback=read_assignment,
-    help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
-)
+@change_options
 @click.option(
     "--duration",
     metavar="TIME",
@@ -154,9 +138,7 @@ def _emulator(name: str) -> Any:
     help="Field that the control plane changes while the mesh runs; may be repeated.",
 )
 @click.option("--record", metavar="FILE", help="Log every stimulus, for meshsim replay.")
-@click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON.")
-@click.option("--png", "png_file", metavar="FILE", help="Draw the result.")
-@click.option("--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load.")
+@result_options
 @click.option(
     "--remote",
     "remote",

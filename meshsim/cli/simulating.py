@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 
 from meshsim.cli.common import (
+    change_options,
     changed,
     check_writable,
     load_scenario,
     progress,
-    read_assignment,
     read_duration,
     read_precision,
-    read_rates,
     reports_problems,
+    result_options,
     scenario_options,
     write_result,
 )
@@ -24,23 +24,7 @@ __all__ = ["bench", "run"]
 @click.command("run")
 @click.argument("scenario", required=False)
 @scenario_options
-@click.option("--mesh", metavar="NAME", help="Mesh profile, e.g. istio-sidecar or none.")
-@click.option(
-    "--rate",
-    "rates",
-    multiple=True,
-    metavar="CLASS=R",
-    callback=read_rates,
-    help="Offered rate of a traffic class [1/s]; may be repeated.",
-)
-@click.option(
-    "--set",
-    "values",
-    multiple=True,
-    metavar="PATH=VALUE",
-    callback=read_assignment,
-    help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
-)
+@change_options
 @click.option(
     "--duration",
     metavar="TIME",
@@ -71,9 +55,7 @@ __all__ = ["bench", "run"]
     callback=read_precision,
     help="Add replications until this interval is that narrow.",
 )
-@click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON.")
-@click.option("--png", "png_file", metavar="FILE", help="Draw the result.")
-@click.option("--save", metavar="DIR", help="Save the whole result, for meshsim.Result.load.")
+@result_options
 @reports_problems
 def run(
     scenario: str | None,

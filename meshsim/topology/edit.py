@@ -27,12 +27,12 @@ from meshsim.topology.model import (
     Topology,
     Workload,
 )
-from meshsim.topology.problems import refuse, show, translate, unwrapped
-from meshsim.topology.rates import scaled_arrivals
+from meshsim.topology.problems import annotation_at, refuse, show, translate, unwrapped
+from meshsim.topology.rates import rate_path, scaled_arrivals
 from meshsim.topology.validate import validated
 from meshsim.yamlfile import Document, FieldPath, did_you_mean, field_path, parse_yaml
 
-__all__ = ["with_values"]
+__all__ = ["with_values", "written_out"]
 
 #: Elements of which exactly one field is set.
 _ONE_OF = (Distribution, Arrivals)
@@ -69,7 +69,8 @@ def with_values(topology: Topology, values: Mapping[str, Any]) -> Topology:
     >>> edited.services["a"].workloads["v1"].replicas
     3
     """
-    plain = topology.model_dump()
+    # What nobody stated stays unstated: `explain` tells a default from a value that was set.
+    plain = topology.model_dump(exclude_unset=True)
     changes: dict[FieldPath, Any] = {}
     problems: list[Problem] = []
     for text, value in values.items():
@@ -111,15 +112,6 @@ def _provenance(topology: Topology, changes: Mapping[FieldPath, Any]) -> dict[st
 
 def _changes(topology: Topology, text: str, value: Any) -> Iterator[tuple[FieldPath, Any]]:
     """Yield the path and the new plain value of everything that `text` stands for."""
-    service = _named(text, "services", topology.services)
-    if service is not None:
-        name, rest = service
-        field = re.split(r"[.\[]", rest, maxsplit=1)[0]
-        if field in Workload.model_fields and field not in Service.model_fields:
-            for workload in topology.services[name].workloads:
-                whole = f"services.{name}.workloads.{workload}.{rest}"
-                yield _resolve(topology, whole, value, shown=text)
-            return
     traffic = _named(text, "traffic", topology.traffic)
     if traffic is not None and traffic[1] == "rate":
         rate = _read(value, float, text)
@@ -128,7 +120,31 @@ def _changes(topology: Topology, text: str, value: Any) -> Iterator[tuple[FieldP
             scaled_arrivals(topology.traffic[traffic[0]], rate, text),
         )
         return
-    yield _resolve(topology, text, value, shown=text)
+    for whole in written_out(topology, text):
+        yield _resolve(topology, whole, value, shown=text)
+
+
+def written_out(topology: Topology, path: str) -> list[str]:
+    """Return the paths that `path` is short for, itself if it is not short.
+
+    Examples
+    --------
+    >>> from meshsim.topology.load import loads_topology
+    >>> topology = loads_topology("{name: one, services: {a: {workloads: {v1: {}, v2: {}}}}}")
+    >>> written_out(topology, "services.a.replicas")
+    ['services.a.workloads.v1.replicas', 'services.a.workloads.v2.replicas']
+    """
+    service = _named(path, "services", topology.services)
+    if service is not None:
+        name, rest = service
+        field = re.split(r"[.\[]", rest, maxsplit=1)[0]
+        if field in Workload.model_fields and field not in Service.model_fields:
+            workloads = topology.services[name].workloads
+            return [f"services.{name}.workloads.{workload}.{rest}" for workload in workloads]
+    traffic = _named(path, "traffic", topology.traffic)
+    if traffic is not None and traffic[1] == "rate":
+        return [f"traffic.{traffic[0]}.{rate_path(topology.traffic[traffic[0]])}"]
+    return [path]
 
 
 def _named(text: str, section: str, names: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -240,21 +256,18 @@ def _read(value: Any, annotation: Any, shown: str) -> Any:
 
 def _put(plain: Any, path: FieldPath, value: Any) -> None:
     """Set the value at `path` in the dump of a topology, in place."""
-    *parents, last = path
-    for part in parents:
-        plain = _child(plain, part)
-    if isinstance(plain, dict) and _is_one_of(plain):
-        for name in plain:
-            plain[name] = None
-    plain[last] = value
+    for depth, part in enumerate(path):
+        if annotation_at(Topology, path[:depth]) in _ONE_OF:
+            for name in plain.keys() - {part}:
+                del plain[name]
+        if depth < len(path) - 1:
+            plain = _child(plain, part)
+        else:
+            plain[part] = value
 
 
 def _child(plain: Any, part: str | int) -> Any:
     """Return the part of a dump to be changed: lists instead of tuples, mappings for None."""
-    if isinstance(plain, dict) and _is_one_of(plain):
-        for name in plain:
-            if name != part:
-                plain[name] = None
     child = plain.get(part) if isinstance(plain, dict) else plain[part]
     if child is None:
         child = {}
@@ -264,7 +277,3 @@ def _child(plain: Any, part: str | int) -> Any:
         child = {}
     plain[part] = child
     return child
-
-
-def _is_one_of(plain: dict[str, Any]) -> bool:
-    return any(plain.keys() == element.model_fields.keys() for element in _ONE_OF)

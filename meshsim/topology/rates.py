@@ -16,7 +16,10 @@ from meshsim.topology.model import Arrivals, Piecewise, TrafficClass
 from meshsim.units import NS_PER_S
 from meshsim.workload.distributions import mean_ns
 
-__all__ = ["class_rate", "mean_rate", "scaled_arrivals"]
+__all__ = ["class_rate", "mean_rate", "rate_path", "scaled_arrivals"]
+
+#: The field of its mean rate, where an arrival process has one.
+_RATE_FIELDS = {"poisson": "rate", "batch": "rate", "diurnal": "mean"}
 
 
 def mean_rate(arrivals: Arrivals) -> float:
@@ -58,6 +61,18 @@ def class_rate(traffic: TrafficClass) -> float:
     return traffic.closed_loop.users * NS_PER_S / think_ns if think_ns else 0.0
 
 
+def rate_path(traffic: TrafficClass) -> str:
+    """Return the path, below a traffic class, of what decides its mean rate.
+
+    Its number if the arrivals state one, else all of them, or the closed loop.
+    """
+    if traffic.arrivals is None:
+        return "closed_loop"
+    family = traffic.arrivals.family
+    field = _RATE_FIELDS.get(family)
+    return f"arrivals.{family}.{field}" if field else f"arrivals.{family}"
+
+
 def _piecewise_mean(piecewise: Piecewise) -> float:
     points = piecewise.points
     span = points[-1].at - points[0].at
@@ -80,10 +95,10 @@ def scaled_arrivals(traffic: TrafficClass, rate: float, shown: str) -> Any:
     if arrivals is None:
         message = "a closed loop has no rate; set closed_loop.users"
         raise ConfigError([Problem(message, path=shown)])
-    plain = arrivals.model_dump()
+    plain = arrivals.model_dump(exclude_none=True)
     family = arrivals.family
-    if family in ("poisson", "batch", "diurnal"):
-        plain[family]["mean" if family == "diurnal" else "rate"] = rate
+    if family in _RATE_FIELDS:
+        plain[family][_RATE_FIELDS[family]] = rate
         return plain
     now = mean_rate(arrivals)
     if now <= 0 or rate <= 0:

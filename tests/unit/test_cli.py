@@ -102,6 +102,8 @@ def test_help_lists_the_commands(call):
         ("run", "a.yaml", "--precision", "p99"),
         ("run", "a.yaml", "--precision", "p42:5%"),
         ("run", "a.yaml", "--duration", "soon"),
+        ("run", "a.yaml", "--png", "-"),
+        ("emulate", "a.yaml", "--png", "-"),
         ("run", "a.yaml", "--replications", "0"),
         ("run", "a.yaml", "--seed", "-1"),
         ("run", "a.yaml", "--unknown"),
@@ -238,6 +240,27 @@ def test_explain_names_value_and_place(call, scenario):
     assert outcome.status == 0
     assert "2" in outcome.stdout
     assert "one.yaml:7:" in outcome.stdout
+
+
+def test_explain_takes_the_changes_that_run_takes(call, scenario):
+    def told(path, *changes):
+        outcome = call("explain", scenario, path, *changes)
+        assert outcome.status == 0, outcome.stderr
+        return outcome.stdout.rstrip("\n")
+
+    assert told("services.server.replicas", "--set", "services.server.replicas=7") == (
+        "services.server.workloads.v1.replicas = 7: set to 7 by the caller"
+    )
+    rate = told("traffic.visit.rate", "--rate", "visit=70")
+    assert rate.startswith("traffic.visit.arrivals.poisson.rate = 70.0: set to {poisson")
+    assert told("server.retries.num_retries").split(": ")[0].endswith("= 0")
+    assert "= 2: Istio" in told("server.retries.num_retries", "--mesh", "istio-sidecar")
+    assert told("mesh", "--mesh", "istio-sidecar").endswith("by the caller")
+
+
+def test_explain_refuses_the_changes_that_run_refuses(call, scenario):
+    for changes in (("--mesh", "absent"), ("--set", "services.server.replicas=-1")):
+        assert call("explain", scenario, "mesh", *changes).status == 1
 
 
 def test_schema_is_a_json_schema(call):

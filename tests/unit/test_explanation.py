@@ -4,6 +4,7 @@ import pytest
 
 from meshsim.errors import ConfigError
 from meshsim.explanation import explain
+from meshsim.topology import with_values
 from meshsim.topology.load import loads_topology
 
 TEXT = """\
@@ -15,6 +16,8 @@ services:
   web: {workloads: {v1: {}, v2: {replicas: 2}}}
 traffic:
   all: {to: web, arrivals: {poisson: 5}}
+  steps: {to: web, arrivals: {piecewise: {points: [{at: 0s, rate: 1}, {at: 1s, rate: 2}]}}}
+  users: {to: web, closed_loop: {users: 3, think_time: 1s}}
 policies:
   web:
     circuit_breakers: {max_requests: 9}
@@ -37,11 +40,11 @@ def test_a_default_of_the_mesh() -> None:
 
 def test_a_value_of_the_file() -> None:
     answer = explain(TOPOLOGY, "policies.web.routes[1].retry.num_retries")
-    assert answer.text.startswith("policies.web.routes[1].retry.num_retries = 4: t.yaml:15:28")
+    assert answer.text.startswith("policies.web.routes[1].retry.num_retries = 4: t.yaml:17:28")
 
 
 def test_values_are_written_as_people_write_them() -> None:
-    assert "= 2s: t.yaml:13" in explain(TOPOLOGY, "policies.web.routes[0].timeout").text
+    assert "= 2s: t.yaml:15" in explain(TOPOLOGY, "policies.web.routes[0].timeout").text
     assert "= 25ms: Envoy" in explain(TOPOLOGY, "policies.web.routes[0].retry.base_interval").text
     limit = explain(TOPOLOGY, "policies.web.circuit_breakers.max_retries")
     assert "4294967295 (no limit): Istio default" in limit.text
@@ -54,6 +57,25 @@ def test_defaults_of_the_model_and_short_forms() -> None:
     assert "t.yaml:8" in explain(TOPOLOGY, "traffic.all.arrivals").text
 
 
+def test_a_change_leaves_the_origin_of_the_others() -> None:
+    edited = with_values(TOPOLOGY, {"traffic.all.rate": 9, "services.web.replicas": "4"})
+    told = {
+        path: explain(edited, path).text.partition(": ")[2]
+        for path in (
+            "traffic.all.rate",
+            "services.web.workloads.v1.replicas",
+            "services.web.workloads.v1.concurrency",
+            "services.web.prod.replicas",
+        )
+    }
+    assert list(told.values()) == [
+        "set to {poisson: {rate: 9.0}} by the caller",
+        "set to 4 by the caller",
+        "meshsim default (meshsim.topology.model)",
+        "t.yaml:5:22 services.web.prod.workloads.v1.replicas",
+    ]
+
+
 def test_a_path_to_something_larger_answers_with_all_below() -> None:
     answer = explain(TOPOLOGY, "policies.web.circuit_breakers")
     assert answer.value == {
@@ -62,7 +84,7 @@ def test_a_path_to_something_larger_answers_with_all_below() -> None:
         "policies.web.circuit_breakers.max_requests": 9,
         "policies.web.circuit_breakers.max_retries": 2**32 - 1,
     }
-    assert "max_requests = 9: t.yaml:11" in str(answer)
+    assert "max_requests = 9: t.yaml:13" in str(answer)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +100,27 @@ def test_a_path_to_something_larger_answers_with_all_below() -> None:
         ("web.prod.load_balancing.policy", ["policies.web.prod.load_balancing.policy"]),
         ("web.port", ["services.web.port"]),
         ("services.*.port", ["services.web.prod.port", "services.web.port"]),
+        ("services.web.prod.replicas", ["services.web.prod.workloads.v1.replicas"]),
+        (
+            "services.web.concurrency",
+            [f"services.web.workloads.{name}.concurrency" for name in ("v1", "v2")],
+        ),
+        ("traffic.all.rate", ["traffic.all.arrivals.poisson.rate"]),
+        (
+            "traffic.steps.rate",
+            [
+                f"traffic.steps.arrivals.piecewise.points[{i}].{field}"
+                for i in (0, 1)
+                for field in ("at", "rate")
+            ],
+        ),
+        (
+            "traffic.users.rate",
+            [
+                f"traffic.users.closed_loop.{rest}"
+                for rest in ("users", "think_time.constant.value")
+            ],
+        ),
     ],
 )
 def test_short_forms(short: str, paths: list[str]) -> None:
