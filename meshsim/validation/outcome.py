@@ -78,6 +78,8 @@ class Validation:
     dilation : float
     predicted_at, digest : str
         When the predictions were written, and their SHA-256.
+    predictions_path : str
+        Where they are.
     notes : tuple of str
     wall_s : float
         Wall time of the whole [s].
@@ -95,6 +97,7 @@ class Validation:
     dilation: float
     predicted_at: str
     digest: str
+    predictions_path: str = ""
     notes: tuple[str, ...] = ()
     wall_s: float = 0.0
 

@@ -118,10 +118,10 @@ def _sections(validation: Validation) -> list[tuple[str, str, _Table | None]]:
     plan = validation.lengths
     bands = ", ".join(f"{name} {100 * band:g} %" for name, band in BANDS.items())
     protocol = (
-        f"Predictions were written {validation.predicted_at} (SHA-256 "
-        f"{validation.digest[:16]}), before B was run. {plan.same} repeats with the same draws "
-        f"and {plan.fresh} with fresh ones, interleaved, {plan.duration_s:g} s each of which one "
-        f"sixth is warm-up, time dilation {validation.dilation:g}; wall time "
+        f"Predictions were written {validation.predicted_at} to {validation.predictions_path} "
+        f"(SHA-256 {validation.digest[:16]}), before B was run. {plan.same} repeats with the "
+        f"same draws and {plan.fresh} with fresh ones, interleaved, {plan.duration_s:g} s each "
+        f"of which one sixth is warm-up, time dilation {validation.dilation:g}; wall time "
         f"{validation.wall_s / 60:.1f} minutes. Machine: "
         + ", ".join(f"{name} {value}" for name, value in validation.machine.items())
     )

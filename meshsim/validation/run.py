@@ -9,12 +9,12 @@ all alike); (4) the predictions are read back and scored.  Nothing is fitted aft
 A run counts as disturbed if the machine's host took more than 2 % of its time, or if an event
 loop was more than 2 ms late (p99).  Disturbed repeats are left out as long as two others
 remain; otherwise all are used, and the report says so.  A round that would not end within the
-wall time of its lengths is not begun, and the report says that too.
+wall time of its lengths is not begun, and the report says that too.  Ctrl-C, once every
+scenario of B was run, ends the rounds: what was measured until then is scored, and said to be.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +82,8 @@ def validate(
     recalibrate : bool
         Measure A again even if this machine has a stored calibration.  The suite always does.
     folder : str or Path, optional
-        Where the predictions are written (``predictions.json``); by default a temporary folder.
+        Where the predictions are written (``predictions.json``); by default a folder named by
+        the time, beside the calibrations of this user.
     emulator : callable
         Carries out a `Job`.
     plan : Lengths, optional
@@ -121,7 +122,7 @@ def validate(
         calibration = work.calibrate()
         if emulator is emulate_in_subprocess:
             store.save_calibration(calibration, facts)
-    place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="meshsim-"))
+    place = Path(folder) if folder is not None else store.predictions_folder()
     path = place / "predictions.json"
     _write_predictions(path, scenarios, calibration, facts, work)
     work.run_rounds(scenarios)
@@ -146,6 +147,7 @@ def validate(
         dilation=dilation,
         predicted_at=str(sealed["written"]),
         digest=str(sealed["digest"]),
+        predictions_path=str(path),
         notes=tuple(work.notes),
         wall_s=work.elapsed_s,
     )
@@ -318,7 +320,13 @@ class _Work:
             draws = max(left, key=lambda kind: left[kind] / max(planned[kind], 1))
             left[draws] -= 1
             begun_s = self.elapsed_s
-            self._round(number, draws, scenarios)
+            try:
+                self._round(number, draws, scenarios)
+            except KeyboardInterrupt:
+                if len(self.runs["same"]) < len(scenarios):
+                    raise  # there is a scenario of which nothing can be said
+                self.notes.append(f"interrupted in round {number + 1} of {sum(planned.values())}")
+                return
             slowest_s = max(slowest_s, self.elapsed_s - begun_s)
             number += 1
 

@@ -26,6 +26,7 @@ __all__ = [
     "fingerprint",
     "load_calibration",
     "machine",
+    "predictions_folder",
     "read_json",
     "save_calibration",
     "write_json",
@@ -75,9 +76,19 @@ def digest(plain: Any) -> str:
 
 def data_folder() -> Path:
     """Return where calibrations are kept: below XDG_DATA_HOME, or ~/.local/share."""
+    return _home() / "calibrations"
+
+
+def predictions_folder() -> Path:
+    """Return a folder for the predictions of a run that begins now; beside the calibrations."""
+    now = datetime.datetime.now(datetime.UTC)
+    return _home() / "predictions" / now.strftime("%Y-%m-%dT%H-%M-%S.%f")
+
+
+def _home() -> Path:
     base = os.environ.get("XDG_DATA_HOME")
     root = Path(base) if base else Path.home() / ".local" / "share"
-    return root / "meshsim" / "calibrations"
+    return root / "meshsim"
 
 
 def write_json(path: Path, plain: Mapping[str, Any]) -> str:

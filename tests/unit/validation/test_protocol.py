@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from stand_in import StandIn
@@ -141,6 +142,41 @@ def test_a_round_that_would_not_end_in_time_is_not_begun():
     )
     assert outcome.same == {}
     assert any("rounds were not begun" in text for text in outcome.findings)
+
+
+def test_predictions_are_kept_where_the_report_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    outcome = validate([suite()[0]], emulator=StandIn(TRUTH), plan=SHORT, progress=False)
+    assert tmp_path in Path(outcome.predictions_path).parents
+    assert json.loads(Path(outcome.predictions_path).read_text())["digest"] == outcome.digest
+    assert outcome.predictions_path in str(outcome.report(tmp_path / "report").read_text())
+
+
+class Interrupted(StandIn):
+    """Ctrl-C in the n-th run of B."""
+
+    def __init__(self, nth):
+        super().__init__(TRUTH)
+        self.left = nth
+
+    def __call__(self, job):
+        if job.topology.name in {item.topology.name for item in suite()}:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return super().__call__(job)
+
+
+def test_an_interrupted_suite_is_scored_by_what_was_measured(tmp_path):
+    chosen = suite()[:2]
+    plan = Lengths(12.0, 1, 12.0, 3, 0)
+    machine = Interrupted(6)
+    outcome = validate(chosen, emulator=machine, plan=plan, folder=tmp_path, progress=False)
+    assert [len(outcome.same[item.name]) for item in chosen] == [3, 2]
+    assert "interrupted in round 3 of 3" in outcome.notes
+    assert outcome.counts["inside"] > 0
+    with pytest.raises(KeyboardInterrupt):  # nothing is known of the second scenario
+        validate(chosen, emulator=Interrupted(2), plan=plan, folder=tmp_path, progress=False)
 
 
 def test_the_report_has_every_scenario(run, tmp_path):
