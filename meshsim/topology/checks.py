@@ -58,11 +58,10 @@ def _mean(path: FieldPath, element: model.Exponential | model.Gamma) -> Iterator
 
 def _lognormal(path: FieldPath, element: model.Lognormal) -> Iterator[Finding]:
     yield from _positive(path, "mean", element.mean)
-    largest = element.mean * LOGNORMAL_RATIO_MAX
-    if element.mean > 0 and not element.mean < element.p99 <= largest:
+    if element.mean > 0 and not 1 < element.p99 / element.mean <= LOGNORMAL_RATIO_MAX:
         allowed = (
             f"longer than the mean, {format_duration(element.mean)}, and at most "
-            f"{LOGNORMAL_RATIO_MAX:.2f} times it, {format_duration(math.floor(largest))}"
+            f"{LOGNORMAL_RATIO_MAX:.2f} times as long"
         )
         message = "no lognormal distribution has this mean and this 99th percentile"
         yield Finding((*path, "p99"), message, format_duration(element.p99), allowed)

@@ -195,9 +195,7 @@ class _Builder:
         try:
             return strict_scalar(text)
         except ValueError as error:
-            self._problem(
-                str(error), node, path, found=text[:60], allowed=f"quoted text: {text[:60]!r}"
-            )
+            self._problem(str(error), node, path, found=text[:60])
             return text
 
     def _mapping(self, node: Node, path: FieldPath) -> dict[str, Any]:

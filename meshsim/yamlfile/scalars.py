@@ -35,6 +35,8 @@ _TRAPS = (
 )
 #: Longest number read as such; int() of a longer text takes quadratic time.
 _NUMBER_LENGTH_MAX = 300
+#: Larger numbers (and infinity) are not written out in a message.
+_NUMBER_SHOWN_MAX = 1e18
 
 
 def parse_scalar(text: str) -> Any:
@@ -43,7 +45,7 @@ def parse_scalar(text: str) -> Any:
     Raises
     ------
     ValueError
-        If the text is one of YAML's traps.
+        If the text is one of YAML's traps; the message says what to write instead.
 
     Examples
     --------
@@ -62,7 +64,7 @@ def strict_scalar(text: str) -> Any:
     if text in _TRUE_11 or text in _FALSE_11:
         instead = "true" if text in _TRUE_11 else "false"
         raise ValueError(
-            f"a bare {text} is a boolean to some readers; write {instead}, or quote it"
+            f"a bare {text} is a boolean to some readers; write {instead} or {text!r} for text"
         )
     if len(text) > _NUMBER_LENGTH_MAX:
         return text
@@ -70,13 +72,28 @@ def strict_scalar(text: str) -> Any:
         return int(text)
     for pattern, reason in _TRAPS:
         if pattern.fullmatch(text):
-            raise ValueError(f"{reason}; write a decimal number, or quote it")
+            raise ValueError(f"{reason}; write {_instead(text)} or {text!r} for text")
     if _FLOAT.fullmatch(text):
         number = float(text)
         if not math.isfinite(number):
-            raise ValueError("the number is too large")
+            raise ValueError(f"the number is too large; write a smaller one or {text!r} for text")
         return number
     return text
+
+
+def _instead(text: str) -> str:
+    """Return the numbers that a trap may stand for, as they are written without doubt."""
+    plain = text.replace("_", "")
+    readings = [manifest_scalar(text)]
+    if _FLOAT.fullmatch(plain):
+        whole = plain.lstrip("-+").isdigit()
+        readings.insert(0, int(plain) if whole else float(plain))
+    numbers = [
+        reading
+        for reading in readings
+        if not isinstance(reading, str) and abs(reading) < _NUMBER_SHOWN_MAX
+    ]
+    return " or ".join(map(str, dict.fromkeys(numbers))) or "a decimal number"
 
 
 def manifest_scalar(text: str) -> Any:

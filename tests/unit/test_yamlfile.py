@@ -98,6 +98,31 @@ def test_a_plain_scalar_is_what_it_looks_like(text, expected):
     assert type(found) is type(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("no", "false or 'no' for text"),
+        ("010", "10 or 8 or '010' for text"),
+        ("-010", "-10 or -8 or '-010' for text"),
+        ("089", "89 or '089' for text"),
+        ("0x1F", "31 or '0x1F' for text"),
+        ("0o10", "8 or '0o10' for text"),
+        ("1_000", "1000 or '1_000' for text"),
+        ("1_000.5", "1000.5 or '1_000.5' for text"),
+        ("12:30", "a decimal number or '12:30' for text"),
+        (".inf", "a decimal number or '.inf' for text"),
+        ("0x" + "F" * 290, f"a decimal number or '0x{'F' * 290}' for text"),
+        ("1e999", "a smaller one or '1e999' for text"),
+    ],
+)
+def test_a_trap_names_what_to_write_instead(text, instead):
+    message = one_problem(f"a: {text}\n").message
+    assert message.rpartition("; write ")[2] == instead
+    for written in instead.removesuffix(" for text").split(" or "):
+        if not written.startswith("a "):
+            value(f"a: {written}")
+
+
 def test_every_trap_of_a_file_is_reported():
     lines = [problem.line for problem in problems("a: no\nb: 010\nc: 12:30\na: 2\nd: !Ref x\n")]
     assert lines == [1, 2, 3, 4, 5]

@@ -222,6 +222,11 @@ def test_a_distribution_that_does_not_exist(distribution, field):
     ]
 
 
+def test_the_limits_of_a_lognormal_are_told():
+    (problem,) = found(services=compute({"lognormal": {"mean": "5ms", "p99": "80ms"}})).values()
+    assert problem.allowed == "longer than the mean, 5ms, and at most 14.97 times as long"
+
+
 @pytest.mark.parametrize(
     "distribution",
     [
