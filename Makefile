@@ -7,6 +7,7 @@
 #   make notebooks     build notebooks/*.ipynb from their sources and execute them
 #   make bench         benchmarks against peers (tests/bench)
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
+#   make truth         every case of known truth, at full length (tests/truth; half an hour)
 #   make fuzz          100,000 malformed inputs for each parser of the emulator
 #   make soak          ten minutes of faults on live sockets (SOAK_MINUTES=2 for a short try)
 #   make test-nojit    the engine as plain Python; make test-bounds: with bounds checks
@@ -28,7 +29,7 @@ NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 10
 
-.PHONY: demo test test-slow soak fuzz test-nojit test-bounds coverage check notebooks bench clean
+.PHONY: demo test test-slow truth soak fuzz test-nojit test-bounds coverage check notebooks bench clean
 
 demo: $(VENV)/.installed-plots
 	$(BIN)/meshsim run topologies/bookinfo.yaml
@@ -38,6 +39,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+# `make truth PYTEST_ARGS="--cases FILE"`: other cases of the same form.
+truth: $(VENV)/.installed-test
+	$(PYTEST) tests/truth $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.installed-test
 	MESHSIM_FUZZ_INPUTS=100000 $(PYTEST) --timeout=3600 tests/property/test_*_fuzz.py $(PYTEST_ARGS)

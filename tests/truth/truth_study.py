@@ -1,0 +1,156 @@
+"""How a case is examined: run its study until the answer is precise, then judge.
+
+Rule: an adapter turns a case into a *study*.  `Exact` computes once; `Claims` are statements that
+hold or not; `Replicated` draws independent replications.  Of those there are first ten; while
+the interval is wider than the case allows, their number is doubled (looking only then keeps
+repeated looks from eating the coverage), up to the study's limit.  Studies with one key share
+their replications: several metrics of one scenario are one run.
+"""
+
+import importlib
+import importlib.util
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import verdict as rules
+from truth_cases import Case
+from verdict import Verdict
+
+FIRST_REPLICATIONS = 10
+#: Cheap cases are run at this multiple of their half-width.
+CHEAP_WIDENING = 3.0
+#: Utilisation up to which a ci case is cheap.
+CHEAP_LOAD = 0.8
+_KEPT_RUNS = 4
+
+
+class NotYet(Exception):
+    """What a case asks cannot be expressed, and why."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Deterministic code under test."""
+
+    compute: Callable[[], Any]
+    about: str = ""
+    cheap: bool = True
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Statements about runs; all must hold."""
+
+    compute: Callable[[], Mapping[str, bool]]
+    about: str = ""
+    cheap: bool = False
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """Independent replications of a scenario.
+
+    `run(seed, replications)` returns what they leave, which `join` puts together; `read` makes
+    of that one row a replication.  `second` is the same value by another way, where there is
+    one, with its name.
+    """
+
+    key: str
+    run: Callable[[int, int], Any]
+    read: Callable[[Any], np.ndarray]
+    load: float
+    replications_max: int = 640
+    about: str = ""
+    cheap: bool = True
+    second: Callable[[], tuple[Any, str]] | None = None
+
+
+Study = Exact | Claims | Replicated
+
+
+def study_of(case: Case) -> Study:
+    """Return the study that the adapter of the case's kind makes of it.
+
+    Raises
+    ------
+    NotYet
+        If there is no adapter, or it cannot express the case.
+    """
+    name = f"adapters.{case.kind}"
+    if importlib.util.find_spec(name) is None:
+        raise NotYet(f"no adapter for {case.kind}")
+    study: Study = importlib.import_module(name).study(case)
+    return study
+
+
+def is_cheap(case: Case) -> bool:
+    """Tell whether the case belongs to the tier of every test run."""
+    try:
+        study = study_of(case)
+    except NotYet:
+        return True
+    if isinstance(study, Replicated):
+        return study.cheap and case.rule == "ci" and study.load <= CHEAP_LOAD
+    return study.cheap
+
+
+class Examiner:
+    """Examines cases, and keeps the last runs for cases of the same scenario."""
+
+    def __init__(self, seed: int = 1, widen: float = 1.0) -> None:
+        self.seed = seed
+        self.widen = widen
+        self._runs: OrderedDict[str, Any] = OrderedDict()
+
+    def examine(self, case: Case) -> tuple[Verdict, str]:
+        """Return the verdict on a case, and how it was run."""
+        try:
+            study = study_of(case)
+            if isinstance(study, Exact):
+                found = np.atleast_1d(np.asarray(study.compute(), float))
+                return rules.judge_exact(case, found), study.about
+            if isinstance(study, Claims):
+                return rules.judge_claims(study.compute()), study.about
+            return self._replicate(case, study)
+        except NotYet as reason:
+            return Verdict(rules.NOT_YET, str(reason)), ""
+
+    def _replicate(self, case: Case, study: Replicated) -> tuple[Verdict, str]:
+        runs = self._runs.pop(study.key, None)
+        batches = 0 if runs is None else runs.batches
+        if runs is None:
+            runs = study.run(self._batch_seed(0), FIRST_REPLICATIONS)
+            batches = 1
+        while True:
+            values = _columns(study.read(runs))
+            count = len(values)
+            if rules.is_precise(case, values, self.widen) or 2 * count > study.replications_max:
+                break
+            runs = runs.joined(study.run(self._batch_seed(batches), count))
+            batches = runs.batches
+        self._runs[study.key] = runs
+        while len(self._runs) > _KEPT_RUNS:
+            self._runs.popitem(last=False)
+        verdict = rules.judge_sample(case, values, self.widen)
+        if verdict.status == rules.FAIL and study.second is not None:
+            second, how = study.second()
+            verdict = rules.dispute(case, values, second, how)
+        about = f"{study.about}, seed {self.seed}"
+        return replace(verdict, replications=count), about
+
+    def _batch_seed(self, batch: int) -> int:
+        """Return the seed of a batch of replications; batches are independent."""
+        return self.seed * 1_000_003 + batch
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    return values[:, None] if values.ndim == 1 else values
+
+
+def key_of(case: Case, *parts: object) -> str:
+    """Return the key of the runs of a case's scenario, in one of several variants."""
+    return f"{case.scenario} {json.dumps([str(part) for part in parts])}"
