@@ -2,7 +2,9 @@
 
 Where proxies sit: one Envoy beside every application replica and one at each traffic source
 (the gateway); a request and its response pass the caller's and the callee's.  Load-balancer
-state is one per proxy, not one per worker thread.
+state is one per proxy, not one per worker thread.  Traffic classes share no gateway: each has
+one of its own, with its own workers, connections and memory, where a cluster may have a single
+Deployment for all.
 
 Proxy cost: `pass_ns` and `wakeup_ns` are the two ends of a measurement (`data/envoy_cpu.csv`,
 Envoy 1.40.0, HTTP/1.1, two plain Envoys, small bodies): 54 us of CPU a request with 32
@@ -24,6 +26,7 @@ speak mutual TLS by default (enableAutoMtls).
 Memory: Istio documents 60 MB a proxy for its test mesh of 1,000 services (40 to 60 MB over the
 releases); an Envoy that has no configuration holds 13.7 MB of its own (USS, measured with the
 above).  The larger figure is used: it is what a namespace without scoping has to provide for.
+What a connection adds was not measured and is left out.
 
 References
 ----------

@@ -1,9 +1,10 @@
 """Where the time goes: queueing, service, proxy and wire, per class and per edge.
 
 Rule: a part is the time that all hops of a request spent there, divided by the requests that
-ended.  Parallel branches add up, so the parts may exceed the latency; for a sequential call
-graph they sum to the mean latency of all requests, failed ones included.  An edge's parts are
-those of the called side's own hop, not of what it calls in turn.
+ended, failed ones included.  Parallel branches add up, so the parts may exceed the latency.  A
+try that was given up (a timeout) and the pause before the next have no parts, so they may fall
+short of it.  Without either they sum to the mean latency.  An edge's parts are those of the
+called side's own hop, not of what it calls in turn.
 """
 
 from __future__ import annotations

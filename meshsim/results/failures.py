@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshsim.results.wording import WITHHELD, percent
+from meshsim.results.wording import NAMES_MAX, WITHHELD, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,14 +75,18 @@ def _written(flags: Flags) -> str:
 
 
 def sentences(result: Result) -> list[str]:
-    """Return one sentence for each class of which less than half ends well."""
+    """Return one sentence for each class of which less than half ends well, at most a few."""
     counts = flag_counts(result.flags())
-    return [
+    table = result.traffic()
+    failing = table[table["goodput_rps"] < _GOOD_SHARE_MINIMUM * table["completed_rps"]]
+    told = [
         f"{_share(row['goodput_rps'] / row['completed_rps'])} of the requests of {name} succeeded: "
         f"{_cause(_reachable(str(name), result.catalog.edges), counts)}."
-        for name, row in result.traffic().iterrows()
-        if row["goodput_rps"] < _GOOD_SHARE_MINIMUM * row["completed_rps"]
+        for name, row in failing.head(NAMES_MAX).iterrows()
     ]
+    more = len(failing) - len(told)
+    noun = "class" if more == 1 else "classes"
+    return told + ([f"and less than half of those of {more:,} more {noun}."] if more else [])
 
 
 def _share(good: float) -> str:

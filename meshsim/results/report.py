@@ -21,7 +21,7 @@ from meshsim.results.failures import flag_counts
 from meshsim.results.failures import rows as failure_rows
 from meshsim.results.failures import sentences as failure_sentences
 from meshsim.results.verdict import STABLE, UNSTABLE
-from meshsim.results.wording import WITHHELD, number, percent
+from meshsim.results.wording import WITHHELD, listed, number, percent
 from meshsim.units import NS_PER_S, format_duration
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "html", "text", "to_dict", "to_json"]
 
 _ROWS_MAX = 12
-_NAMES_MAX = 5
+#: Parts that exceed the latency by more than this share are told to add parallel branches.
+_PARTS_EXCESS_MAX = 0.01
 _JSON_METRICS = ("mean", "p50", "p90", "p99")
 
 Table = tuple[list[str], list[list[str]]]
@@ -153,12 +154,6 @@ def _sections(result: Result) -> list[Table]:
     ]
 
 
-def _first(names: list[str]) -> str:
-    """Name the first few, and count the others."""
-    more = f" and {len(names) - _NAMES_MAX:,} more" if len(names) > _NAMES_MAX else ""
-    return ", ".join(names[:_NAMES_MAX]) + more
-
-
 def _withheld_notes(result: Result) -> list[str]:
     """Say which estimates are withheld, and why: a line each metric, or each other reason."""
     scarce: dict[str, list[str]] = {}
@@ -172,17 +167,42 @@ def _withheld_notes(result: Result) -> list[str]:
             elif reason:
                 others.setdefault((name, reason), []).append(metric)
     notes = [
-        f"{metric} withheld, fewer than {TAIL_MINIMUM}{SCARCE}: {_first(names)}."
+        f"{metric} withheld, fewer than {TAIL_MINIMUM}{SCARCE}: {listed(names)}."
         for metric, names in scarce.items()
     ]
     classes: dict[tuple[str, str], list[str]] = {}
     for (name, reason), metrics in others.items():
         classes.setdefault((", ".join(metrics), reason), []).append(name)
     notes += [
-        f"{_first(names)}: {metrics} withheld, {reason}."
+        f"{listed(names)}: {metrics} withheld, {reason}."
         for (metrics, reason), names in classes.items()
     ]
     return notes
+
+
+def _breakdown_notes(result: Result) -> list[str]:
+    """Say that a class spends more time in its parts than it takes."""
+    table = result.breakdown()
+    parts = table[table["of"] == "traffic"].set_index("caller")[[f"{part}_ms" for part in PARTS]]
+    latency_ms = result.traffic()["mean_ms"]
+    longer = [
+        str(name)
+        for name, total_ms, mean_ms in zip(parts.index, parts.sum(axis=1), latency_ms, strict=True)
+        if total_ms > (1 + _PARTS_EXCESS_MAX) * mean_ms
+    ]
+    if not longer:
+        return []
+    return [
+        "time of a request: parallel branches are added up, and failed requests count, "
+        f"so the parts of {listed(longer)} exceed the mean latency."
+    ]
+
+
+def _data_plane_notes(result: Result) -> list[str]:
+    catalog = result.catalog
+    if result.emulation or not catalog.proxies or catalog.connection_memory_bytes:
+        return []
+    return ["memory: of idle proxies; what each connection adds is not known and left out."]
 
 
 def _notes(result: Result) -> list[str]:
@@ -190,12 +210,16 @@ def _notes(result: Result) -> list[str]:
     measured = result.measured
     notes = [f"95 % intervals: {measured.method}; {measured.cut_text}."]
     if result.verdict.name == UNSTABLE:
-        notes.append("latencies withheld: the longer an unstable run, the higher they get.")
+        notes.append(
+            "latencies withheld: the longer an unstable run, the higher they get; "
+            "success is that of requests that ended, not of those still waiting."
+        )
     else:
         notes += _withheld_notes(result)
     unfinished = sum(record.counters.get("unfinished", 0) for record in result.records)
     if unfinished:
         notes.append(f"{unfinished:,} measured requests had not ended when the run was stopped.")
+    notes += _breakdown_notes(result) + _data_plane_notes(result)
     counts = {
         "traffic classes": len(result.catalog.traffic),
         "failures": len(failure_rows(result)),
@@ -203,7 +227,7 @@ def _notes(result: Result) -> list[str]:
         "endpoints": len(result.catalog.endpoints),
     }
     notes += [
-        f"{count - _ROWS_MAX:,} more {noun}: --json has all."
+        f"{noun}: {_ROWS_MAX} of {count:,} are shown; --json has all."
         for noun, count in counts.items()
         if count > _ROWS_MAX
     ]

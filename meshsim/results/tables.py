@@ -241,7 +241,8 @@ def endpoints(measured: Measured) -> pd.DataFrame:
 def proxies(measured: Measured) -> pd.DataFrame:
     """Return one row a proxy: requests, CPU [cores] and memory [MB], means of a replication.
 
-    Memory is that of an idle proxy and of the connections open at the end of the run.
+    Memory is that of an idle proxy and of the connections open at the end of the run; a mesh
+    whose `meshsim.topology.profile.ProxyCost` states no memory of a connection counts none.
     """
     catalog = measured.catalog
     time_ns = measured.segments_time_s * NS_PER_S
@@ -263,7 +264,7 @@ def proxies(measured: Measured) -> pd.DataFrame:
 
 
 def data_plane(measured: Measured) -> pd.DataFrame:
-    """Return what the proxies cost together, one row a kind of proxy."""
+    """Return what the proxies cost together, one row a kind of proxy; memory as in `proxies`."""
     table = proxies(measured)
     grouped = table.groupby("kind", sort=False)
     total = grouped[["requests_rps", "cpu_cores", "connections", "memory_mb"]].sum()

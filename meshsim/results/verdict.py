@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meshsim.results.measured import STOPPED_BY_HAND, Measured
-from meshsim.results.wording import number
+from meshsim.results.wording import listed, number
 from meshsim.state.record import WINDOW_COUNT, Catalog, RunRecord
 from meshsim.stats.backlog import backlog_growth
 from meshsim.stats.intervals import mean_interval
@@ -93,7 +93,7 @@ def _unstable(measured: Measured) -> Verdict | None:
     if not growing:
         return None
     rate = sum(growth.total for _, growth in growing) / half_s
-    classes = ", ".join(name for name, _ in growing)
+    classes = listed([name for name, _ in growing])
     return Verdict(UNSTABLE, f"the backlog of {classes} grows by {number(rate)} requests/s", rate)
 
 

@@ -1,11 +1,14 @@
-"""Numbers as people read them: no exponent, no false 100 %."""
+"""Numbers and lists as people read them: no exponent, no false 100 %, no endless list."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["WITHHELD", "number", "percent"]
+__all__ = ["NAMES_MAX", "WITHHELD", "listed", "number", "percent"]
 
+#: Most names of one sentence.
+NAMES_MAX = 5
 #: Stands for a value that is not known or not shown.
 WITHHELD = "-"
 
@@ -24,6 +27,18 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(decimals, 6)}f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first few, and count the others.
+
+    Examples
+    --------
+    >>> listed(["a", "b"]), listed("abcdefg")
+    ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    more = f" and {len(names) - NAMES_MAX:,} more" if len(names) > NAMES_MAX else ""
+    return ", ".join(names[:NAMES_MAX]) + more
 
 
 def percent(share: float) -> str:

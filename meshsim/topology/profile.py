@@ -25,6 +25,9 @@ class ProxyCost:
     A new connection between two proxies costs `handshake_ns` on each of the two: one full
     mutual TLS handshake (no resumption).  In TLS 1.3 with client certificates the two sides
     compute one after the other, so both add to the time until the connection is ready.
+
+    `memory_bytes` is that of an idle proxy and `connection_memory_bytes` what each open
+    connection adds; 0 says that it is not known, and results leave it out.
     """
 
     pass_ns: int = 0

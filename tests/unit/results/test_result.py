@@ -286,7 +286,7 @@ def test_long_lists_are_cut_and_counted(make_catalog, make_record):
     }
     result = Result.from_records(make_catalog(traffic=names), [replace(short, **wide)])
     report = result.report()
-    assert "28 more traffic classes: --json has all." in report
+    assert "traffic classes: 12 of 40 are shown; --json has all." in report
     assert "class-012" not in report
     assert "class-004 and 35 more:" in report or "class-004 0 and 35 more" in report
     assert "endpoints()" not in report
