@@ -179,7 +179,8 @@ class LoadGenerator:
 
     def _end_if_done(self) -> None:
         now_ns = self._clock.now_ns()
-        measured = now_ns > self.duration_ns and self._measured_outstanding == 0
+        late = bool(self._due) and self._due[0] <= self.duration_ns  # the alarm is not heard yet
+        measured = now_ns > self.duration_ns and self._measured_outstanding == 0 and not late
         if not self._stopped and (measured or now_ns > self._sending_ends_ns):
             self._stopped = True
             self._due.clear()
