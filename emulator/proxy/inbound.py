@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, Protocol
 from emulator.http.bodies import CHUNKED
 from emulator.http.connection import UpstreamConnection, dial
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
-from emulator.proxy.downstream import Downstream, DownstreamConnection
+from emulator.proxy.accepting import AcceptingProxy
+from emulator.proxy.downstream import DownstreamConnection
 from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF
 
 __all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener"]
@@ -62,7 +63,7 @@ class _Workload(NamedTuple):
     principal: str = ""
 
 
-class InboundProxy:
+class InboundProxy(AcceptingProxy):
     """The inbound proxy of one workload replica.
 
     Parameters
@@ -86,11 +87,9 @@ class InboundProxy:
         *,
         host: str = "127.0.0.1",
     ) -> None:
-        self.downstream = Downstream(self._begin)
+        super().__init__(self._begin, host)
         self.workload = _Workload(name, "127.0.0.1", upstream_port)
-        self._host = host
         self._listener = make_listener(self._protocol) if make_listener is not None else None
-        self._server: asyncio.Server | None = None
         self._idle: list[UpstreamConnection] = []  # used last: rightmost
         self._connections: set[UpstreamConnection] = set()
         self._dials: set[asyncio.Task[None]] = set()
@@ -99,23 +98,9 @@ class InboundProxy:
         """Listen on `port`, or on any; return address and port."""
         if self._listener is not None:
             return self._host, await self._listener.start(self._host, port)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self.downstream.protocol, self._host, port)
-        self._server = server
-        return self._host, server.sockets[0].getsockname()[1]
+        return await super().start(port)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting, finish what is running, close; return whether all ended in time [s]."""
-        self._stop_accepting()
-        ended = await self.downstream.drain(timeout_s)
-        self.abort()
-        await self.downstream.emptied()
-        return ended
-
-    def abort(self) -> None:
-        """Reset every socket at once, as if the process were killed."""
-        self._stop_accepting()
-        self.downstream.abort()
+    def _abort_upstream(self) -> None:
         if self._listener is not None:
             self._listener.abort()
         for task in self._dials:
@@ -126,11 +111,9 @@ class InboundProxy:
         self._idle.clear()
 
     def _stop_accepting(self) -> None:
+        super()._stop_accepting()
         if self._listener is not None:
             self._listener.close()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name; those of the listener begin with ``listener.``."""
