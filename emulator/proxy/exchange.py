@@ -146,7 +146,8 @@ class OutboundExchange:
                 draw_key(self._values.get(b"x-meshsim-key")),
                 now_ns,
             )
-        except LimitError:
+        except LimitError:  # as Envoy's overload manager answers; the engine has not changed
+            self._services.counts["downstream_rq_overload_close"] += 1
             self._answer(503, FLAG_UO)
             return
         decision = self._engine.route(self._id, now_ns)

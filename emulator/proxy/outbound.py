@@ -7,14 +7,14 @@ neither TLS nor admission on this side.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
 from emulator.http.connection import ClientContexts
 from emulator.http.heads import RequestHead
-from emulator.proxy.downstream import Downstream, DownstreamConnection
+from emulator.proxy.accepting import AcceptingProxy
+from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
@@ -22,7 +22,7 @@ from emulator.proxy.upstream import UpstreamPools
 __all__ = ["OutboundProxy"]
 
 
-class OutboundProxy:
+class OutboundProxy(AcceptingProxy):
     """One outbound proxy.
 
     Parameters
@@ -48,39 +48,14 @@ class OutboundProxy:
         *,
         host: str = "127.0.0.1",
     ) -> None:
+        super().__init__(self._begin, host)
         self.pools = UpstreamPools(engine, clock, contexts)
-        self.downstream = Downstream(self._begin)
-        self._services = ProxyServices(engine, clock, self.pools, recorder, self.downstream.ended)
-        self._host = host
-        self._server: asyncio.Server | None = None
+        counted = (self.downstream.ended, self.downstream.counts)
+        self._services = ProxyServices(engine, clock, self.pools, recorder, *counted)
         self._request_number = 0
 
-    async def start(self, port: int = 0) -> tuple[str, int]:
-        """Listen on `port`, or on any; return address and port."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self.downstream.protocol, self._host, port)
-        self._server = server
-        address, port = server.sockets[0].getsockname()[:2]
-        return address, port
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting, finish what is running, close; return whether all ended in time [s]."""
-        self._stop_accepting()
-        ended = await self.downstream.drain(timeout_s)
-        self.abort()
-        await self.downstream.emptied()
-        return ended
-
-    def abort(self) -> None:
-        """Reset every socket at once, as if the process were killed."""
-        self._stop_accepting()
-        self.downstream.abort()
+    def _abort_upstream(self) -> None:
         self.pools.abort()
-
-    def _stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
 
     def partition(self, names: Iterable[str]) -> None:
         """Let packets to the endpoints `names`, and to no others, be lost until told otherwise."""

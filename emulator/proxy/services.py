@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -28,3 +29,4 @@ class ProxyServices(NamedTuple):
     pools: UpstreamPools
     recorder: ExchangeRecorder | None
     count_end: Callable[[int], object]
+    counts: Counter[str]

@@ -102,6 +102,46 @@ def test_retries_and_timeouts_are_the_engines():
     run(scenario)
 
 
+def test_requests_beyond_the_table_are_answered_and_counted(monkeypatch):
+    limit = 64
+    monkeypatch.setattr("emulator.decisions.exchanges.EXCHANGES_MAX", limit)
+
+    async def scenario():
+        release = asyncio.Event()
+
+        async def answer(number, head, body):
+            await release.wait()
+            return ok()
+
+        async with (
+            upstreams(answer) as (upstream,),
+            gateway([upstream.port]) as (proxy, engine, port),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            held = [await stack.enter_async_context(Caller(port)) for _ in range(limit)]
+            for caller in held:
+                await caller.send(b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n")
+            await until(lambda: len(upstream.heads) == limit)
+            before = engine.digest()
+            one_more = await stack.enter_async_context(Caller(port))
+            for _ in range(3):
+                status, headers, _ = await one_more.get("cart")
+                assert (status, headers["x-meshsim-flag"]) == (503, "UO")
+                assert headers["x-envoy-overloaded"] == "true"
+            assert engine.digest() == before
+            release.set()
+            for caller in held:
+                assert (await caller.response())[0] == 200
+            assert (await one_more.get("cart"))[0] == 200
+            counters = proxy.counters()
+            assert counters["downstream_rq_overload_close"] == 3
+            assert counters["downstream_rq_failed_UO"] == 3
+            assert counters["downstream_rq_completed"] == limit + 1
+            assert counters["downstream_rq_active"] == 0
+
+    run(scenario)
+
+
 def test_a_breaker_overflows():
     async def scenario():
         policy = "{circuit_breakers: {max_connections: 1, max_pending_requests: 1}}"
