@@ -10,15 +10,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emulator.clock import Clock
+from emulator.clock import Clock, unix_s
 from emulator.control.agent import Agent
 from emulator.control.broker import Broker, mosquitto_files
 from emulator.control.bus import BusSettings, Credential
 from emulator.control.controlplane import ControlPlane
 from meshsim.controlplane.acknowledgement import Ledger
-from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration, principal_of
 from meshsim.controlplane.debounce import Debounce
 from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.topology.model import (
@@ -129,6 +132,33 @@ class Mosquitto:
 
     def resume(self):
         os.kill(self.process.pid, signal.SIGCONT)
+
+
+def bus_certificates(folder, authority, name):
+    """Write the certificates of `authority`, and of `name` with its key; return the paths."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    identifier = x509.UniformResourceIdentifier(principal_of(name))
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(x509.SubjectAlternativeName([identifier]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = request.public_bytes(serialization.Encoding.PEM)
+    contents = (
+        authority.root_pem,
+        authority.issue(pem, principal_of(name), unix_s()),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    paths = tuple(Path(folder) / item for item in ("ca.pem", f"{name}.pem", f"{name}.key"))
+    for path, content in zip(paths, contents, strict=True):
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+    return paths
 
 
 @contextlib.asynccontextmanager

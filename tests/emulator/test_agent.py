@@ -14,6 +14,7 @@ from bus_fakes import (
     MOSQUITTO,
     Mosquitto,
     broker,
+    bus_certificates,
     configuration,
     make_agent,
     make_control_plane,
@@ -22,9 +23,6 @@ from bus_fakes import (
     running,
     until,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emulator.access.identity import Identity
@@ -330,7 +328,7 @@ def test_a_configuration_that_the_proxy_cannot_apply_is_refused(tmp_path):
 @pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 def test_mutual_tls_guards_the_bus_on_mosquitto(tmp_path):
     authority = CertificateAuthority.create("cluster.local", unix_s())
-    files = bus_certificates(tmp_path, authority)
+    files = bus_certificates(tmp_path, authority, "bus")
 
     def context(with_certificate):
         made = ssl.create_default_context(cadata=authority.root_pem.decode())
@@ -359,30 +357,3 @@ def test_mutual_tls_guards_the_bus_on_mosquitto(tmp_path):
         await bus.stop()
 
     run_clean(work())
-
-
-def bus_certificates(folder, authority):
-    """Write CA, certificate and key for the bus; return their paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.UniformResourceIdentifier(principal_of("bus"))
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([]))
-        .add_extension(x509.SubjectAlternativeName([name]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = request.public_bytes(serialization.Encoding.PEM)
-    contents = (
-        authority.root_pem,
-        authority.issue(pem, principal_of("bus"), unix_s()),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-    paths = tuple(folder / name for name in ("ca.pem", "bus.pem", "bus.key"))
-    for path, content in zip(paths, contents, strict=True):
-        path.touch(mode=0o600)
-        path.write_bytes(content)
-    return paths

@@ -1,35 +1,113 @@
 """A mesh on a broker of the user's: Mosquitto, plain and with mutual TLS."""
 
 import asyncio
+import contextlib
+from urllib.parse import urlencode
 
 import pytest
-from bus_fakes import MOSQUITTO, Mosquitto
-from mesh_scenarios import assert_accounted, pair
+from bus_fakes import FAST, MOSQUITTO, Mosquitto, bus_certificates, run_clean, running, until
+from mesh_scenarios import PAIR, assert_accounted, pair
 
+from emulator.clock import unix_s
 from emulator.control.broker import mosquitto_files
 from emulator.control.broker_url import check_broker, credential_for, password_in
+from emulator.control.bus import Bus
 from emulator.running.harness import emulate
 from emulator.running.node import MESH
+from meshsim.cli import main
+from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.errors import ConfigError
 
+FILES = ("ca", "cert", "key")
 USERS = ("front-v1-0", "back-v1-0", "back-v1-1", "gateway-users", CONTROL_PLANE)
 
 
-@pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
-def test_a_mesh_runs_on_mosquitto_behind_its_access_list(tmp_path):
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+
+
+@contextlib.contextmanager
+def mosquitto(folder, tls=None):
+    """Run a Mosquitto that knows the proxies of `pair`; the password of each is "secret"."""
     passwords = dict.fromkeys(USERS, "secret")
-    broker = Mosquitto(tmp_path, passwords)
-    broker.file = mosquitto_files(tmp_path, broker.port, MESH, passwords)
+    broker = Mosquitto(folder, passwords, tls=tls)
+    broker.file = mosquitto_files(folder, broker.port, MESH, passwords, tls=tls)
     asyncio.run(broker.start())
     try:
-        url = f"mqtt://:secret@127.0.0.1:{broker.port}"
-        result = emulate(pair(), "1s", 1, dilation=1.0, broker=url, progress=False)
+        yield broker
     finally:
         asyncio.run(broker.stop())
+
+
+@needs_mosquitto
+def test_a_mesh_runs_on_mosquitto_behind_its_access_list(tmp_path):
+    with mosquitto(tmp_path) as broker:
+        url = f"mqtt://:secret@127.0.0.1:{broker.port}"
+        result = emulate(pair(), "1s", 1, dilation=1.0, broker=url, progress=False)
     assert_accounted(result)
     assert result.emulation["accounting"]["failed"] == 0
     assert "secret" not in result.to_json()
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Return (authority, certificate, key) files of a broker and of its client."""
+    authority = CertificateAuthority.create("cluster.local", unix_s())
+    return [bus_certificates(tmp_path, authority, name) for name in ("broker", "client")]
+
+
+def secured_url(port, files):
+    return f"mqtts://:secret@127.0.0.1:{port}?{urlencode(dict(zip(FILES, files, strict=True)))}"
+
+
+@needs_mosquitto
+def test_a_mesh_runs_on_mosquitto_with_mutual_tls(tmp_path, certificates):
+    of_broker, of_client = certificates
+    with mosquitto(tmp_path, of_broker) as broker:
+        url = secured_url(broker.port, of_client)
+        result = emulate(pair(), "1s", 1, dilation=1.0, broker=url, progress=False)
+    assert "require_certificate true" in broker.file.read_text()
+    assert_accounted(result)
+    assert result.emulation["accounting"]["failed"] == 0
+    assert result.emulation["accounting"]["completed"] > 30
+    assert result.emulation["broker"] == "127.0.0.1"
+    for hidden in ("secret", str(of_client[2])):
+        assert hidden not in result.to_json()
+
+
+@needs_mosquitto
+def test_the_command_line_runs_on_a_broker_with_mutual_tls(tmp_path, certificates, capsys):
+    of_broker, of_client = certificates
+    scenario = tmp_path / "pair.yaml"
+    scenario.write_text(PAIR)
+    with mosquitto(tmp_path, of_broker) as broker:
+        url = secured_url(broker.port, of_client)
+        options = ("--duration", "1s", "--dilation", "1", "--broker", url)
+        with pytest.raises(SystemExit) as ended:
+            main(["emulate", str(scenario), *options])
+    captured = capsys.readouterr()
+    assert ended.value.code in (None, 0), captured.err
+    assert "verdict" in captured.out
+    assert "secret" not in captured.out + captured.err
+
+
+@needs_mosquitto
+def test_mosquitto_refuses_who_has_no_certificate_of_its_authority(tmp_path, certificates):
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    foreign = CertificateAuthority.create("cluster.local", unix_s())
+    files = (certificates[0][0], *bus_certificates(stranger, foreign, "client")[1:])
+    with mosquitto(tmp_path, certificates[0]) as broker:
+        url = secured_url(broker.port, files)
+        credential = credential_for(url, "front-v1-0", "secret")
+        bus = Bus(url, credential, subscriptions=(), on_message=lambda *_: None, settings=FAST)
+
+        async def attempt():
+            async with running(bus):
+                await until(lambda: bus.counters["failed"] >= 2)
+
+        run_clean(attempt())
+    assert bus.counters["connected"] == 0
 
 
 @pytest.mark.parametrize(
