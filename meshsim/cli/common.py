@@ -35,6 +35,7 @@ __all__ = [
     "read_precision",
     "reports_problems",
     "result_options",
+    "run_options",
     "scenario_options",
     "write_result",
 ]
@@ -110,6 +111,29 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="PATH=VALUE",
             callback=_read_assignment,
             help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
+        ),
+    )
+
+
+def run_options(duration_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what adds how long to run, explained by `duration_help`, and the random seed."""
+    return lambda command: _with_options(
+        command,
+        click.option(
+            "--duration",
+            metavar="TIME",
+            default="60s",
+            show_default=True,
+            callback=read_duration,
+            help=duration_help,
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**62 - 1),
+            metavar="N",
+            default=1,
+            show_default=True,
+            help="Random seed.",
         ),
     )
 

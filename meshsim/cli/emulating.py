@@ -19,6 +19,7 @@ from meshsim.cli.common import (
     read_duration,
     reports_problems,
     result_options,
+    run_options,
     scenario_options,
     write_result,
 )
@@ -79,22 +80,7 @@ def _emulator(name: str) -> Any:
 @click.argument("scenario", required=False)
 @scenario_options
 @change_options
-@click.option(
-    "--duration",
-    metavar="TIME",
-    default="60s",
-    show_default=True,
-    callback=read_duration,
-    help="Measured time of the mesh; the machine may need several times as long.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**62 - 1),
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Random seed.",
-)
+@run_options("Measured time of the mesh; the machine may need several times as long.")
 @click.option(
     "--plane",
     type=click.Choice(["asyncio"]),
@@ -103,7 +89,10 @@ def _emulator(name: str) -> Any:
     help="What carries the requests.",
 )
 @click.option(
-    "--broker", metavar="URL", help="mqtt://host:port of a broker instead of the embedded one."
+    "--broker",
+    metavar="URL",
+    help="Broker instead of the embedded one: mqtt://host:port, or for mutual TLS "
+    "mqtts://host:port?ca=FILE&cert=FILE&key=FILE; a password as in mqtt://:PASSWORD@host.",
 )
 @click.option(
     "--processes",

@@ -10,10 +10,10 @@ from meshsim.cli.common import (
     check_writable,
     load_scenario,
     progress,
-    read_duration,
     read_precision,
     reports_problems,
     result_options,
+    run_options,
     scenario_options,
     write_result,
 )
@@ -25,14 +25,7 @@ __all__ = ["bench", "run"]
 @click.argument("scenario", required=False)
 @scenario_options
 @change_options
-@click.option(
-    "--duration",
-    metavar="TIME",
-    default="60s",
-    show_default=True,
-    callback=read_duration,
-    help="Simulated time of each run.",
-)
+@run_options("Simulated time of each run.")
 @click.option(
     "--replications",
     type=click.IntRange(1, 10_000),
@@ -40,14 +33,6 @@ __all__ = ["bench", "run"]
     default=10,
     show_default=True,
     help="Independent runs; the intervals come from their differences.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**62 - 1),
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Random seed.",
 )
 @click.option(
     "--precision",
