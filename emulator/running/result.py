@@ -54,6 +54,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
 def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[str, Any]:
     """Return how the run was made, JSON-able."""
     cpu_s = sum(report["cpu_s"] for report in outcome.reports.values())
+    measured_s = outcome.ended_ns / NS_PER_S * plan.dilation.factor  # CPU is not counted beyond
     cores = os.cpu_count() or 1
     sent, completed, failed = (counters[name] for name in ("sent", "completed", "failed"))
     return {
@@ -65,7 +66,8 @@ def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[st
         "broker": urlsplit(plan.broker_url).hostname or "embedded",
         "processes": len(plan.shares),
         "real_s": outcome.real_s,
-        "cpu_share": cpu_s / (outcome.real_s * cores) if outcome.real_s else 0.0,
+        "cpu_s": {name: report["cpu_s"] for name, report in outcome.reports.items()},
+        "cpu_share": cpu_s / (measured_s * cores) if measured_s > 0 else 0.0,
         "lag_ms": {name: report["lag_ms"] for name, report in outcome.reports.items()},
         "accounting": {
             "sent": sent,
@@ -94,7 +96,8 @@ def _notices(plan: Plan, outcome: Outcome, facts: Mapping[str, Any]) -> list[str
         f"emulated on real sockets in {plan.dilation.factor:g} times the model's time: "
         f"{plan.dilation.reason}; wire latencies of the scenario are not emulated.",
         f"{len(plan.shares)} node processes used {100 * facts['cpu_share']:.0f} % of "
-        f"{os.cpu_count() or 1} cores; mutual TLS {plan.mode}; draws {plan.draws}.",
+        f"{os.cpu_count() or 1} cores for proxies, workloads and load together; "
+        f"mutual TLS {plan.mode}; draws {plan.draws}.",
     ]
     late = {
         name: lag["p99"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import html as html_escape
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,15 @@ _PARTS_EXCESS_MAX = 0.01
 _JSON_METRICS = ("mean", "p50", "p90", "p99")
 
 Table = tuple[list[str], list[list[str]]]
+
+#: Title of each column, and how its values are written.
+_DATA_PLANE: dict[str, tuple[str, Callable[[float], str]]] = {
+    "proxies": ("proxies", "{:,.0f}".format),
+    "requests_rps": ("requests/s", lambda value: number(value, 4)),
+    "cpu_cores": ("CPU cores", number),
+    "connections": ("connections", "{:,.0f}".format),
+    "memory_mb": ("memory MB", number),
+}
 
 
 # --- Numbers as text ------------------------------------------------------------------------
@@ -128,17 +138,12 @@ def _breakdown(result: Result) -> Table:
 
 
 def _data_plane(result: Result) -> Table:
-    head = ["data plane", "proxies", "requests/s", "CPU cores", "connections", "memory MB"]
+    table = result.data_plane()
+    columns = {name: column for name, column in _DATA_PLANE.items() if name in table}
+    head = ["data plane", *(title for title, _ in columns.values())]
     rows = [
-        [
-            str(kind),
-            f"{row['proxies']:,.0f}",
-            number(row["requests_rps"], 4),
-            number(row["cpu_cores"]),
-            f"{row['connections']:,.0f}",
-            number(row["memory_mb"]),
-        ]
-        for kind, row in result.data_plane().iterrows()
+        [str(kind), *(write(row[name]) for name, (_, write) in columns.items())]
+        for kind, row in table.iterrows()
     ]
     return head, rows
 
@@ -422,7 +427,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "proxies": [
             {
                 "name": row["name"],
-                "cpu_cores": float(row["cpu_cores"]),
+                **({"cpu_cores": float(row["cpu_cores"])} if "cpu_cores" in row else {}),
                 "requests": int(row["requests"]),
             }
             for _, row in result.proxies().iterrows()

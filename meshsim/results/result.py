@@ -261,12 +261,19 @@ class Result:
         return tables.endpoints(self.measured)
 
     def proxies(self) -> pd.DataFrame:
-        """Return requests, CPU and memory by proxy."""
-        return tables.proxies(self.measured)
+        """Return requests, connections, CPU and memory by proxy.
+
+        CPU and memory are the model's: an emulated run has neither, as many proxies share a
+        process, whose CPU is in `emulation`.
+        """
+        return self._without_model(tables.proxies(self.measured))
 
     def data_plane(self) -> pd.DataFrame:
-        """Return what all proxies cost together, by kind."""
-        return tables.data_plane(self.measured)
+        """Return what all proxies cost together, by kind; as `proxies`."""
+        return self._without_model(tables.data_plane(self.measured))
+
+    def _without_model(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table.drop(columns=["cpu_cores", "memory_mb"]) if self.emulation else table
 
     def hosts(self) -> pd.DataFrame:
         """Return requests, errors and latency by (proxy, endpoint) pair, whole run."""

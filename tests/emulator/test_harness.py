@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_a_run_gives_a_result_and_leaves_nothing(tmp_path):
     assert_accounted(result)
     assert result.emulation["accounting"]["failed"] == 0
     assert result.emulation["mtls"] == "STRICT"
-    # The requests are the simulator's: 60/s for 2 s, here the very 127 of this seed.
+    # The requests are the simulator's: 60/s for 2 s, here the very 110 of this seed.
     arrivals = result.records[0].windows["arrivals"].sum()
     assert arrivals == result.records[0].windows["successes"].sum()
     edges = result.edges()
@@ -43,6 +44,11 @@ def test_a_run_gives_a_result_and_leaves_nothing(tmp_path):
     assert edges["mean_ms"].min() >= 3.0
     assert "emulated in" in result.report()
     assert '"accounting"' in result.to_json()
+    assert "CPU cores" not in result.report()
+    cpu_s = result.emulation["cpu_s"]
+    assert cpu_s.keys() == {"edge", "node one", "node two"}
+    cpu_share = sum(cpu_s.values()) / (2.0 * os.cpu_count())
+    assert 0 < result.emulation["cpu_share"] == pytest.approx(cpu_share)
     assert (tmp_path / "log").stat().st_size > 10_000
     result.save(tmp_path / "saved")
     assert Result.load(tmp_path / "saved").emulation == result.emulation

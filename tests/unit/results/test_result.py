@@ -167,6 +167,18 @@ def test_json_has_the_promised_keys_and_no_nan(result):
     assert set(data["proxies"][0]) == {"name", "cpu_cores", "requests"}
 
 
+def test_an_emulated_run_has_no_modelled_cost(catalog, records):
+    result = Result.from_records(catalog, records, emulation={"plane": "asyncio"})
+    assert list(result.data_plane()) == ["proxies", "requests_rps", "connections"]
+    assert {"cpu_cores", "memory_mb"}.isdisjoint(result.proxies())
+    report = result.report()
+    assert "data plane" in report
+    assert "CPU cores" not in report
+    assert "memory MB" not in report
+    data = json.loads(result.to_json())
+    assert set(data["proxies"][0]) == {"name", "requests"}
+
+
 def test_json_of_an_unstable_run_says_why_a_value_is_null(catalog, make_record):
     result = Result.from_records(catalog, [make_record(0, growth=2.0)])
     data = json.loads(result.to_json())
