@@ -9,10 +9,10 @@ With the same draws, arrivals, keys, think times and users are those of replicat
 simulation with this seed; fresh draws are those of a replication that no simulation runs.
 
 After the measured time the load goes on until every measured request has ended, so that these
-end as they would; then what else was sent is waited for.  All that takes at most the measured
-time again, and what has not ended then is counted as unfinished.  Half of that time is left for
-waiting: a single request that never ends must not let the load go on to the last moment, and
-what it sends then be counted as unfinished too.
+end as they would, but for no longer than half the measured time; then what else was sent is
+waited for, for as long as requests go on to end.  If for half the measured time none has, those
+that are left are given up and counted as unfinished: neither a request that never ends nor a
+machine that is slow to serve the others leaves those without an outcome.
 
 References
 ----------
@@ -46,7 +46,7 @@ __all__ = ["FRESH_REPLICATION", "LoadGenerator"]
 
 #: No simulation has so many replications.
 FRESH_REPLICATION = 1 << 31
-#: After the measured time, measured requests get this many times that time to end.
+#: A load without any answer is waited for this many times the measured time.
 _DRAIN_MAX = 1
 #: The threshold of a sampling hash leaves room for the rounding of a float.
 _HASH_MAX = float(2**64 - 2**11)
@@ -78,7 +78,7 @@ class LoadGenerator:
     connections_max : int
         More requests at once than this wait for a connection, and are counted.
     drain_min_ns : int
-        Measured requests get at least this long to end, however short the run [model ns].
+        Instead of the measured time if that is shorter, for what is waited [model ns].
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class LoadGenerator:
         self.duration_ns = duration_ns
         self._drain_min_ns = drain_min_ns
         drain_ns = max(_DRAIN_MAX * duration_ns, drain_min_ns)
-        self._sending_ends_ns = duration_ns + drain_ns // 2
+        self._patience_ns = drain_ns // 2
+        self._sending_ends_ns = duration_ns + self._patience_ns
         self._given_up_ns = duration_ns + drain_ns
         self._clock = clock
         self._recorder = recorder
@@ -145,7 +146,7 @@ class LoadGenerator:
     # --- Life --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send until every measured request has ended; wait for the rest, up to the drain time."""
+        """Send until every measured request has ended; wait for the rest while any ends."""
         self._on_alarm()
         await self._finished.wait()
         for arrived_ns, pending in list(self._outstanding.values()):
@@ -158,10 +159,12 @@ class LoadGenerator:
     def stop(self) -> None:
         """Send nothing more; `run` returns when what was sent has ended.
 
-        It waits at most for as long as the load has lasted, and at least for `drain_min_ns`.
+        It gives up when for half as long as the load has lasted, and at least for half of
+        `drain_min_ns`, nothing has ended.
         """
         now_ns = self._clock.now_ns()
         drain_ns = max(_DRAIN_MAX * now_ns, self._drain_min_ns)
+        self._patience_ns = min(self._patience_ns, drain_ns // 2)
         self._given_up_ns = min(self._given_up_ns, now_ns + drain_ns)
         self._stopped = True
         self._due.clear()
@@ -291,6 +294,7 @@ class LoadGenerator:
     def _on_reply(self, number: int, arrived_ns: int, key: int, reply: Reply) -> None:
         now_ns = self._clock.now_ns()
         del self._outstanding[number]
+        self._given_up_ns = max(self._given_up_ns, now_ns + self._patience_ns)
         self._measured_outstanding -= arrived_ns <= self.duration_ns
         self._recorder.request(self.traffic, arrived_ns, now_ns, *reply)
         if self._think_time != NO_INDEX and not self._stopped:

@@ -332,6 +332,20 @@ def test_one_request_that_never_ends_leaves_no_other_without_an_outcome():
     assert outcome.counters["completed"] == outcome.counters["sent"] - 1 > 60
 
 
+def test_what_goes_on_to_end_is_waited_for():
+    run = Run(QUICK, {"poisson": 300}, seed=SEED)
+    free_s = [0.0]
+
+    def answer(connection):  # one by one, three times slower than they come
+        loop = asyncio.get_running_loop()
+        free_s[0] = max(free_s[0], loop.time()) + 0.01
+        loop.call_at(free_s[0], connection.respond, 200, ())
+
+    outcome = loaded(run, Sink(answer), drain_min_ns=1_000 * NS_PER_MS)
+    # 10 ms each: longer than the second that a load without any answer is waited for.
+    assert outcome.counters["completed"] == outcome.counters["sent"] > 150
+
+
 def test_a_load_that_is_stopped_does_not_wait_for_ever():
     run = Run(QUICK, {"poisson": 300}, seed=SEED)
 
