@@ -46,6 +46,12 @@ class Case:
         return f"{self.kind} {json.dumps(self.params, sort_keys=True)}"
 
 
+def seed_of(*parts: int) -> int:
+    """Return the seed, below 2**62, that belongs to some whole numbers."""
+    low, high = np.random.SeedSequence(parts).generate_state(2).tolist()
+    return (high << 30) ^ low
+
+
 def read_cases(path: Path = OPEN_CASES) -> list[Case]:
     """Return the cases of a file, in its order."""
     document = json.loads(Path(path).read_text())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from truth_cases import seed_of
 from truth_metrics import NS_PER_MS, ratio
 
 import meshsim
@@ -34,21 +35,24 @@ FIRST_WINDOW = 12
 KEPT_SHARE = 1 - FIRST_WINDOW / WINDOW_COUNT
 #: Requests in the system that are told apart.
 _LEVELS = 4096
-#: Replications whose records are held at once, and the distance of the next ones' seed.
+#: Times at which the endpoints of one replication are looked at.
+_LOOKS = 200
+#: Replications whose records are held at once.
 _AT_ONCE = 80
-_SEED_STEP = 1_009
 #: Requests of one traced replication at most: some 130 bytes each.
 SPANS_MAX = 600_000
 
 
-def requests_wanted(load: float, variability: float = 1.0) -> int:
-    """Return how many requests one replication shall have.
+def requests_wanted(load: float, variability: float = 1.0, q: float = 0.0) -> int:
+    """Return how many requests one replication shall have, to see the quantile `q`.
 
     A queue forgets its state within some 2 (ca2 + cs2) / (1 - load)^2 requests; a replication is
-    a hundred times as long, so that a fifth is more warm-up than needed.
+    two hundred times as long, so that a fifth is more warm-up than needed and means are nearly
+    normal.  Long waits come in clumps as long: beyond p99 there shall be as many of them.
     """
     gap = max(1 - load, 0.02)
-    return max(20_000, round(400 * max(variability, 1.0) / gap**2))
+    rarity = max(0.01 / (1 - q), 1.0)
+    return max(40_000, round(800 * max(variability, 1.0) * rarity / gap**2))
 
 
 @dataclass
@@ -100,13 +104,22 @@ class EngineRuns:
 
 
 def engine_runs(
-    topology: Topology, duration_ms: float, seed: int, replications: int, **options: Any
+    topology: Topology,
+    duration_ms: float,
+    seed: int,
+    replications: int,
+    first_window: int = FIRST_WINDOW,
+    **options: Any,
 ) -> EngineRuns:
-    """Simulate `replications` of a scenario and keep what is after warm-up."""
+    """Simulate `replications` of a scenario and keep what is after warm-up.
+
+    The first window kept begins a segment of the records (0, 3, 6, 12, 18 or 30).
+    """
     if replications > _AT_ONCE:  # records are large: they are reduced in portions
+        options["first_window"] = first_window
         first = engine_runs(topology, duration_ms, seed, _AT_ONCE, **options)
         rest = replications - _AT_ONCE
-        others = engine_runs(topology, duration_ms, seed + _SEED_STEP, rest, **options)
+        others = engine_runs(topology, duration_ms, seed_of(seed, 1), rest, **options)
         return replace(first.joined(others), batches=1)
     result = meshsim.simulate(
         topology,
@@ -122,11 +135,12 @@ def engine_runs(
     histograms = np.zeros((*windows.shape, BIN_COUNT), np.int64)
     for row, record in enumerate(result.records):
         for name in WINDOW_DTYPE.names:
-            windows[name][row] = record.windows[name][FIRST_WINDOW:].sum(axis=0)
-        histograms[row] = record.window_histogram.dense()[FIRST_WINDOW:].sum(axis=0)
-    before = SEGMENT_STARTS.index(FIRST_WINDOW) - 1
+            windows[name][row] = record.windows[name][first_window:].sum(axis=0)
+        histograms[row] = record.window_histogram.dense()[first_window:].sum(axis=0)
+    before = SEGMENT_STARTS.index(first_window) - 1
     served = [r.endpoints["requests"][-1] - r.endpoints["requests"][before] for r in result.records]
-    return EngineRuns(windows, histograms, np.array(served), duration_ms * KEPT_SHARE)
+    measured_ms = duration_ms * (1 - first_window / WINDOW_COUNT)
+    return EngineRuns(windows, histograms, np.array(served), measured_ms)
 
 
 @dataclass
@@ -295,14 +309,14 @@ def _time_at_levels(
 
 
 def snapshot_runs(
-    topology: Topology, duration_ms: float, seed: int, replications: int, looks: int = 200
+    topology: Topology, duration_ms: float, begin_ms: float, seed: int, replications: int
 ) -> Values:
     """Return the share of endpoints with each number of requests, shape (R, _LEVELS).
 
-    All endpoints are looked at, `looks` times after warm-up, equally far apart.
+    All endpoints are looked at, many times after `begin_ms`, equally far apart.
     """
     scenario = compiled(topology)
-    times = np.linspace(1 - KEPT_SHARE, 1.0, looks) * duration_ms * NS_PER_MS
+    times = np.linspace(begin_ms, duration_ms, _LOOKS) * NS_PER_MS
 
     def one(number: int) -> np.ndarray:
         kernel = Kernel(scenario, seed, number, round(duration_ms * NS_PER_MS))

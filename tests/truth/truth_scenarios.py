@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from truth_cases import Case
-from truth_metrics import needs_spans, reader_of
-from truth_runs import KEPT_SHARE, SPANS_MAX, engine_runs, requests_wanted, span_runs
+from truth_metrics import needs_spans, quantile_of, reader_of
+from truth_runs import FIRST_WINDOW, SPANS_MAX, engine_runs, requests_wanted, span_runs
 from truth_study import Replicated, key_of
 
+from meshsim.state.record import WINDOW_COUNT
 from meshsim.topology.model import Topology
 
 #: Requests of all replications of one study at most, if a request is one visit.
@@ -33,6 +34,7 @@ def queue_study(
     variant: Sequence[object] = (),
     second: Callable[[], tuple[Any, str]] | None = None,
     cheap: bool = True,
+    first_window: int = FIRST_WINDOW,
     **options: Any,
 ) -> Replicated:
     """Return the study of one scenario in its steady state.
@@ -63,8 +65,10 @@ def queue_study(
         The expected value by another way, and that way's name.
     cheap : bool
         False keeps the case out of the tier of every test run.
+    first_window : int
+        Of sixty; those before it are warm-up (runs of single requests keep their fifth).
     """
-    wanted = requests or requests_wanted(load, variability)
+    wanted = requests or requests_wanted(load, variability, quantile_of(case.metric) or 0.0)
     traced = needs_spans(case.metric) if spans is None else spans
     if traced:
         wanted = min(wanted, SPANS_MAX)
@@ -73,15 +77,16 @@ def queue_study(
     def run(seed: int, replications: int) -> Any:
         if traced:
             return span_runs(topology(), wanted, rate, seed, replications, **options)
-        return engine_runs(topology(), wanted / rate, seed, replications, **options)
+        duration = wanted / rate
+        return engine_runs(topology(), duration, seed, replications, first_window, **options)
 
     return Replicated(
-        key=key_of(case, traced, *variant),
+        key=key_of(case, traced, wanted, *variant),
         run=run,
         read=reader,
         load=load,
         replications_max=replications_within(wanted * visits),
-        about=f"{wanted} requests each, first {1 - KEPT_SHARE:.0%} deleted",
+        about=f"{wanted} requests each, first {first_window / WINDOW_COUNT:.0%} deleted",
         cheap=cheap,
         second=second,
     )

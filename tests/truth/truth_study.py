@@ -1,15 +1,23 @@
 """How a case is examined: run its study until the answer is precise, then judge.
 
 Rule: an adapter turns a case into a *study*.  `Exact` computes once; `Claims` are statements that
-hold or not; `Replicated` draws independent replications.  Of those there are first ten; while
-the interval is wider than the case allows, their number is doubled (looking only then keeps
-repeated looks from eating the coverage), up to the study's limit.  Studies with one key share
-their replications: several metrics of one scenario are one run.
+hold or not; `Replicated` draws independent replications.  How many are needed says a pilot of
+ten, which is then thrown away (Stein's two stages): a queue that happens to be short also
+varies little, so replications that end when they look precise would come out too low.  An
+interval that is too wide all the same is given more, up to the study's limit.  Studies with one
+key share their replications: several metrics of one scenario are one run.
+
+References
+----------
+C. Stein, "A two-sample test for a linear hypothesis whose power is independent of the variance",
+Annals of Mathematical Statistics 16 (1945).
 """
 
 import importlib
 import importlib.util
 import json
+import math
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import verdict as rules
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from verdict import Verdict
 
 FIRST_REPLICATIONS = 10
@@ -26,6 +34,10 @@ CHEAP_WIDENING = 3.0
 #: Utilisation up to which a ci case is cheap.
 CHEAP_LOAD = 0.8
 _KEPT_RUNS = 4
+#: More replications than the pilot asks for: its variance is an estimate.
+_MARGIN = 1.2
+#: Number of the batch that decides how many replications there are.
+_PILOT = 900
 
 
 class NotYet(Exception):
@@ -56,7 +68,7 @@ class Replicated:
 
     `run(seed, replications)` returns what they leave, which `join` puts together; `read` makes
     of that one row a replication.  `second` is the same value by another way, where there is
-    one, with its name.
+    one, with its name.  Without `pilot` ten replications are expected to do.
     """
 
     key: str
@@ -67,6 +79,7 @@ class Replicated:
     about: str = ""
     cheap: bool = True
     second: Callable[[], tuple[Any, str]] | None = None
+    pilot: bool = True
 
 
 Study = Exact | Claims | Replicated
@@ -121,17 +134,16 @@ class Examiner:
 
     def _replicate(self, case: Case, study: Replicated) -> tuple[Verdict, str]:
         runs = self._runs.pop(study.key, None)
-        batches = 0 if runs is None else runs.batches
         if runs is None:
-            runs = study.run(self._batch_seed(0), FIRST_REPLICATIONS)
-            batches = 1
-        while True:
-            values = _columns(study.read(runs))
-            count = len(values)
-            if rules.is_precise(case, values, self.widen) or 2 * count > study.replications_max:
+            runs = self._first_runs(case, study)
+        values = _columns(study.read(runs))
+        while (wide := rules.excess(case, values, self.widen)) > 1:
+            wanted = _replications(len(values), wide, study.replications_max)
+            if wanted <= len(values):
                 break
-            runs = runs.joined(study.run(self._batch_seed(batches), count))
-            batches = runs.batches
+            seed = self._seed(study, runs.batches)
+            runs = runs.joined(study.run(seed, wanted - len(values)))
+            values = _columns(study.read(runs))
         self._runs[study.key] = runs
         while len(self._runs) > _KEPT_RUNS:
             self._runs.popitem(last=False)
@@ -140,11 +152,28 @@ class Examiner:
             second, how = study.second()
             verdict = rules.dispute(case, values, second, how)
         about = f"{study.about}, seed {self.seed}"
-        return replace(verdict, replications=count), about
+        return replace(verdict, replications=len(values)), about
 
-    def _batch_seed(self, batch: int) -> int:
-        """Return the seed of a batch of replications; batches are independent."""
-        return self.seed * 1_000_003 + batch
+    def _first_runs(self, case: Case, study: Replicated) -> Any:
+        """Return as many runs as a pilot of ten, which is thrown away, says are needed."""
+        count = FIRST_REPLICATIONS
+        if study.pilot and self.widen == 1:
+            pilot = _columns(study.read(study.run(self._seed(study, _PILOT), count)))
+            wide = rules.excess(case, pilot, self.widen)
+            count = _replications(count, wide, study.replications_max)
+        return study.run(self._seed(study, 0), count)
+
+    def _seed(self, study: Replicated, batch: int) -> int:
+        """Return the seed of a batch of replications: scores of different runs are independent.
+
+        With one seed for all, every queue would meet the same arrivals and services.
+        """
+        return seed_of(self.seed, zlib.crc32(study.key.encode()), batch)
+
+
+def _replications(count: int, wide: float, most: int) -> int:
+    """Return how many replications make an interval of `count` that is `wide` narrow enough."""
+    return min(max(math.ceil(_MARGIN * count * wide**2), count), most)
 
 
 def _columns(values: np.ndarray) -> np.ndarray:

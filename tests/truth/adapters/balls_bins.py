@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from policy_rows import OFFSET, Cluster, make_cluster
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_runs import Values
 from truth_study import NotYet, Replicated, key_of
 
@@ -40,7 +40,7 @@ def _replicated(
     second: Callable[[], tuple[float, str]] | None = None,
 ) -> Replicated:
     def run(seed: int, replications: int) -> Values:
-        return Values(np.array([once(seed * 10_000 + number) for number in range(replications)]))
+        return Values(np.array([once(seed_of(seed, number)) for number in range(replications)]))
 
     return Replicated(key_of(case), run, lambda runs: runs.values, 0.0, 1280, about, second=second)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import verdict
 from theory_scenarios import exponential, poisson, station
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_metrics import quantile, ratio, ratio_of_means, reader_of
 from truth_runs import Several, engine_runs, requests_wanted, span_runs
 from truth_scenarios import replications_within
@@ -135,11 +135,11 @@ def _pooling(case: Case) -> Replicated:
 
     def run(seed: int, replications: int) -> Several:
         sides = []
-        for workers, share, offset in ((parted, 1, 0), (pooled, 20, 500_009)):
+        for workers, share in ((parted, 1), (pooled, 20)):
             rate = load * workers
             scenario = station(poisson(rate), exponential(), concurrency=workers)
             wanted = share * requests
-            sides.append(engine_runs(scenario, wanted / rate, seed + offset, replications))
+            sides.append(engine_runs(scenario, wanted / rate, seed_of(seed, workers), replications))
         return Several(sides)
 
     def read(both: Several) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 from theory_scenarios import exponential, poisson, station
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_laws import Law, constant_law, exponential_law, lognormal_law
 from truth_metrics import quantile_of
 from truth_runs import Several, SpanRuns, engine_runs
@@ -76,7 +76,7 @@ def _blocked(case: Case) -> Replicated:
                 engine_runs(
                     station(poisson(rate), law.declared, limits, concurrency=_MANY),
                     requests / rate,
-                    seed + 500_009 * row,
+                    seed_of(seed, row),
                     replications,
                 )
                 for row, law in enumerate(laws)

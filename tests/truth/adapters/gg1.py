@@ -2,7 +2,7 @@
 
 import numpy as np
 from theory_scenarios import station
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_laws import arrivals_of, gamma_law, lognormal_law, renewal, service_law
 from truth_metrics import reader_of
 from truth_runs import Several, engine_runs, requests_wanted
@@ -41,7 +41,10 @@ def _bounded(case: Case) -> Replicated:
             for law in _LAWS
         ]
         return Several(
-            [engine_runs(item, requests * interval, seed, replications) for item in scenarios]
+            [
+                engine_runs(item, requests * interval, seed_of(seed, row), replications)
+                for row, item in enumerate(scenarios)
+            ]
         )
 
     def read(both: Several) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from policy_rows import make_cluster
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_metrics import smooth
 from truth_runs import Values
 from truth_study import Exact, NotYet, Replicated, key_of
@@ -68,6 +68,7 @@ def _ring(case: Case) -> Replicated:
         load=0.0,
         about=f"{_RINGS} rings each",
         cheap=hosts * points <= 2_000,
+        pilot=False,
     )
 
 
@@ -144,7 +145,9 @@ def _disruption(case: Case, hosts: int, size: int) -> Replicated:
     def run(seed: int, replications: int) -> Values:
         return Values(np.array([moved((seed, number)) for number in range(replications)]))
 
-    return Replicated(key_of(case), run, lambda runs: runs.values, 0.0, 40, "one table each")
+    return Replicated(
+        key_of(case), run, lambda runs: runs.values, 0.0, 40, "one table each", pilot=False
+    )
 
 
 # --- Random ---------------------------------------------------------------------------------
@@ -160,9 +163,11 @@ def _multinomial(case: Case) -> Replicated:
     def run(seed: int, replications: int) -> Values:
         found = []
         for number in range(replications):
-            cluster = make_cluster(RANDOM, [1] * hosts, seed=seed * 1000 + number)
+            cluster = make_cluster(RANDOM, [1] * hosts, seed=seed_of(seed, number))
             counts = np.bincount(cluster.picks(entries), minlength=hosts)
             found.append(counts.max() / counts.mean())
         return Values(np.array(found))
 
-    return Replicated(key_of(case), run, lambda runs: runs.values, 0.0, 10, "the RANDOM balancer")
+    return Replicated(
+        key_of(case), run, lambda runs: runs.values, 0.0, 10, "the RANDOM balancer", pilot=False
+    )

@@ -7,7 +7,7 @@ route sends each to its own server.
 
 import numpy as np
 from theory_scenarios import poisson, topology, workload
-from truth_cases import Case
+from truth_cases import Case, seed_of
 from truth_laws import Law, number_after, pareto_law, pareto_of
 from truth_metrics import ratio_of_means
 from truth_runs import Several, engine_runs, requests_wanted
@@ -97,7 +97,7 @@ def _ratio(case: Case, law: Law, load: float) -> Replicated:
         return Several(
             [
                 engine_runs(_at_random(params, law), requests / rate, seed, replications),
-                engine_runs(_by_size(params), requests / rate, seed + 500_009, replications),
+                engine_runs(_by_size(params), requests / rate, seed_of(seed, 1), replications),
             ]
         )
 
