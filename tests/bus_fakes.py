@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emulator.clock import Clock, unix_s
 from emulator.control.agent import Agent
-from emulator.control.broker import Broker, mosquitto_files
+from emulator.control.broker import Broker
 from emulator.control.bus import BusSettings, Credential
 from emulator.control.controlplane import ControlPlane
+from emulator.control.mosquitto import mosquitto_files
 from meshsim.controlplane.acknowledgement import Ledger
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration, principal_of
 from meshsim.controlplane.debounce import Debounce
@@ -95,7 +96,7 @@ class Mosquitto:
             self.port = probe.getsockname()[1]
         self.folder = Path(folder)
         self.tls = tls
-        self.file = mosquitto_files(self.folder, self.port, MESH, passwords, tls=tls)
+        self.file = mosquitto_files(self.folder, self.port, passwords, tls=tls)
         self.url = f"{'mqtts' if tls else 'mqtt'}://127.0.0.1:{self.port}"
         self.retains = True
         self.process = None

@@ -1,4 +1,4 @@
-"""The broker: embedded by default, Mosquitto by choice.
+"""The broker: embedded by default, an external one such as Mosquitto by choice.
 
 Rule, embedded (amqtt, MQTT 3.1.1, loopback only): a client is let in if its user is known, its
 password right and its client id the user's name; it may publish and subscribe what its grant
@@ -15,30 +15,23 @@ What amqtt would let pass is closed here:
 - it lets deliveries to a client that does not read pile up: such a client is cut off.
 
 Certificates of clients are not enforced by amqtt, which is why it stays on loopback.  On a
-network use Mosquitto with ``mqtts://`` and mutual TLS; `mosquitto_files` writes the same rules
-for it.  Mosquitto denies silently: a refused publish is acknowledged and dropped.
+network use Mosquitto with ``mqtts://`` and mutual TLS (`emulator.control.mosquitto`).
 
 References
 ----------
 OASIS MQTT 3.1.1, 3.1 (CONNECT); amqtt 0.12, amqtt/broker.py (_initialize_client_session,
-_publish_retained_messages_for_subscription); mosquitto.conf(5), mosquitto_passwd(1) ($7$:
-PBKDF2-SHA512).
+_publish_retained_messages_for_subscription).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import hmac
 import itertools
 import logging
-import os
-import pwd
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
@@ -54,14 +47,14 @@ from meshsim.controlplane.signing import MESSAGE_BYTES_MAX
 from meshsim.controlplane.topics import Grant, encoded, grants_of, is_within
 from meshsim.errors import ConfigError
 
-__all__ = ["AccessPlugin", "Broker", "mosquitto_files"]
+__all__ = ["PACKET_BYTES_MAX", "AccessPlugin", "Broker"]
 
 _HOST = "127.0.0.1"
 #: CONNECT must come within [s] ...
 _CONNECT_TIMEOUT_S = 10.0
 #: ... and be no longer than [bytes]; what follows no longer than a message and its topic.
 _CONNECT_BYTES_MAX = 16 * 1024
-_PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 64 * 1024
+PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 64 * 1024
 #: Connections beyond one for each user: newcomers while old ones are being found dead.
 _CONNECTIONS_SPARE = 64
 #: Messages under way to one client that does not confirm them.
@@ -207,7 +200,7 @@ class _Amqtt(AmqttBroker):
         if not await self._authenticate(session, self.listeners_config["default"]):
             await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
             raise AMQTTError("not authorized")
-        reader.bytes_max = _PACKET_BYTES_MAX
+        reader.bytes_max = PACKET_BYTES_MAX
         reader.session = session
         session.clean_session = True
         session.parent = 0
@@ -309,7 +302,7 @@ class Broker:
         )
 
     @staticmethod
-    def external(url: str, *, retains: bool = False) -> Broker:
+    def external(url: str, *, retains: bool = True) -> Broker:
         """Return a broker that runs elsewhere, such as Mosquitto, which may retain."""
         return Broker(url=url, retains=retains, _is_external=True)
 
@@ -377,77 +370,3 @@ class Broker:
     def _sum(self, broker: _Amqtt) -> dict[str, int]:
         now = {**broker.access.counters, "malformed": broker.refused}
         return {name: value + self._counters.get(name, 0) for name, value in now.items()}
-
-
-# --- Mosquitto ------------------------------------------------------------------------------
-
-
-def mosquitto_files(
-    directory: Path,
-    port: int,
-    mesh: str,
-    passwords: Mapping[str, str],
-    *,
-    tls: tuple[Path, Path, Path] | None = None,
-) -> Path:
-    """Write Mosquitto's configuration, passwords and access list; return the configuration.
-
-    Parameters
-    ----------
-    directory : Path
-        Private to the user; the files are made readable by the owner only.
-    port : int
-        Of the listener on loopback.
-    mesh : str
-    passwords : mapping of str to str
-        By user.
-    tls : (CA, certificate, key), optional
-        PEM files; clients must then present a certificate of this CA.
-    """
-    users = directory / "passwords"
-    _write(users, "".join(f"{encoded(u)}:{_hashed(p)}\n" for u, p in passwords.items()))
-    access = directory / "access"
-    _write(access, _access_list(grants_of(mesh, passwords)))
-    lines = [
-        f"listener {port} {_HOST}",
-        "allow_anonymous false",
-        f"password_file {users}",
-        f"acl_file {access}",
-        "persistence false",
-        "max_queued_messages 10000",
-        "max_inflight_messages 100",
-        f"max_packet_size {_PACKET_BYTES_MAX}",
-        # Started by root it would become another user, who cannot read these files.
-        f"user {pwd.getpwuid(os.getuid()).pw_name}",
-        "log_dest stderr",
-        "log_type error",
-    ]
-    if tls is not None:
-        names = ("cafile", "certfile", "keyfile")
-        lines += [f"{name} {path}" for name, path in zip(names, tls, strict=True)]
-        lines.append("require_certificate true")
-    configuration = directory / "mosquitto.conf"
-    _write(configuration, "\n".join(lines) + "\n")
-    return configuration
-
-
-def _write(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
-
-
-def _hashed(password: str) -> str:
-    salt = os.urandom(12)
-    rounds = 101  # mosquitto_passwd's own: the passwords are long and random
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
-    return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
-
-
-def _access_list(grants: Mapping[str, Grant]) -> str:
-    lines = []
-    for user, grant in grants.items():
-        lines.append(f"user {encoded(user)}")
-        lines += [f"topic write {item}" for item in grant.publish]
-        lines += [f"topic read {item}" for item in grant.subscribe]
-        lines.append("")
-    return "\n".join(lines)

@@ -36,13 +36,22 @@ from meshsim.controlplane.topics import encoded
 from meshsim.errors import ConfigError, MeshsimError, Problem
 from meshsim.policy.hashing import xxh64
 
-__all__ = ["Bus", "BusError", "BusSettings", "Credential", "backoff_s"]
+__all__ = [
+    "PORTS",
+    "Bus",
+    "BusError",
+    "BusSettings",
+    "Credential",
+    "backoff_s",
+    "public_url",
+]
 
 _LOG = logging.getLogger("meshsim.bus")
 #: Kept apart from the application's: aiomqtt and paho tell of every broken connection.
 _CLIENT_LOG = logging.getLogger("meshsim.bus.client")
 _CLIENT_LOG.setLevel(logging.CRITICAL)
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
+#: Where a broker listens if its URL does not say.
+PORTS = {"mqtt": 1883, "mqtts": 8883}
 #: SUBACK: the broker refused.
 _SUBSCRIBE_REFUSED = 0x80
 
@@ -61,11 +70,14 @@ class Credential:
         The user is the proxy's name, or `meshsim.controlplane.topics.CONTROL_PLANE`.
     tls : ssl.SSLContext, optional
         Of a client with its certificate: required for ``mqtts://``.
+    client_id : str
+        The user's name if empty.  A broker ends the older of two connections of one client id.
     """
 
     user: str
     password: str
     tls: ssl.SSLContext | None = None
+    client_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,7 @@ class Bus:
         settings: BusSettings | None = None,
     ) -> None:
         self._host, self._port = _address(url, credential)
+        self._url = public_url(url)
         self._credential = credential
         self._subscriptions = tuple(subscriptions)
         self._on_message = on_message
@@ -197,6 +210,21 @@ class Bus:
     async def wait_connected(self) -> None:
         """Return when there is a connection."""
         await self._connected.wait()
+
+    async def reach(self, patience_s: float) -> None:
+        """Return when there is a connection, if there is one in time.
+
+        Raises
+        ------
+        BusError
+            With the broker's URL, the user, and why the last attempt failed.
+        """
+        try:
+            await asyncio.wait_for(self.wait_connected(), patience_s)
+        except TimeoutError:
+            why = self.last_error or f"no answer for {patience_s:g} s"
+            user = encoded(self._credential.user)
+            raise BusError(f"the broker {self._url} does not take {user}: {why}") from None
 
     async def run(self) -> None:
         """Keep a connection until cancelled."""
@@ -304,7 +332,7 @@ class Bus:
         client = _Client(
             self._host,
             self._port,
-            identifier=encoded(self._credential.user),
+            identifier=self._credential.client_id or encoded(self._credential.user),
             username=encoded(self._credential.user),
             password=self._credential.password,
             tls_context=self._credential.tls,
@@ -328,13 +356,28 @@ def _address(url: str, credential: Credential) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in _PORTS or not host:
+    if parts.scheme not in PORTS or not host:
         allowed = "mqtt://host[:port], mqtts://host[:port]"
-        raise ConfigError([Problem("not a broker", path="broker", found=url, allowed=allowed)])
+        found = public_url(url)
+        raise ConfigError([Problem("not a broker", path="broker", found=found, allowed=allowed)])
     if (parts.scheme == "mqtts") != (credential.tls is not None):
         message = "mqtts:// and a client certificate belong together"
-        raise ConfigError([Problem(message, path="broker", found=url)])
-    return host, port or _PORTS[parts.scheme]
+        raise ConfigError([Problem(message, path="broker", found=public_url(url))])
+    return host, port or PORTS[parts.scheme]
+
+
+def public_url(url: str) -> str:
+    """Return what of `url` may be shown: no user, password or query, however it is written.
+
+    Examples
+    --------
+    >>> public_url("mqtt://:secret@10.0.0.1:1883?password=x"), public_url("mqtt://two:a@b:1'")
+    ('mqtt://10.0.0.1:1883', "mqtt://b:1'")
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def _number(code: Any) -> int:

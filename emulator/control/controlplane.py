@@ -129,6 +129,8 @@ class ControlPlane:
         self.ledger = Ledger(timeout_ns) if ledger is None else ledger
         self._retain = retain
         self._snapshots = Snapshots(configurations, clock.now_ns())
+        #: How many proxies each snapshot concerned, by its number.
+        self.concerned = {self._snapshots.version: len(configurations)}
         self._next: tuple[Mapping[str, ProxyConfiguration], int] | None = None
         self.bus = Bus(
             bus_url,
@@ -214,6 +216,17 @@ class ControlPlane:
         """Let `run` end."""
         self._stopped.set()
 
+    async def clear_retained(self) -> None:
+        """Retain nothing more, and take what was off the broker, if that can be reached."""
+        if not self._retain:
+            return
+        self._retain = False
+        pushing = list(self._tasks)
+        for task in pushing:
+            task.cancel()
+        await asyncio.gather(*pushing, return_exceptions=True)
+        await asyncio.gather(*(self._clear_retained(name) for name in self._snapshots.proxies))
+
     # --- Pushing ---
 
     async def _drive(self) -> None:
@@ -248,11 +261,13 @@ class ControlPlane:
             self._next = None
             before = self._snapshots.proxies
             changed = self._snapshots.update(configurations, changed_ns)
+            self.concerned[self._snapshots.version] = len(changed)
             gone = before - self._snapshots.proxies
             self._queue.keep_only(self._snapshots.proxies)
             for proxy in gone:
                 self.ledger.forget(proxy)
-                self._start(self._clear_retained(proxy))
+                if self._retain:
+                    self._start(self._clear_retained(proxy))
             for proxy, types in changed.items():
                 self._enqueue(proxy, types, changed_ns)
             pushes = self._debounce.on_pushed(self._clock.now_ns())
@@ -286,11 +301,10 @@ class ControlPlane:
         await self.bus.publish(self._topics.config(proxy, kind), message, self._retain)
 
     async def _clear_retained(self, proxy: str) -> None:
-        """Take a gone proxy's configuration off the broker."""
-        if self._retain:
-            with contextlib.suppress(BusError):
-                for kind in TYPES:
-                    await self.bus.publish(self._topics.config(proxy, kind), b"", True)
+        """Take a proxy's configuration off the broker."""
+        with contextlib.suppress(BusError):
+            for kind in TYPES:
+                await self.bus.publish(self._topics.config(proxy, kind), b"", True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

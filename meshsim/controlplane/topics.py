@@ -15,6 +15,8 @@ meshsim/<mesh>/hello                       control plane       every proxy
 meshsim/<mesh>/state/<proxy>               the proxy           control plane
 meshsim/<mesh>/ack/<proxy>                 the proxy           control plane
 meshsim/<mesh>/csr/<proxy>                 the proxy           control plane
+meshsim/<mesh>/node/<node>/asked           harness             a node that joined
+meshsim/<mesh>/node/<node>/said            a node that joined  harness
 ========================================== =================== ==================
 
 Names are percent-encoded, so that none contains a separator or a wildcard.
@@ -30,10 +32,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-__all__ = ["CONTROL_PLANE", "Grant", "Topics", "encoded", "grants_of", "is_within"]
+__all__ = [
+    "CONTROL_PLANE",
+    "HARNESS",
+    "Grant",
+    "Topics",
+    "encoded",
+    "grants_of",
+    "is_within",
+    "node_grants",
+]
 
 #: User name of the control plane; percent-encoded names contain no blank, so no proxy has it.
 CONTROL_PLANE = "control plane"
+#: User name of the harness of an emulated mesh, to the nodes that other machines host.
+HARNESS = "harness of nodes"
 _SAID_BY_PROXY = ("state", "ack", "csr")
 
 
@@ -76,10 +89,16 @@ def is_within(topic: str, allowed: str) -> bool:
 
 
 class Topics:
-    """Topics of one mesh."""
+    """Topics of one mesh.
 
-    def __init__(self, mesh: str) -> None:
-        self._root = f"meshsim/{encoded(mesh)}"
+    Parameters
+    ----------
+    mesh : str or None
+        Its name; None stands for every mesh, in filters of access lists.
+    """
+
+    def __init__(self, mesh: str | None) -> None:
+        self._root = f"meshsim/{'+' if mesh is None else encoded(mesh)}"
 
     def config(self, proxy: str, kind: str) -> str:
         """Return where a resource of `proxy` is published."""
@@ -93,6 +112,10 @@ class Topics:
     def of(self, family: str, proxy: str) -> str:
         """Return the topic of `proxy` in "state", "ack", "csr" or "certificate"."""
         return f"{self._root}/{family}/{encoded(proxy)}"
+
+    def node(self, node: str, kind: str) -> str:
+        """Return the topic of what is "asked" of a node on another machine, or "said" by it."""
+        return f"{self._root}/node/{encoded(node)}/{kind}"
 
     def read(self, topic: str) -> tuple[str, str, str] | None:
         """Return (family, proxy, type or "") of a topic of this mesh, or None."""
@@ -123,10 +146,25 @@ class Topics:
         )
 
 
-def grants_of(mesh: str, users: Iterable[str]) -> Mapping[str, Grant]:
-    """Return the grants of `users`: proxies, and `CONTROL_PLANE` if it is among them."""
+def grants_of(mesh: str | None, users: Iterable[str]) -> Mapping[str, Grant]:
+    """Return the grants of `users`: proxies, and `CONTROL_PLANE` if it is among them.
+
+    `mesh` is as in `Topics`.
+    """
     topics = Topics(mesh)
     return {
         user: topics.control_plane_grant if user == CONTROL_PLANE else topics.proxy_grant(user)
         for user in users
     }
+
+
+def node_grants(mesh: str | None, nodes: Iterable[str]) -> Mapping[str, Grant]:
+    """Return the grants of nodes on other machines, and of the `HARNESS` that asks them.
+
+    `mesh` is as in `Topics`.
+    """
+    topics = Topics(mesh)
+    asked = {node: topics.node(node, "asked") for node in nodes}
+    said = {node: topics.node(node, "said") for node in asked}
+    grants = {node: Grant((said[node],), (asked[node],)) for node in asked}
+    return {**grants, HARNESS: Grant(tuple(asked.values()), tuple(said.values()))}
