@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from emulator.running.harness import Emulation as Emulation
     from emulator.running.harness import emulate as emulate
     from emulator.running.join import join as join
+    from emulator.running.own_broker import prepare_mosquitto as prepare_mosquitto
 
 _HOME = {
     "Emulation": "emulator.running.harness",
     "LiveControl": "emulator.running.faults",
     "emulate": "emulator.running.harness",
     "join": "emulator.running.join",
+    "prepare_mosquitto": "emulator.running.own_broker",
 }
 
 __all__ = sorted(_HOME)

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["ConfigError", "InvariantError", "LimitError", "MeshsimError", "Problem"]
+__all__ = [
+    "ConfigError",
+    "IncompleteRun",
+    "InvariantError",
+    "LimitError",
+    "MeshsimError",
+    "Problem",
+]
 
 
 class MeshsimError(Exception):
@@ -77,6 +85,22 @@ class ConfigError(MeshsimError):
 
 class LimitError(MeshsimError):
     """A stated limit was reached; the message names the limit and how to raise it."""
+
+
+class IncompleteRun(MeshsimError):
+    """A run was stopped because something of the user's failed beside it, such as a script.
+
+    Parameters
+    ----------
+    message : str
+        What failed, when and how.
+    result : Result
+        Of the run until then.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class InvariantError(MeshsimError):

@@ -30,6 +30,7 @@ from meshsim.workload.distributions import mean_ns
 
 __all__ = [
     "EDGE",
+    "ENDPOINTS_MAX",
     "HOP_CPU_S",
     "HOP_CPU_SIDECARS_S",
     "PROCESSES_MAX",
@@ -44,6 +45,9 @@ __all__ = [
 EDGE = "edge"
 #: More processes than this are not started; replicas then share them.
 PROCESSES_MAX = 64
+#: More replicas than this are not emulated: each has a proxy with listeners, a key and a
+#: connection to the broker, which one machine has to start and to configure in a minute or two.
+ENDPOINTS_MAX = 1000
 
 _CPU_SHARE_MAX = 0.6
 _HOPS_PER_PROCESS_MAX = 500.0

@@ -1,46 +1,35 @@
 """Emulate: a scenario on real sockets, into the same Result as a simulation.
 
-Rule: what is asked for is checked and decided before anything starts (`plan`); the run has a
-thread and an event loop of its own, so that it works under a running loop (a notebook) and an
-interrupt can be turned into an orderly end; what comes back is a `Result` whose `emulation`
-says how it was made: dilation, lag, CPU, and that every request is accounted for.
+Rule: what is asked for is checked and decided before anything starts (`emulator.running.plan`);
+the run has a thread and an event loop of its own, so that it works under a running loop (a
+notebook) and an interrupt can be turned into an orderly end; what comes back is a `Result` whose
+`emulation` says how it was made: dilation, lag, CPU, and that every request is accounted for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emulator.control.broker_url import check_broker
-from emulator.running.budget import Dilation, assign, choose_dilation
-from emulator.running.join import remote_names
-from emulator.running.node import compiled_of
+from emulator.running.members import end_if_imported
+from emulator.running.plan import Plan, plan_run
 from emulator.running.result import result_of
-from emulator.running.run import Change, Outcome, Plan, Run, Script
-from meshsim.errors import ConfigError, MeshsimError
-from meshsim.meshes import profile, resolve
+from emulator.running.run import Outcome, Run
+from meshsim.errors import IncompleteRun, MeshsimError
 from meshsim.progress import Report, reporter
 from meshsim.results import Result
-from meshsim.state.record import WINDOW_COUNT
-from meshsim.topology import with_values
 from meshsim.topology.model import Topology
-from meshsim.topology.validate import validated
-from meshsim.units import NS_PER_S, to_ns
+from meshsim.units import NS_PER_S
 
-__all__ = ["Emulation", "emulate", "plan_run", "progress_line"]
-
-_SEED_MAX = 2**62
-_MODES = ("STRICT", "PERMISSIVE", "DISABLE")
-_PLANES = ("asyncio",)
+__all__ = ["Emulation", "emulate", "progress_line"]
 
 
 def emulate(
@@ -68,8 +57,8 @@ def emulate(
     progress : bool, callable or None
         See `meshsim.progress.reporter`.
     **options
-        See `plan_run`: mesh, plane, broker, processes, dilation, mtls, draws, record, changes,
-        scripts, key_type.
+        See `emulator.running.plan.plan_run`: mesh, plane, broker, processes, dilation, mtls,
+        draws, changes, scripts, key_type, remote, host; and `record` of `Emulation`.
 
     Returns
     -------
@@ -80,13 +69,16 @@ def emulate(
     ------
     ConfigError
         If the scenario or an argument is wrong.
+    IncompleteRun
+        If a script, a timed fault or a change failed: with the result until then.
     MeshsimError
-        If a process ends unexpectedly.
+        If the mesh could not start, or was interrupted before load began.
 
     Notes
     -----
     An interrupt (Ctrl-C) ends the arrivals; what is under way ends, and the result is of the
-    time until then.  A second one ends the run at once.
+    time until then.  A second one ends the run at once.  A node process that ends although
+    nobody killed it ends the arrivals too, and the result says so.
 
     A script that calls this needs ``if __name__ == "__main__":``, as every program does whose
     processes are not forked (see `multiprocessing`).
@@ -108,127 +100,6 @@ def emulate(
     except KeyboardInterrupt:
         emulation.abort()
         raise
-
-
-def plan_run(
-    topology: Topology,
-    duration: str | float,
-    seed: int,
-    *,
-    mesh: str | None = None,
-    plane: str = "asyncio",
-    broker: str | None = None,
-    processes: int | str | None = None,
-    dilation: float | None = None,
-    mtls: str | None = None,
-    draws: str = "same",
-    changes: Sequence[tuple[str, str, Any]] = (),
-    scripts: Sequence[Script] = (),
-    key_type: str = "ecdsa-p256",
-    remote: Sequence[str] = (),
-    host: str = "127.0.0.1",
-) -> Plan:
-    """Check and decide everything about a run.
-
-    Parameters
-    ----------
-    topology, duration, seed
-        Of `emulate`.
-    mesh : str, optional
-        Mesh profile to use instead of the scenario's.
-    plane : "asyncio"
-        What carries requests.
-    broker : str, optional
-        ``mqtt://host:port`` or ``mqtts://...`` of a broker to use instead of the embedded one
-        (`emulator.control.broker_url`).
-    processes : int or "each", optional
-        Node processes: one for each modelled node by default, "each" for one a replica.  The
-        load and the gateways have one of their own.
-    dilation : float, optional
-        Real seconds of one model second, > 0; by default as `emulator.running.budget` decides.
-    mtls : "STRICT", "PERMISSIVE" or "DISABLE", optional
-        Mutual TLS between proxies; STRICT by default, DISABLE in a mesh without proxies.
-    draws : "same" or "fresh"
-        The simulator's own draws, or others.
-    changes : sequence of (time, path, value)
-        Fields of the scenario that change while it runs, pushed by the control plane.
-    scripts : sequence of coroutine function
-        ``async def script(mesh: LiveControl)``, run beside the load.
-    key_type : "ecdsa-p256" or "rsa-2048"
-        Of certificates.
-    remote : sequence of str
-        Nodes of the scenario that other machines host: the run waits for them to join
-        (`emulator.running.join`), and says how.
-    host : str
-        Address to listen on; beyond loopback only if you say so.
-
-    Raises
-    ------
-    ConfigError
-        If the scenario or an argument is wrong.
-    """
-    duration_ns = _checked_duration(duration)
-    _check("seed", seed, 0 <= seed < _SEED_MAX, "0 to 2**62 - 1")
-    _check("plane", plane, plane in _PLANES, ", ".join(_PLANES))
-    _check("draws", draws, draws in ("same", "fresh"), "same, fresh")
-    _check("key_type", key_type, key_type in ("ecdsa-p256", "rsa-2048"), "ecdsa-p256, rsa-2048")
-    good = dilation is None or 0 < dilation < math.inf
-    _check("dilation", dilation, good, "a number > 0")
-    declared = topology if mesh is None else topology.model_copy(update={"mesh": mesh})
-    resolved = resolve(validated(declared))
-    if not resolved.traffic:
-        raise ConfigError("the scenario has no traffic: nothing would happen")
-    sidecars = profile(resolved.mesh).sidecars
-    mode = mtls or ("STRICT" if sidecars else "DISABLE")
-    if broker is not None:
-        check_broker(broker)
-    _check("mtls", mode, mode in _MODES, ", ".join(_MODES))
-    if mode != "DISABLE" and not sidecars:
-        raise ConfigError(f"mtls: the mesh {resolved.mesh} has no proxies that could speak it")
-    compiled = compiled_of(resolved)
-    shares = assign(resolved, compiled.layout, processes)
-    cores = os.cpu_count() or 1
-    chosen = choose_dilation(resolved, compiled.layout, shares, cores, sidecars=sidecars)
-    if dilation is not None:
-        chosen = Dilation(float(dilation), "as asked for")
-    return Plan(
-        compiled=compiled,
-        duration_ns=duration_ns,
-        seed=seed,
-        dilation=chosen,
-        shares=shares,
-        mode=mode,  # type: ignore[arg-type]  # checked above
-        broker_url=broker or "",
-        draws=draws,
-        key_type=key_type,
-        changes=_changes(declared, changes),
-        scripts=tuple(scripts),
-        remote=remote_names(remote, resolved.nodes),
-        host=host,
-    )
-
-
-def _checked_duration(duration: str | float) -> int:
-    try:
-        duration_ns = to_ns(duration)
-    except ValueError as error:
-        raise ConfigError(f"duration: {error}") from None
-    _check("duration", duration, duration_ns >= WINDOW_COUNT, f"at least {WINDOW_COUNT} ns")
-    return duration_ns
-
-
-def _check(name: str, found: object, good: bool, allowed: str) -> None:
-    if not good:
-        raise ConfigError(f"{name}: found {found!r}, allowed: {allowed}")
-
-
-def _changes(topology: Topology, changes: Sequence[tuple[str, str, Any]]) -> tuple[Change, ...]:
-    """Return the resolved topology after each change, in the order of time."""
-    made = []
-    for at, path, value in sorted(changes, key=lambda change: to_ns(change[0])):
-        topology = with_values(topology, {path: value})
-        made.append(Change(to_ns(at), resolve(validated(topology))))
-    return tuple(made)
 
 
 class Emulation:
@@ -259,6 +130,7 @@ class Emulation:
         record: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
+        end_if_imported()
         plan = plan_run(topology, duration, seed, **options)
         self._report = reporter(progress)
         self._record = None if record is None else Path(record)
@@ -268,7 +140,7 @@ class Emulation:
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
-        self._is_stopping = False
+        self._is_stopping = self._is_aborting = False
         #: What the run has come to: sent, completed, failed, rate, p50_ms, p99_ms, version.
         self.now: Mapping[str, Any] = {}
         self._plan = plan
@@ -298,6 +170,8 @@ class Emulation:
         ------
         TimeoutError
             If the run has not ended by then.
+        IncompleteRun
+            If a script, a timed fault or a change failed: with the result until then.
         MeshsimError
             If the run failed.
         """
@@ -319,6 +193,7 @@ class Emulation:
 
     def abort(self) -> None:
         """End the run at once, without a result; return when nothing of it is left."""
+        self._is_aborting = True
         if self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -330,11 +205,15 @@ class Emulation:
         folder = tempfile.mkdtemp(prefix="meshsim-run-") if self._record is not None else ""
         try:
             plan = self._plan if not folder else replace(self._plan, record=folder)
-            # asyncio's own loop: the broker relies on how it treats closed transports.
-            outcome = asyncio.run(self._main_task(plan))
-            if self._record is not None:
-                _join_logs(Path(folder), self._record)
+            try:
+                # asyncio's own loop: the broker relies on how it treats closed transports.
+                outcome = asyncio.run(self._main_task(plan))
+            finally:
+                begun = self._run is not None and self._run.has_begun
+                if self._record is not None and begun and not self._is_aborting:
+                    _join_logs(Path(folder), self._record)
             self._result = result_of(plan, outcome)
+            self._error = _failure_of(outcome, self._result)
         except asyncio.CancelledError:
             self._error = MeshsimError("aborted")
         except BaseException as error:  # handed to the thread that asks for the result
@@ -350,6 +229,8 @@ class Emulation:
         if self._is_stopping:
             self._run.stop()
         self._task = asyncio.ensure_future(self._run.run())
+        if self._is_aborting:
+            self._task.cancel()
         total_s = plan.duration_ns / NS_PER_S
         self._report(0.0, total_s, "starting the mesh")
         try:
@@ -382,9 +263,20 @@ def progress_line(now: Mapping[str, Any]) -> str:
     )
 
 
+def _failure_of(outcome: Outcome, result: Result) -> IncompleteRun | None:
+    """Return what to raise if something of the user's failed, else None."""
+    if outcome.failure is None:
+        return None
+    name, cause = outcome.failure
+    what = f"{name} failed at {outcome.ended_ns / NS_PER_S:.3g} s: {type(cause).__name__}: {cause}"
+    error = IncompleteRun(what, result)
+    error.__cause__ = cause
+    return error
+
+
 def _join_logs(folder: Path, target: Path) -> None:
-    """Join the logs of the processes end to end."""
+    """Join the logs of the processes end to end; a killed one's may end within a line."""
     with target.open("wb") as joined:
         for path in sorted(folder.iterdir()):
             with path.open("rb") as part:
-                shutil.copyfileobj(part, joined)
+                joined.writelines(line for line in part if line.endswith(b"\n"))

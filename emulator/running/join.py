@@ -2,9 +2,11 @@
 
 Rule: a mesh that is started with ``--remote NODE`` waits until somebody joins as that node with
 the token it names; the one who joins hosts the node's replicas and answers the same verbs as a
-node process.  Every message carries an HMAC under the token, its direction and its number: what
-is forged, altered, repeated or late is dropped.  The token itself stays with the two; the
-password on the bus is derived from it.
+node process.  What it listens on is told to the others, so it is one address of its machine, and
+the broker is one that both machines reach.  Every message carries an HMAC under the token, its
+direction and its number: what is forged, altered, repeated or late is dropped.  The token itself
+stays with the two; the password on the embedded broker is derived from it, and that of a broker
+that others use too is in the URL to join with, as the name of the mesh is.
 
 Clocks of two machines differ: the harness asks for the other's time, several times, and believes
 the answer that came back fastest; the origin of model time is then wrong by half of that round
@@ -26,24 +28,24 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from emulator.clock import Clock
 from emulator.control.broker import Broker
-from emulator.control.broker_url import credential_for, password_in
-from emulator.control.bus import Bus, BusError
+from emulator.control.broker_url import EMBEDDED_MESH, credential_for, password_in
+from emulator.control.bus import Bus, BusError, public_url
+from emulator.running.addresses import checked_host, is_loopback
 from emulator.running.members import Member
 from emulator.running.messages import Peer
-from emulator.running.node import MESH, Node, run_loop
-from meshsim.controlplane.topics import Grant, encoded
-from meshsim.errors import ConfigError, MeshsimError
+from emulator.running.node import Node, run_loop
+from meshsim.controlplane.topics import HARNESS, Topics, encoded, node_grants
+from meshsim.errors import ConfigError, MeshsimError, Problem
 
-__all__ = ["BusCarrier", "RemoteNodes", "clock_offset", "join", "remote_names"]
+__all__ = ["BusCarrier", "RemoteNodes", "clock_offset", "join"]
 
 _LOG = logging.getLogger("meshsim.join")
-_HARNESS = "harness"
 _ALIVE_S = 1.0
 _SILENCE_MAX_S = 10.0
 _MAC_BYTES = 32
@@ -51,11 +53,6 @@ _NUMBER_BYTES = 8
 #: Messages that wait to be published; a conversation has a handful.
 _QUEUE_MAX = 1000
 _TIME_PROBES = 20
-
-
-def _topic(node: str, kind: str) -> str:
-    """Return the topic of what is "asked" of a node, or "said" by it."""
-    return f"meshsim/{encoded(MESH)}/node/{encoded(node)}/{kind}"
 
 
 def _derived(token: str, purpose: str) -> bytes:
@@ -72,11 +69,15 @@ class BusCarrier:
         Whose conversation it is, and what authenticates it.
     sends : "asked" or "said"
         The direction of what is sent from here; the other one is received.
+    mesh : str
+        Its name on the bus.
     """
 
-    def __init__(self, bus: Bus, node: str, token: str, sends: str) -> None:
+    def __init__(
+        self, bus: Bus, node: str, token: str, sends: str, mesh: str = EMBEDDED_MESH
+    ) -> None:
         self._bus = bus
-        self._topic = _topic(node, sends)
+        self._topic = Topics(mesh).node(node, sends)
         self._key = _derived(token, "messages")
         self._sends = sends.encode()
         self._hears = b"said" if sends == "asked" else b"asked"
@@ -134,11 +135,15 @@ class RemoteNodes:
     ----------
     nodes : sequence of str
         Names of their processes.
+    mesh : str
+        Name of the mesh on the bus.
     """
 
-    def __init__(self, nodes: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[str], mesh: str = EMBEDDED_MESH) -> None:
         self.nodes = tuple(nodes)
         self.tokens = {node: os.urandom(16).hex() for node in nodes}
+        self._mesh = mesh
+        self._topics = Topics(mesh)
         self._password = os.urandom(16).hex()
         self._members = {node: Member(node) for node in nodes}
         self._carriers: dict[str, BusCarrier] = {}
@@ -150,35 +155,46 @@ class RemoteNodes:
         """Let the harness and those who join into an embedded broker."""
         if not self.nodes:
             return
-        said = tuple(_topic(node, "said") for node in self.nodes)
-        asked = tuple(_topic(node, "asked") for node in self.nodes)
-        broker.add_user(MESH, _HARNESS, self._password, Grant(asked, said))
-        for node, token in self.tokens.items():
-            grant = Grant((_topic(node, "said"),), (_topic(node, "asked"),))
-            broker.add_user(MESH, node, _derived(token, "bus").hex(), grant)
+        passwords = {node: _derived(token, "bus").hex() for node, token in self.tokens.items()}
+        passwords[HARNESS] = self._password
+        for user, grant in node_grants(self._mesh, self.nodes).items():
+            broker.add_user(self._mesh, user, passwords[user], grant)
 
     def urls(self, bus_url: str) -> dict[str, str]:
         """Return what to join with, by node."""
-        scheme, _, address = bus_url.partition("://")
-        address = address.rpartition("@")[2]
+        parts = urlsplit(bus_url)
+        query = dict(parse_qsl(parts.query))
+        if self._mesh != EMBEDDED_MESH:
+            query["mesh"] = self._mesh
+        if password_in(bus_url):
+            query["password"] = password_in(bus_url)
+        tail = parts.netloc.rpartition("@")[2] + (f"?{urlencode(query)}" if query else "")
         return {
-            node: f"{scheme}://{encoded(node)}:{token}@{address}"
+            node: f"{parts.scheme}://{encoded(node)}:{token}@{tail}"
             for node, token in self.tokens.items()
         }
 
-    def start(self, bus_url: str) -> None:
-        """Listen for those who join, and say how to."""
+    async def start(self, bus_url: str, patience_s: float) -> None:
+        """Listen for those who join, and say how to.
+
+        Raises
+        ------
+        MeshsimError
+            If the broker cannot be reached within `patience_s`.
+        """
         if not self.nodes:
             return
+        password = password_in(bus_url) or self._password
         bus = Bus(
             bus_url,
-            credential_for(bus_url, _HARNESS, password_in(bus_url) or self._password),
-            subscriptions=[_topic(node, "said") for node in self.nodes],
+            credential_for(bus_url, HARNESS, password, self._mesh),
+            subscriptions=[self._topics.node(node, "said") for node in self.nodes],
             on_message=self._on_message,
         )
         self._tasks.append(asyncio.ensure_future(bus.run()))
+        await bus.reach(patience_s)
         for node, token in self.tokens.items():
-            carrier = self._carriers[node] = BusCarrier(bus, node, token, "asked")
+            carrier = self._carriers[node] = BusCarrier(bus, node, token, "asked", self._mesh)
             self._members[node].peer.carry(carrier)
             self._tasks.append(asyncio.ensure_future(carrier.run()))
         self._tasks.append(asyncio.ensure_future(self._watch()))
@@ -188,7 +204,7 @@ class RemoteNodes:
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         del retained  # an old message has an old number
         for node, carrier in self._carriers.items():
-            if topic == _topic(node, "said"):
+            if topic == self._topics.node(node, "said"):
                 message = carrier.open(payload)
                 if message is not None:
                     self._heard_ns[node] = Clock.real_ns()
@@ -241,42 +257,64 @@ async def clock_offset(ask: Callable[[], Any]) -> tuple[int, int]:
 # --- Who joins ------------------------------------------------------------------------------
 
 
+class _Invitation(NamedTuple):
+    """What a URL to join with says."""
+
+    node: str
+    token: str
+    bus_url: str
+    mesh: str
+    password: str
+
+
 def join(url: str, host: str = "127.0.0.1") -> None:
     """Host a node of a mesh that waits for it, until that mesh ends.
 
     Parameters
     ----------
     url : str
-        As the harness says it: ``mqtt://NODE:TOKEN@broker:port``.
+        As the harness says it: ``mqtt://NODE:TOKEN@broker:port``, for a broker that others use
+        too with ``?mesh=NAME`` and its password.
     host : str
         Address of this machine to listen on, where the mesh can reach it.
 
     Raises
     ------
     ConfigError
-        If the URL names no node and token.
+        If the URL names no node and token, or this machine cannot listen on `host`.
     MeshsimError
         If the broker or the harness cannot be reached, or is lost.
     """
-    node, token, bus_url = _parts(url)
-    run_loop(lambda: _serve(node, token, bus_url, host))
+    invitation = _invitation(url)
+    address = checked_host(host)
+    if is_loopback(address) and not is_loopback(urlsplit(invitation.bus_url).hostname or ""):
+        _LOG.warning("others are told %s, which only this machine can reach: see --host", address)
+    run_loop(lambda: _serve(invitation, address))
 
 
-def _parts(url: str) -> tuple[str, str, str]:
-    """Return node, token, and the URL of the bus."""
+def _invitation(url: str) -> _Invitation:
     parts = urlsplit(url)
     try:
         port, is_one = parts.port, True
     except ValueError:
         port, is_one = None, False
     if not (is_one and parts.username and parts.password and parts.hostname):
-        raise ConfigError(f"join: found {url!r}, allowed: mqtt://NODE:TOKEN@host:port")
-    address = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    query = f"?{parts.query}" if parts.query else ""
-    return unquote(parts.username), unquote(parts.password), f"{parts.scheme}://{address}{query}"
+        allowed = "mqtt://NODE:TOKEN@host:port, as the mesh says it"
+        raise ConfigError(
+            [Problem("not what a mesh says", path="join", found=public_url(url), allowed=allowed)]
+        )
+    node, token = unquote(parts.username), unquote(parts.password)
+    query = dict(parse_qsl(parts.query))
+    mesh = query.pop("mesh", EMBEDDED_MESH)
+    password = query.pop("password", _derived(token, "bus").hex())
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    address = host if port is None else f"{host}:{port}"
+    files = f"?{urlencode(query)}" if query else ""
+    return _Invitation(node, token, f"{parts.scheme}://{address}{files}", mesh, password)
 
 
-async def _serve(name: str, token: str, bus_url: str, host: str) -> None:
+async def _serve(invitation: _Invitation, host: str) -> None:
+    name, token, bus_url, mesh, password = invitation
     node = Node(name, {"bus_url": bus_url, "host": host, "record": ""})
     peer = Peer("the harness", node.verbs)
     asked = asyncio.Event()
@@ -290,11 +328,11 @@ async def _serve(name: str, token: str, bus_url: str, host: str) -> None:
 
     bus = Bus(
         bus_url,
-        credential_for(bus_url, name, _derived(token, "bus").hex()),
-        subscriptions=[_topic(name, "asked")],
+        credential_for(bus_url, name, password, mesh),
+        subscriptions=[Topics(mesh).node(name, "asked")],
         on_message=hear,
     )
-    carrier = BusCarrier(bus, name, token, "said")
+    carrier = BusCarrier(bus, name, token, "said", mesh)
     peer.carry(carrier)
     work = (bus.run(), carrier.run(), _say_alive(carrier), _watch_harness(asked, bus))
     tasks = [asyncio.ensure_future(item) for item in work]
@@ -331,17 +369,3 @@ async def _watch_harness(asked: asyncio.Event, bus: Bus) -> None:
         except TimeoutError:
             reason = bus.last_error or "the harness says nothing"
             raise MeshsimError(f"the mesh is lost: {reason}") from None
-
-
-def remote_names(wanted: Sequence[str], known: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the processes of the nodes `wanted`.
-
-    Raises
-    ------
-    ConfigError
-        If the scenario has no such node.
-    """
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ConfigError(f"remote: found {unknown[0]!r}, allowed: {', '.join(known) or 'no node'}")
-    return tuple(f"node {name}" for name in wanted)

@@ -26,20 +26,22 @@ from emulator.decisions.engine import run_seed_of
 from emulator.decisions.stimuli import StimulusLog
 from emulator.results.recording import Recorder
 from emulator.running.lag import LagProbe
-from emulator.running.members import ignore_interrupts
+from emulator.running.members import leave_signals
 from emulator.running.messages import Answer, Peer, SocketCarrier
 from emulator.running.replica import Enrolment, Replica, Sidecar, Surroundings
 from emulator.workload.loadgen import LoadGenerator
 from meshsim.controlplane.configuration import gateway_name
+from meshsim.errors import MeshsimError
 from meshsim.meshes import profile
 from meshsim.topology.compiled import compile_topology
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S
 
-__all__ = ["MESH", "Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
+__all__ = ["Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
 
-#: Name of an emulated mesh on its bus.
-MESH = "mesh"
+#: A proxy that the broker has not taken by then, or that has no configuration, says why [real s].
+_BUS_PATIENCE_S = 20.0
+_READY_PATIENCE_S = 100.0
 #: A short run may have begun on a busy machine: its requests get so long to end [model ns].
 _DRAIN_MIN_NS = 10 * NS_PER_S
 
@@ -236,10 +238,17 @@ class Node:
         return {**alive, **self._gateways}
 
     async def _ready(self, values: dict[str, Any]) -> Answer:
-        """Return when every proxy named (by default all) can serve."""
-        names = values.get("names")
-        wanted = [item for name, item in self._sidecars().items() if names is None or name in names]
-        await asyncio.gather(*(sidecar.agent.ready() for sidecar in wanted))
+        """Return when every proxy can serve."""
+        del values
+        agents = [sidecar.agent for sidecar in self._sidecars().values()]
+        await asyncio.gather(*(agent.bus.reach(_BUS_PATIENCE_S) for agent in agents))
+        ready = asyncio.gather(*(agent.ready() for agent in agents))
+        try:
+            await asyncio.wait_for(ready, _READY_PATIENCE_S)
+        except TimeoutError:
+            lacking = next(agent for agent in agents if not agent.is_ready)
+            why = lacking.last_refusal or "nothing came; does the broker let it hear its topics?"
+            raise MeshsimError(f"{lacking.proxy} has no configuration: {why}") from None
         return Answer()
 
     async def _time(self, values: dict[str, Any]) -> Answer:
@@ -468,6 +477,6 @@ def _on_loose_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
 
 def node_main(end: socket.socket, name: str) -> None:
     """Be a node process: what the forkserver calls in its child."""
-    ignore_interrupts()
+    leave_signals()
     faulthandler.enable()
     run_loop(functools.partial(serve, end, name))

@@ -8,12 +8,14 @@ has ended.
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from emulator.results import recording
-from emulator.running.run import Outcome, Plan
+from emulator.running.plan import Plan
+from emulator.running.run import Outcome
 from meshsim.explanation import explain
 from meshsim.results import Result
 from meshsim.topology.model import Topology
@@ -23,6 +25,8 @@ __all__ = ["result_of"]
 
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0
+#: Pushes that are told of one by one; more are told of together.
+_PUSHES_MAX = 5
 
 
 def result_of(plan: Plan, outcome: Outcome) -> Result:
@@ -113,10 +117,37 @@ def _notices(plan: Plan, outcome: Outcome, facts: Mapping[str, Any]) -> list[str
     left = facts["accounting"]["left_over"]
     if left:
         notices.append(f"{left} requests were sent and had neither response nor error at the end.")
+    notices += _propagation(outcome)
     if outcome.stopped:
         total = format_duration(plan.duration_ns)
         notices.append(f"{outcome.stopped} at {outcome.ended_ns / NS_PER_S:.3g} s of {total}.")
     return notices
+
+
+def _propagation(outcome: Outcome) -> list[str]:
+    """Return how the configurations that were pushed during the load reached the proxies."""
+    delays_ms: dict[int, dict[str, float]] = {version: {} for version in outcome.concerned}
+    for row in outcome.propagation:
+        delays = delays_ms.setdefault(row["version"], {})
+        delay_ms = (row["effective_ns"] - row["changed_ns"]) / 1e6
+        delays[row["proxy"]] = max(delay_ms, delays.get(row["proxy"], 0.0))
+    groups = {
+        f"configuration {version} was": ([*delays.values()], outcome.concerned.get(version, 0))
+        for version, delays in sorted(delays_ms.items())
+    }
+    if len(groups) > _PUSHES_MAX:
+        every = [delay for found, _ in groups.values() for delay in found]
+        wanted = sum(count for _, count in groups.values())
+        groups = {f"{len(groups)} configurations up to {max(delays_ms)} were": (every, wanted)}
+    return [_reached(name, *group) for name, group in groups.items()]
+
+
+def _reached(name: str, delays_ms: list[float], wanted: int) -> str:
+    reached = f"{name} effective at {len(delays_ms)} of {max(wanted, len(delays_ms))} proxies"
+    if not delays_ms:
+        return f"{reached}."
+    p50, longest = statistics.median(delays_ms), max(delays_ms)
+    return f"{reached}, p50 {p50:.3g} ms, at most {longest:.3g} ms of model time after the change."
 
 
 def _defaults(topology: Topology) -> dict[str, str]:

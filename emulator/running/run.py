@@ -2,9 +2,9 @@
 
 Rule: everything that is started here is stopped here, in the opposite order, whatever happened.
 A run has a broker, a control plane and a certificate authority in this process, and node
-processes that host replicas, gateways and the load.  Load begins at model time 0, which all
-processes learn shortly before; every measured request is waited for; a stop (Ctrl-C) ends the
-arrivals early and still gives a record of what there was.
+processes that host replicas, gateways and the load.  A stop (Ctrl-C) before load began ends the
+start; later it ends the arrivals early and still gives a record of what there was
+(`emulator.running.measuring`).  Who cannot reach the broker says so, soon.
 """
 
 from __future__ import annotations
@@ -12,100 +12,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emulator.clock import Clock, unix_s
 from emulator.control.broker import Broker
-from emulator.control.broker_url import credential_for, password_in
+from emulator.control.broker_url import EMBEDDED_MESH, credential_for, new_mesh, password_in
 from emulator.control.controlplane import ControlPlane
 from emulator.results.recording import Arrays
-from emulator.running.budget import EDGE, Dilation, Share
-from emulator.running.faults import LiveControl, timed_fault
+from emulator.running.budget import EDGE, Share
 from emulator.running.join import RemoteNodes, clock_offset
+from emulator.running.measuring import Measuring
 from emulator.running.members import Member, ProcessServer
-from emulator.running.messages import Peer, PeerLost
-from emulator.running.node import MESH, NodeSpec, node_main
+from emulator.running.messages import Answer, Peer, PeerLost
+from emulator.running.node import NodeSpec, node_main
+from emulator.running.plan import Plan
 from meshsim.controlplane.certificate_authority import CertificateAuthority
-from meshsim.controlplane.configuration import Mode, configurations_of, principals_of
+from meshsim.controlplane.configuration import configurations_of, gateway_name, principals_of
 from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.errors import MeshsimError
-from meshsim.results.measured import STOPPED_BY_HAND
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S
 
-__all__ = ["Change", "Outcome", "Plan", "Progress", "Run", "Script"]
+__all__ = ["Outcome", "Progress", "Run", "proxies_of"]
 
-#: A user's script: a coroutine function over the running mesh.
-Script = Callable[[LiveControl], Awaitable[None]]
 #: Called about once a second with what the run has come to.
 Progress = Callable[[Mapping[str, Any]], None]
 
 _START_PATIENCE_S = 120.0
-#: Between telling the origin of model time and its coming [real s].
-_LEAD_S = 0.25
-_PROGRESS_S = 1.0
+#: A broker that has not taken the control plane by then is reported.
+_BUS_PATIENCE_S = 10.0
 _SETTLE_S = 10.0
-#: Longest wait for the answer to a long question, such as the load's [real s]: a year.
-_FOREVER_S = 3.2e7
-
-
-@dataclass(frozen=True)
-class Change:
-    """A topology that the control plane is given at a model time [ns]."""
-
-    at_ns: int
-    topology: Topology
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run; all decided.
-
-    Parameters
-    ----------
-    compiled : CompiledTopology
-        Of the resolved scenario.
-    duration_ns : int
-    seed : int
-    dilation : Dilation
-    shares : tuple of Share
-        What each process hosts; the first is the edge.
-    mode : "STRICT", "PERMISSIVE" or "DISABLE"
-        Mutual TLS between proxies; DISABLE in a mesh without proxies.
-    broker_url : str
-        Empty: embedded.
-    draws : "same" or "fresh"
-    key_type : str
-    record : str
-        Folder for the logs of stimuli, one a process; empty for none.
-    changes : tuple of Change
-    scripts : tuple of Script
-    remote : tuple of str
-        Processes that other machines host.
-    host : str
-        Address to listen on.
-    """
-
-    compiled: CompiledTopology
-    duration_ns: int
-    seed: int
-    dilation: Dilation
-    shares: tuple[Share, ...]
-    mode: Mode = "STRICT"
-    broker_url: str = ""
-    draws: str = "same"
-    key_type: str = "ecdsa-p256"
-    record: str = ""
-    changes: tuple[Change, ...] = ()
-    scripts: tuple[Script, ...] = ()
-    remote: tuple[str, ...] = ()
-    host: str = "127.0.0.1"
+#: For what is retained on a broker to be taken off it.
+_CLEAR_S = 3.0
+#: Before load begins, model time is this far below 0 [real ns]: a year.
+_BEFORE_LOAD_NS = 365 * 86_400 * NS_PER_S
 
 
 @dataclass
@@ -126,10 +71,14 @@ class Outcome:
         From the first arrival to the end of the last [s].
     propagation : list
         Of `ControlPlane.propagation`.
+    concerned : dict of int to int
+        How many proxies each snapshot that was made during the load concerned.
     version : int
         Last snapshot.
     losses : list of str
         What is not in the record, one sentence each.
+    failure : (str, exception), optional
+        Which work of the user's failed, and how.
     """
 
     parts: list[Arrays] = field(default_factory=list)
@@ -138,8 +87,10 @@ class Outcome:
     stopped: str = ""
     real_s: float = 0.0
     propagation: list[dict[str, Any]] = field(default_factory=list)
+    concerned: dict[int, int] = field(default_factory=dict)
     version: int = 0
     losses: list[str] = field(default_factory=list)
+    failure: tuple[str, BaseException] | None = None
 
 
 class Run:
@@ -157,10 +108,15 @@ class Run:
         #: As last pushed.
         self.topology = plan.compiled.topology
         self.clock = Clock(plan.dilation.factor)
+        self.clock.rebase(self.clock.real_ns() + _BEFORE_LOAD_NS)
+        #: Whether load has begun, so that there is something to tell.
+        self.has_begun = False
+        #: Name on the bus.
+        self.mesh = new_mesh() if plan.broker_url else EMBEDDED_MESH
         self.members: dict[str, Member] = {}
         self.outcome = Outcome()
         self.authority: CertificateAuthority | None = None
-        self._progress = progress
+        self.progress = progress
         self._addresses: dict[str, tuple[str, int]] = {}
         self._withdrawn: frozenset[str] = frozenset()
         self._principals: dict[str, str] = {}
@@ -169,23 +125,22 @@ class Run:
         self._stop = asyncio.Event()
         self._key = Ed25519PrivateKey.generate()
         self._server: ProcessServer | None = None
-        layout, topology = plan.compiled.layout, plan.compiled.topology
         if plan.mode != "DISABLE":
-            self._principals = principals_of(topology, layout)
+            self._principals = principals_of(self.topology, plan.compiled.layout)
             self.authority = CertificateAuthority.create(
                 "cluster.local", unix_s(), key_type=plan.key_type
             )
-        proxies = [*layout.endpoint_names, *(f"gateway-{name}" for name in topology.traffic)]
+        proxies = proxies_of(plan.compiled)
         stated = password_in(plan.broker_url)
         self._passwords = {n: stated or os.urandom(16).hex() for n in (*proxies, CONTROL_PLANE)}
         self._tokens = {name: os.urandom(16).hex() for name in self._principals}
         self.broker = (
             Broker.external(plan.broker_url)
             if plan.broker_url
-            else Broker.embedded(MESH, self._passwords)
+            else Broker.embedded(self.mesh, self._passwords)
         )
         self.control: ControlPlane
-        self.remote = RemoteNodes(plan.remote)
+        self.remote = RemoteNodes(plan.remote, self.mesh)
         if not plan.broker_url:
             self.remote.admit(self.broker)
 
@@ -206,26 +161,51 @@ class Run:
         Raises
         ------
         MeshsimError
-            If a process could not start, or ended although nobody killed it.
+            If the mesh could not start or was stopped before load began, or the process of the
+            load has ended.
         """
         async with contextlib.AsyncExitStack() as stack:
-            await self.broker.start()
-            stack.push_async_callback(self.broker.stop)
-            self.remote.start(self.broker.url)
-            stack.push_async_callback(self.remote.close)
-            self._server = ProcessServer()
-            stack.callback(self._server.close)
-            stack.push_async_callback(self._stop_members)
-            await asyncio.gather(*(self._start_member(share) for share in self.plan.shares))
-            await stack.enter_async_context(self._control_plane())
-            await self.tell_all("ready", patience_s=_START_PATIENCE_S)
-            with contextlib.suppress(TimeoutError):  # no answer may straddle the new origin
-                await asyncio.wait_for(self.control.settled(), _SETTLE_S)
-            await self._measure()
+            await self._unless_stopped(self._start(stack))
+            await Measuring(self, self._stop).run()
             await self.edge.peer.ask("drain", _START_PATIENCE_S)  # callers before servers
-            await self.tell_all("drain", patience_s=_START_PATIENCE_S)
-            await self._collect()
+            await self._each("drain")
+            for name, answer in (await self._each("report")).items():
+                self.outcome.parts.append(dict(answer.arrays))
+                self.outcome.reports[name] = answer.values
         return self.outcome
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`; if stopped meanwhile, end it and raise."""
+        doing, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise MeshsimError("interrupted before load began")
+            doing.result()
+        finally:
+            await _end(doing, stop)
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start everything; `stack` gets what ends it."""
+        await self.broker.start()
+        stack.push_async_callback(self.broker.stop)
+        stack.push_async_callback(self.remote.close)
+        await self.remote.start(self.broker.url, _BUS_PATIENCE_S)
+        self._server = ProcessServer()
+        stack.callback(self._server.close)
+        stack.push_async_callback(self._stop_members)
+        starts = [asyncio.ensure_future(self._start_member(item)) for item in self.plan.shares]
+        try:
+            done, _ = await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+            for start in done:
+                start.result()
+        finally:
+            await _end(*starts)
+        await stack.enter_async_context(self._control_plane())
+        await self.control.bus.reach(_BUS_PATIENCE_S)
+        await self.tell_all("ready", patience_s=_START_PATIENCE_S)
+        with contextlib.suppress(TimeoutError):  # no answer may straddle the new origin
+            await asyncio.wait_for(self.control.settled(), _SETTLE_S)
 
     # --- Processes ---------------------------------------------------------------------------
 
@@ -234,11 +214,9 @@ class Run:
         if share.process in self.plan.remote:
             member = await self.remote.member(share.process)
         else:
-            # In a thread: the first one waits for the server to load the policies.
-            member = await asyncio.to_thread(self._server.start, share.process, node_main)
-            await member.connect()
+            member = await self._server.launch(share.process, node_main)
         self.members[share.process] = member
-        answer = await member.peer.ask("start", _START_PATIENCE_S, **self._spec(share).to_values())
+        answer = await member.start(_START_PATIENCE_S, **self._spec(share).to_values())
         for name, (host, port) in answer.values["addresses"].items():
             self._addresses[name] = (host, port)
 
@@ -249,7 +227,7 @@ class Run:
             topology=plan.compiled.topology.model_dump_json(),
             endpoints=share.endpoints,
             classes=share.classes,
-            mesh=MESH,
+            mesh=self.mesh,
             bus_url=self.broker.url,
             control_plane_key=self._key.public_key().public_bytes_raw().hex(),
             enrolments={name: self._enrolment(name) for name in names},
@@ -258,6 +236,7 @@ class Run:
             dilation=plan.dilation.factor,
             draws=plan.draws,
             key_type=plan.key_type,
+            host=plan.host,
             # A process that replaces a killed one continues in a file of its own.
             record=f"{plan.record}/{share.process} {len(self.outcome.losses)}"
             if plan.record
@@ -301,13 +280,43 @@ class Run:
         alive = [item for item in self.members.values() if not item.peer.lost.is_set()]
         await asyncio.gather(*(item.peer.ask(verb, patience_s, **values) for item in alive))
 
+    async def _each(self, verb: str) -> dict[str, Answer]:
+        """Ask every living process to do `verb`; return the answers of those that still could."""
+        for name in self.lost_members():
+            self.note_loss(name, "ended unexpectedly")
+        alive = {name: item for name, item in self.members.items() if not item.peer.lost.is_set()}
+        asked = (item.peer.ask(verb, _START_PATIENCE_S) for item in alive.values())
+        answers = dict(
+            zip(alive, await asyncio.gather(*asked, return_exceptions=True), strict=True)
+        )
+        found = {}
+        for name, answer in answers.items():
+            if isinstance(answer, Answer):
+                found[name] = answer
+            elif isinstance(answer, PeerLost) and name != EDGE:
+                self.note_loss(name, "ended unexpectedly")
+            else:
+                raise answer
+        return found
+
+    def lost_members(self) -> list[str]:
+        """Return processes that have ended although nobody killed them."""
+        return [
+            name
+            for name, member in self.members.items()
+            if member.peer.lost.is_set() and name not in self._killed
+        ]
+
+    def note_loss(self, name: str, how: str) -> None:
+        """Take note that a process is gone."""
+        if name not in self._killed:
+            self._killed.add(name)
+            self.outcome.losses.append(f"the process '{name}' {how}: what it had counted is lost")
+
     async def kill_members(self, endpoints: Sequence[str]) -> None:
         """Kill -9 the processes that host `endpoints`."""
         for member in self.hosts_of(endpoints):
-            self._killed.add(member.name)
-            self.outcome.losses.append(
-                f"the process '{member.name}' was killed: what it had counted is lost"
-            )
+            self.note_loss(member.name, "was killed")
             member.kill()
             await member.reap()
 
@@ -318,7 +327,7 @@ class Run:
                 continue
             self.enrol(share.endpoints)
             await self._start_member(share)
-            await self._begin(self.members[share.process])
+            await self.begin(self.members[share.process])
             self._killed.discard(share.process)
 
     async def _stop_members(self) -> None:
@@ -330,8 +339,10 @@ class Run:
     async def _control_plane(self) -> AsyncIterator[None]:
         self.control = ControlPlane(
             self.broker.url,
-            credential_for(self.broker.url, CONTROL_PLANE, self._passwords[CONTROL_PLANE]),
-            MESH,
+            credential_for(
+                self.broker.url, CONTROL_PLANE, self._passwords[CONTROL_PLANE], self.mesh
+            ),
+            self.mesh,
             self._configurations(),
             self._key,
             self.clock,
@@ -344,10 +355,15 @@ class Run:
         try:
             yield
         finally:
-            # What was pushed before the load is timed from another origin.
+            # Before the load model time is negative: what was pushed then is no change.
             rows = self.control.propagation()
             self.outcome.propagation = [row for row in rows if row["changed_ns"] >= 0]
+            before = self.outcome.version
+            concerned = self.control.concerned.items()
+            self.outcome.concerned = {k: count for k, count in concerned if k > before}
             self.outcome.version = self.control.version
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.control.clear_retained(), _CLEAR_S)
             self.control.stop()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -375,9 +391,9 @@ class Run:
         self._withdrawn = self._withdrawn if withdrawn is None else withdrawn
         return self.control.update(self._configurations())
 
-    # --- The measured time -------------------------------------------------------------------
+    # --- Clocks ------------------------------------------------------------------------------
 
-    async def _meet_clocks(self) -> None:
+    async def meet_clocks(self) -> None:
         """Find out how far the clocks of other machines are ahead."""
         for name in self.plan.remote:
             peer = self.members[name].peer
@@ -391,86 +407,20 @@ class Run:
                 f"'{name}' is on another machine: its clock was set to {error_ns / 1e6:.3g} ms."
             )
 
-    async def _begin(self, member: Member) -> None:
+    async def begin(self, member: Member) -> None:
         """Tell a process the origin of model time, by its own clock."""
         offset_ns = self._offsets_ns.get(member.name, 0)
         await member.peer.ask("begin", origin_ns=self.clock.origin_ns + offset_ns)
 
-    async def _measure(self) -> None:
-        """Let load run, faults happen and people watch, until every request has ended."""
-        await self._meet_clocks()
-        origin_ns = self.clock.real_ns() + int(_LEAD_S * NS_PER_S)
-        self.clock.rebase(origin_ns)
-        await asyncio.gather(*(self._begin(member) for member in self.members.values()))
-        load = asyncio.ensure_future(self.edge.peer.ask("load", _FOREVER_S))
-        beside = [asyncio.ensure_future(work) for work in self._beside()]
-        watch = asyncio.ensure_future(self._watch())
-        stop = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({load, stop, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if watch.done():
-                watch.result()
-            if stop.done() and not load.done():
-                self.outcome.ended_ns = min(self.clock.now_ns(), self.plan.duration_ns)
-                self.outcome.stopped = STOPPED_BY_HAND
-                await self.edge.peer.ask("stop_load")
-            await load
-            for work in beside:
-                if work.done():
-                    work.result()
-        finally:
-            started: tuple[asyncio.Future[Any], ...] = (load, watch, stop, *beside)
-            for task in started:
-                task.cancel()
-            await asyncio.gather(*started, return_exceptions=True)
-        self.outcome.ended_ns = self.outcome.ended_ns or self.plan.duration_ns
-        self.outcome.real_s = (self.clock.real_ns() - origin_ns) / NS_PER_S
 
-    def _beside(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what goes on beside the load: faults, scripts, changes, progress."""
-        control = LiveControl(self)
-        faults = [timed_fault(control, fault) for fault in self.compiled.topology.faults]
-        scripts = [_run_script(script, control) for script in self.plan.scripts]
-        changes = [self._change(control, change) for change in self.plan.changes]
-        return [*faults, *scripts, *changes, self._tell_progress()]
-
-    async def _change(self, control: LiveControl, change: Change) -> None:
-        await control.sleep(change.at_ns / NS_PER_S - control.now_s)
-        self.push(topology=change.topology)
-
-    async def _watch(self) -> None:
-        """Raise if a process ends that nobody killed."""
-        while True:
-            await asyncio.sleep(0.1)
-            for name, member in self.members.items():
-                if member.peer.lost.is_set() and name not in self._killed:
-                    raise MeshsimError(f"the process '{name}' ended unexpectedly")
-
-    async def _tell_progress(self) -> None:
-        """Say once a second what the run has come to."""
-        before, before_ns = 0, 0
-        while True:
-            await asyncio.sleep(_PROGRESS_S)
-            with contextlib.suppress(PeerLost):
-                answer = await self.edge.peer.ask("now")
-                now = dict(answer.values)
-                ended = now["completed"] + now["failed"]
-                span_s = max(now["now_ns"] - before_ns, 1) / NS_PER_S
-                latencies = answer.arrays.get("latencies_ns", np.zeros(0))
-                p50, p99 = np.quantile(latencies, (0.5, 0.99)) if len(latencies) else (0.0, 0.0)
-                now |= {"rate": (ended - before) / span_s, "p50_ms": p50 / 1e6, "p99_ms": p99 / 1e6}
-                before, before_ns = ended, now["now_ns"]
-                self._progress(now)
-
-    async def _collect(self) -> None:
-        """Ask every process what it recorded."""
-        for name, member in self.members.items():
-            if member.peer.lost.is_set():
-                continue
-            answer = await member.peer.ask("report", _START_PATIENCE_S)
-            self.outcome.parts.append(dict(answer.arrays))
-            self.outcome.reports[name] = answer.values
+def proxies_of(compiled: CompiledTopology) -> list[str]:
+    """Return the names of all proxies: endpoints, then gateways."""
+    gateways = (gateway_name(name) for name in compiled.topology.traffic)
+    return [*compiled.layout.endpoint_names, *gateways]
 
 
-async def _run_script(script: Script, control: LiveControl) -> None:
-    await script(control)
+async def _end(*futures: asyncio.Future[Any]) -> None:
+    """Cancel what is not done, and wait for it."""
+    for future in futures:
+        future.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)

@@ -24,10 +24,12 @@ from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
 from meshsim.stats.warm_up import PAIRED_MINIMUM, SIGNIFICANCE, Cut, kept_from
 from meshsim.units import NS_PER_S
 
-__all__ = ["STOPPED_BY_HAND", "Measured"]
+__all__ = ["STOPPED_BY_FAILURE", "STOPPED_BY_HAND", "Measured"]
 
-#: `RunRecord.limit` begins like this if a person ended the run: that is no finding.
+#: `RunRecord.limit` begins like this if a person, or a failure of what carries an emulated mesh,
+#: ended the run: that is no finding.
 STOPPED_BY_HAND = "stopped by hand"
+STOPPED_BY_FAILURE = "stopped by a failure"
 _GROUPS_WANTED = 10
 
 

@@ -2,10 +2,11 @@
 
 Rule, in this order:
 
-- *unstable*: a limit of the run was reached (a stop by hand is none), or the backlog of a
-  traffic class grows over the last half of the run (`meshsim.stats.backlog`, level 1 % shared by
-  the classes).  A stable run is called unstable in about 1 of 100 cases, up to 5 of 100 with
-  fewer than five replications of a short run at high load.
+- *unstable*: a limit of the run was reached (a stop by hand, or by a failure of what carries an
+  emulated mesh, is none), or the backlog of a traffic class grows over the last half of the run
+  (`meshsim.stats.backlog`, level 1 % shared by the classes).  A stable run is called unstable in
+  about 1 of 100 cases, up to 5 of 100 with fewer than five replications of a short run at high
+  load.
 - *metastable*: the same seeds and the same final load, once started empty and once after the
   declared trigger, settle differently, and lower after the trigger: paired over the
   replications, 99 %, and by at least `GOODPUT_DIFFERENCE_MINIMUM`.  Never without a trigger.
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from meshsim.results.measured import STOPPED_BY_HAND, Measured
+from meshsim.results.measured import STOPPED_BY_FAILURE, STOPPED_BY_HAND, Measured
 from meshsim.results.wording import listed, number
 from meshsim.state.record import WINDOW_COUNT, Catalog, RunRecord
 from meshsim.stats.backlog import backlog_growth
@@ -39,6 +40,7 @@ STABLE = "stable"
 UNSTABLE = "unstable"
 METASTABLE = "metastable"
 _SIGNIFICANCE = 0.01
+_NO_FINDINGS = (STOPPED_BY_HAND, STOPPED_BY_FAILURE)
 #: Smallest difference of goodput that counts, relative to the run started empty.
 GOODPUT_DIFFERENCE_MINIMUM = 0.01
 _LATE = slice(WINDOW_COUNT // 2, None)
@@ -84,7 +86,7 @@ def _unstable(measured: Measured) -> Verdict | None:
     limits = [
         record.limit
         for record in measured.records
-        if record.limit and not record.limit.startswith(STOPPED_BY_HAND)
+        if record.limit and not record.limit.startswith(_NO_FINDINGS)
     ]
     growing = [(name, growth) for name, growth in zip(names, growths, strict=True) if growth.grows]
     if limits:

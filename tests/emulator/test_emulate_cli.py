@@ -67,6 +67,10 @@ def test_json_goes_to_stdout(scenario, capsys):
         (("--json", "/nowhere/r.json"), 1, "no such folder"),
         (("--record", "/nowhere/log"), 1, "no such folder"),
         (("--change", "1s:policies.bck.load_balancing.policy=RANDOM"), 1, "bck"),
+        (("--change", "1s:services.back.replicas=3"), 1, "cannot change while it runs"),
+        (("--host", "0.0.0.0"), 1, "every address"),
+        (("--remote", "two", "--processes", "each"), 1, "--processes"),
+        (("--broker", "mqtt://me@127.0.0.1"), 1, "named as the proxies are"),
     ],
 )
 def test_wrong_input_is_named_before_anything_starts(scenario, arguments, status, found, capsys):
@@ -89,15 +93,20 @@ def established(pid):
     return count
 
 
-def test_an_interrupt_drains_and_prints_the_result(scenario):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_prints_the_result(scenario, tmp_path, number):
     command = (sys.executable, "-m", "meshsim", "emulate", str(scenario), "--duration", "600s")
-    # A session of its own: the signal goes to every process of it, as a terminal's Ctrl-C does.
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    # A session of its own: the signal goes to every process of it, as a terminal's Ctrl-C does,
+    # and as timeout(1) sends its own.
     run = subprocess.Popen(
-        [*command, "--dilation", "1"],
+        [*command, "--dilation", "1", "--record", str(tmp_path / "log")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(folder)},
     )
     try:
         for _ in range(1200):
@@ -107,7 +116,7 @@ def test_an_interrupt_drains_and_prints_the_result(scenario):
             time.sleep(0.05)
         else:
             pytest.fail("the mesh did not start within a minute")
-        os.killpg(run.pid, signal.SIGINT)
+        os.killpg(run.pid, number)
         out, errors = run.communicate(timeout=60)
     finally:
         if run.poll() is None:
@@ -117,3 +126,5 @@ def test_an_interrupt_drains_and_prints_the_result(scenario):
     assert "stopped by hand" in out
     assert "UNSTABLE" not in out
     assert "Traceback" not in errors
+    assert list(folder.glob("meshsim-run-*")) == []
+    assert (tmp_path / "log").stat().st_size > 0

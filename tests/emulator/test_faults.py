@@ -163,11 +163,3 @@ def test_weights_are_pushed():
 def test_wrong_weights_are_refused(weights):
     with pytest.raises(ConfigError):
         with_weights(resolve(loads_topology(SPLIT)), "back", weights)
-
-
-def test_a_wrong_name_ends_the_run_with_a_message():
-    async def wrong(mesh):
-        await mesh.kill("bck")
-
-    with pytest.raises(ConfigError, match="back"):
-        run(wrong, duration="1s")

@@ -3,28 +3,16 @@
 import asyncio
 import multiprocessing
 import os
-import tempfile
 import threading
-from pathlib import Path
 
-import psutil
 import pytest
 from mesh_scenarios import assert_accounted, pair
+from run_leftovers import leftovers
 
-from emulator.running.harness import Emulation, emulate, plan_run, progress_line
+from emulator.running.harness import Emulation, emulate, progress_line
+from emulator.running.plan import plan_run
 from meshsim.errors import ConfigError
 from meshsim.results import Result
-
-
-def leftovers():
-    """Return this process' children, sockets and threads, and the temporary folders of runs."""
-    me = psutil.Process()
-    return (
-        {child.pid for child in me.children(recursive=True)},
-        {item.laddr for item in me.net_connections(kind="all") if item.laddr},
-        {thread.name for thread in threading.enumerate()},
-        set(Path(tempfile.gettempdir()).glob("meshsim-run-*")),
-    )
 
 
 def test_a_run_gives_a_result_and_leaves_nothing(tmp_path):
@@ -43,6 +31,8 @@ def test_a_run_gives_a_result_and_leaves_nothing(tmp_path):
     # 2 ms and 3 ms of service, and never less.
     assert edges["mean_ms"].min() >= 3.0
     assert "emulated in" in result.report()
+    assert result.emulation["propagation"] == []
+    assert "was effective at" not in result.report()
     assert '"accounting"' in result.to_json()
     assert "CPU cores" not in result.report()
     cpu_s = result.emulation["cpu_s"]
@@ -109,7 +99,9 @@ def test_configuration_changes_reach_proxies():
     assert result.emulation["configuration_version"] == 2
     effective = [row for row in result.emulation["propagation"] if row["version"] == 2]
     assert {row["proxy"] for row in effective} == {"front-v1-0"}
-    assert all(row["changed_ns"] <= row["effective_ns"] for row in effective)
+    assert effective == result.emulation["propagation"]  # the start is no change
+    assert all(500_000_000 <= row["changed_ns"] <= row["effective_ns"] for row in effective)
+    assert "configuration 2 was effective at 1 of 1 proxies" in result.report()
     assert_accounted(result)
 
 
@@ -139,11 +131,3 @@ def test_wrong_arguments_start_nothing(options, found):
 def test_progress_says_rate_latency_errors_and_version():
     now = {"rate": 12.3, "p50_ms": 1.234, "p99_ms": 20.0, "failed": 3, "version": 7}
     assert progress_line(now) == "12/s p50 1.23 ms p99 20 ms, 3 failed, configuration 7"
-
-
-def test_a_run_that_is_stopped_at_once_still_gives_a_result():
-    emulation = Emulation(pair(), "600s", 1, dilation=1.0, progress=False)
-    emulation.stop()
-    result = emulation.result(120)
-    assert_accounted(result)
-    assert "stopped by hand" in result.report()

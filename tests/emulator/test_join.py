@@ -3,27 +3,29 @@
 import asyncio
 import subprocess
 import sys
-import threading
 
 import pytest
 from mesh_scenarios import assert_accounted, pair
+from own_brokers import mosquitto, needs_mosquitto
+from run_leftovers import wait_for
 
 from emulator.clock import Clock
 from emulator.running.harness import Emulation
-from emulator.running.join import BusCarrier, clock_offset, join, remote_names
+from emulator.running.join import BusCarrier, RemoteNodes, _invitation, clock_offset, join
 from meshsim.errors import ConfigError
 
 
-def test_a_node_joins_and_serves():
-    emulation = Emulation(pair(), "2s", 1, dilation=1.0, remote=["two"], progress=False)
+def joined(joins_at="127.0.0.1", **options):
+    """Run `pair` with the node "two" in another process, which joins; return result and run."""
+    options = {"dilation": 1.0, "progress": False, **options}
+    emulation = Emulation(pair(), "2s", 1, remote=["two"], **options)
     other = None
     try:
-        while not emulation.join_urls:
-            assert not emulation.done, emulation.result()
-            threading.Event().wait(0.01)
+        wait_for(lambda: emulation.done or emulation.join_urls)
+        assert not emulation.done, emulation.result()
         (url,) = emulation.join_urls.values()
         other = subprocess.Popen(
-            [sys.executable, "-m", "meshsim", "emulate", "--join", url],
+            [sys.executable, "-m", "meshsim", "emulate", "--host", joins_at, "--join", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -41,6 +43,30 @@ def test_a_node_joins_and_serves():
     requests = result.records[0].endpoints[-1]["requests"]
     assert requests.min() > 0  # back-v1-1 lives on the node that joined
     assert any("on another machine" in notice for notice in result.notices)
+    return result, emulation._run
+
+
+def test_a_node_joins_and_serves():
+    joined()
+
+
+def test_each_machine_listens_where_it_is_told_to():
+    # Two addresses of loopback stand for two machines.
+    _, run = joined(joins_at="127.0.0.2", host="127.0.0.3")
+    hosts = {name: address for name, (address, _) in run._addresses.items()}
+    assert hosts == {
+        "front-v1-0": "127.0.0.3",
+        "back-v1-0": "127.0.0.3",
+        "back-v1-1": "127.0.0.2",
+    }
+
+
+@needs_mosquitto
+def test_a_node_joins_over_a_broker_with_passwords(tmp_path):
+    with mosquitto(tmp_path, remote=["two"]) as url:
+        result, run = joined(joins_at="127.0.0.2", host="127.0.0.3", broker=url)
+    assert run.mesh.startswith("run-")
+    assert run.mesh not in result.to_json()
 
 
 class Wire:
@@ -100,13 +126,32 @@ def test_the_fastest_answer_sets_the_clock():
     assert error_ns < 5_000_000
 
 
-@pytest.mark.parametrize("url", ["mqtt://127.0.0.1:1883", "two", "mqtt://two:secret@host:port"])
-def test_a_wrong_url_is_refused(url):
-    with pytest.raises(ConfigError, match="join"):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mqtt://127.0.0.1:1883",
+        "two",
+        "mqtt://two:secret@host:port",
+        "mqtt://two:secret@127.0.0.1:1883'",
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_token(url):
+    with pytest.raises(ConfigError, match="join") as refused:
         join(url)
+    assert "secret" not in str(refused.value)
 
 
-def test_a_node_that_the_scenario_lacks_is_refused():
-    assert remote_names(["one"], {"one": 0}) == ("node one",)
-    with pytest.raises(ConfigError, match="three"):
-        remote_names(["three"], {"one": 0})
+def test_the_url_to_join_with_says_what_the_broker_asks_for():
+    remote = RemoteNodes(["node two"], "run-1")
+    (url,) = remote.urls("mqtts://:a%2Fb@10.0.0.1:8883?ca=ca.pem").values()
+    invitation = _invitation(url)
+    assert invitation == (
+        "node two",
+        remote.tokens["node two"],
+        "mqtts://10.0.0.1:8883?ca=ca.pem",
+        "run-1",
+        "a/b",
+    )
+    (embedded,) = RemoteNodes(["node two"]).urls("mqtt://127.0.0.1:1").values()
+    assert "?" not in embedded
+    assert len(_invitation(embedded).password) == 64  # derived from the token
