@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,9 +25,11 @@ from meshsim.cli.common import (
     scenario_options,
     write_result,
 )
+from meshsim.errors import IncompleteRun
 
 if TYPE_CHECKING:
     from meshsim.progress import Report
+    from meshsim.topology.model import Topology
 
 __all__ = ["emulate"]
 
@@ -64,7 +68,17 @@ def _progress() -> Iterator[Report]:
         try:
             yield bar
         except KeyboardInterrupt:
-            raise Failed("interrupted twice; nothing was written.") from None
+            raise Failed("interrupted; nothing was written.") from None
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that the run ends in order."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _emulator(name: str) -> Any:
@@ -141,7 +155,14 @@ def _emulator(name: str) -> Any:
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on.",
+    help="Address of this machine to listen on, as the other machines reach it.",
+)
+@click.option(
+    "--mosquitto-files",
+    "mosquitto_files",
+    metavar="DIR",
+    help="Write the files of a Mosquitto for SCENARIO (with its --broker URL and --remote), "
+    "and end.",
 )
 @reports_problems
 def emulate(
@@ -154,6 +175,7 @@ def emulate(
     png_file: str | None,
     save: str | None,
     join_url: str | None,
+    mosquitto_files: str | None,
     **options: Any,
 ) -> None:
     """Run SCENARIO on real sockets and print its report.
@@ -164,12 +186,29 @@ def emulate(
     if join_url is not None:
         if scenario is not None or manifests is not None:
             raise click.UsageError("--join takes no SCENARIO: the mesh that is joined has it")
-        _emulator("join")(join_url, options["host"])
+        with _terminable():
+            _emulator("join")(join_url, options["host"])
         return
     check_writable(json_file, png_file, save, options["record"])
     topology = changed(load_scenario(scenario, manifests, traffic), rates, values)
-    run = _emulator("emulate")
-    with _progress() as report:
-        result = run(topology, progress=report, **options)
+    if mosquitto_files is not None:
+        _prepare_mosquitto(topology, mosquitto_files, options)
+        return
+    failed = None
+    with _progress() as report, _terminable():
+        try:
+            result = _emulator("emulate")(topology, progress=report, **options)
+        except IncompleteRun as error:
+            result, failed = error.result, error
     write_result(result, json_file, png_file, save)
     click.echo(result.to_json() if json_file == "-" else result.report())
+    if failed is not None:
+        raise failed
+
+
+def _prepare_mosquitto(topology: Topology, folder: str, options: dict[str, Any]) -> None:
+    """Write the files, and say how they are used."""
+    used = {name: options[name] for name in ("broker", "mesh", "remote")}
+    configuration, url = _emulator("prepare_mosquitto")(topology, Path(folder), **used)
+    click.echo(f"Start the broker with\n  mosquitto -c {configuration}\nand the mesh with")
+    click.echo(f'  meshsim emulate SCENARIO --broker "$(cat {url})"')
