@@ -15,7 +15,7 @@ def leftovers():
         {child.pid for child in me.children(recursive=True)},
         {item.laddr for item in me.net_connections(kind="all") if item.laddr},
         {thread.name for thread in threading.enumerate()},
-        set(Path(tempfile.gettempdir()).glob("meshsim-run-*")),
+        set(Path(tempfile.gettempdir()).glob(f"meshsim-run-{me.pid}-*")),
     )
 
 

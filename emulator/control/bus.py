@@ -345,6 +345,8 @@ class Bus:
             max_inflight_messages=settings.publishes,
             logger=_CLIENT_LOG,
         )
+        for future in (client._connected, client._disconnected):
+            future.add_done_callback(_see)  # aiomqtt may replace it before anybody looks
         client.pending_calls_threshold = settings.publishes + len(self._subscriptions)
         return client
 
@@ -417,5 +419,10 @@ async def _dispose(client: aiomqtt.Client) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     for future in (client._connected, client._disconnected):
-        if future.done() and not future.cancelled():
-            future.exception()  # seen: asyncio need not warn that nobody looked
+        _see(future) if future.done() else future.add_done_callback(_see)
+
+
+def _see(future: asyncio.Future[Any]) -> None:
+    """Look at how `future` ended: asyncio need not warn that nobody did."""
+    if not future.cancelled():
+        future.exception()

@@ -202,7 +202,8 @@ class Emulation:
     # --- In the thread -----------------------------------------------------------------------
 
     def _main(self) -> None:
-        folder = tempfile.mkdtemp(prefix="meshsim-run-") if self._record is not None else ""
+        prefix = f"meshsim-run-{os.getpid()}-"
+        folder = tempfile.mkdtemp(prefix=prefix) if self._record is not None else ""
         try:
             plan = self._plan if not folder else replace(self._plan, record=folder)
             try:

@@ -1,48 +1,26 @@
 """A mesh on a broker of the user's: Mosquitto, plain and with mutual TLS."""
 
-import asyncio
-import contextlib
 from urllib.parse import urlencode
 
 import pytest
-from bus_fakes import FAST, MOSQUITTO, Mosquitto, bus_certificates, run_clean, running, until
+from bus_fakes import FAST, bus_certificates, run_clean, running, until
 from mesh_scenarios import PAIR, assert_accounted, pair
+from own_brokers import mosquitto, needs_mosquitto
 
 from emulator.clock import unix_s
-from emulator.control.broker import mosquitto_files
 from emulator.control.broker_url import check_broker, credential_for, password_in
 from emulator.control.bus import Bus
 from emulator.running.harness import emulate
-from emulator.running.node import MESH
 from meshsim.cli import main
 from meshsim.controlplane.certificate_authority import CertificateAuthority
-from meshsim.controlplane.topics import CONTROL_PLANE
 from meshsim.errors import ConfigError
 
 FILES = ("ca", "cert", "key")
-USERS = ("front-v1-0", "back-v1-0", "back-v1-1", "gateway-users", CONTROL_PLANE)
-
-
-needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
-
-
-@contextlib.contextmanager
-def mosquitto(folder, tls=None):
-    """Run a Mosquitto that knows the proxies of `pair`; the password of each is "secret"."""
-    passwords = dict.fromkeys(USERS, "secret")
-    broker = Mosquitto(folder, passwords, tls=tls)
-    broker.file = mosquitto_files(folder, broker.port, MESH, passwords, tls=tls)
-    asyncio.run(broker.start())
-    try:
-        yield broker
-    finally:
-        asyncio.run(broker.stop())
 
 
 @needs_mosquitto
 def test_a_mesh_runs_on_mosquitto_behind_its_access_list(tmp_path):
-    with mosquitto(tmp_path) as broker:
-        url = f"mqtt://:secret@127.0.0.1:{broker.port}"
+    with mosquitto(tmp_path, password="secret") as url:
         result = emulate(pair(), "1s", 1, dilation=1.0, broker=url, progress=False)
     assert_accounted(result)
     assert result.emulation["accounting"]["failed"] == 0
@@ -56,17 +34,17 @@ def certificates(tmp_path):
     return [bus_certificates(tmp_path, authority, name) for name in ("broker", "client")]
 
 
-def secured_url(port, files):
-    return f"mqtts://:secret@127.0.0.1:{port}?{urlencode(dict(zip(FILES, files, strict=True)))}"
+def with_files(url, files):
+    return f"{url.partition('?')[0]}?{urlencode(dict(zip(FILES, files, strict=True)))}"
 
 
 @needs_mosquitto
 def test_a_mesh_runs_on_mosquitto_with_mutual_tls(tmp_path, certificates):
     of_broker, of_client = certificates
-    with mosquitto(tmp_path, of_broker) as broker:
-        url = secured_url(broker.port, of_client)
+    with mosquitto(tmp_path, of_broker, password="secret") as broker_url:
+        url = with_files(broker_url, of_client)
         result = emulate(pair(), "1s", 1, dilation=1.0, broker=url, progress=False)
-    assert "require_certificate true" in broker.file.read_text()
+    assert "require_certificate true" in (tmp_path / "mosquitto.conf").read_text()
     assert_accounted(result)
     assert result.emulation["accounting"]["failed"] == 0
     assert result.emulation["accounting"]["completed"] > 30
@@ -80,8 +58,8 @@ def test_the_command_line_runs_on_a_broker_with_mutual_tls(tmp_path, certificate
     of_broker, of_client = certificates
     scenario = tmp_path / "pair.yaml"
     scenario.write_text(PAIR)
-    with mosquitto(tmp_path, of_broker) as broker:
-        url = secured_url(broker.port, of_client)
+    with mosquitto(tmp_path, of_broker, password="secret") as broker_url:
+        url = with_files(broker_url, of_client)
         options = ("--duration", "1s", "--dilation", "1", "--broker", url)
         with pytest.raises(SystemExit) as ended:
             main(["emulate", str(scenario), *options])
@@ -97,8 +75,8 @@ def test_mosquitto_refuses_who_has_no_certificate_of_its_authority(tmp_path, cer
     stranger.mkdir()
     foreign = CertificateAuthority.create("cluster.local", unix_s())
     files = (certificates[0][0], *bus_certificates(stranger, foreign, "client")[1:])
-    with mosquitto(tmp_path, certificates[0]) as broker:
-        url = secured_url(broker.port, files)
+    with mosquitto(tmp_path, certificates[0], password="secret") as broker_url:
+        url = with_files(broker_url, files)
         credential = credential_for(url, "front-v1-0", "secret")
         bus = Bus(url, credential, subscriptions=(), on_message=lambda *_: None, settings=FAST)
 
@@ -117,12 +95,14 @@ def test_mosquitto_refuses_who_has_no_certificate_of_its_authority(tmp_path, cer
         "http://127.0.0.1",
         "mqtts://127.0.0.1",
         "mqtts://127.0.0.1?ca=a&cert=b",
+        "mqtt://me:secret@127.0.0.1",
         "mqtts://127.0.0.1?ca=nowhere&cert=nowhere&key=nowhere",
     ],
 )
 def test_what_is_no_broker_is_refused(url):
-    with pytest.raises(ConfigError, match="broker"):
+    with pytest.raises(ConfigError, match="broker") as refused:
         check_broker(url)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_password_is_every_users():

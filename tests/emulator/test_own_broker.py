@@ -69,9 +69,9 @@ def test_configuration_is_retained_while_a_mesh_runs_and_no_longer(tmp_path):
 @needs_mosquitto
 def test_two_meshes_on_one_broker_do_not_meet(tmp_path):
     with mosquitto(tmp_path) as url:
-        options = {"dilation": 1.0, "progress": False, "broker": url}
+        options = {"dilation": 5.0, "progress": False, "broker": url}
         change = ("500ms", "policies.back.load_balancing.policy", "ROUND_ROBIN")
-        both = [Emulation(pair(), "2s", 1, changes=[change], **options) for _ in range(2)]
+        both = [Emulation(pair(), "1s", 1, changes=[change], **options) for _ in range(2)]
         try:
             results = [emulation.result(90) for emulation in both]
         finally:

@@ -28,7 +28,7 @@ def test_a_script_that_fails_ends_the_load_and_keeps_the_result():
         await mesh.kill("bck")
 
     before = leftovers()
-    message = r"the script wrong failed at 0\.\d+ s: ConfigError: .*bck"
+    message = r"the script wrong failed at [\d.]+ s: ConfigError: .*bck"
     with pytest.raises(IncompleteRun, match=message) as failed:
         run(wrong)
     assert leftovers() == before
