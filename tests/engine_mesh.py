@@ -13,6 +13,7 @@ import numpy as np
 
 from meshsim.policy.request import (
     ACTION_BACK_OFF,
+    ACTION_DELAY,
     ACTION_RESPOND,
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
@@ -25,6 +26,9 @@ from meshsim.policy.request import (
 )
 from meshsim.rng import PURPOSE_FAULT, key_uniform, mix_in
 from meshsim.state.codes import NEVER_NS, NO_HOST, RESET_NONE, RESET_OVERFLOW
+
+#: Number of a request that is a mirror's copy.
+NOBODY = -1
 
 
 class Outcome(NamedTuple):
@@ -78,8 +82,22 @@ class Mesh:
     def arrive(self, number, key, headers):
         engine = self.engine
         exchange = engine.start(self.service, "GET", "/", headers, key, self.now_ns)
-        request = Request(number, key, exchange)
+        self.route(Request(number, key, exchange))
+
+    def route(self, request):
+        engine, exchange = self.engine, request.exchange
         decision = engine.route(exchange, self.now_ns)
+        if decision.action == ACTION_DELAY:
+            self.at(decision.deadline_ns, self.route, request)
+            return
+        for number in range(engine.mirror_count(exchange) * (decision.action == ACTION_SEND)):
+            copy, key = engine.mirror(exchange, number, self.now_ns)
+            if copy:
+                request_copy = Request(NOBODY, key, copy)
+                self.at(self.now_ns, self.send, request_copy)
+                deadline_ns = engine.exchange_deadline_ns(copy)
+                if deadline_ns != NEVER_NS:
+                    self.at(deadline_ns, self.on_route_timeout, request_copy)
         deadline_ns = engine.exchange_deadline_ns(exchange)
         if decision.action == ACTION_SEND and deadline_ns != NEVER_NS:
             self.at(deadline_ns, self.on_route_timeout, request)
@@ -94,16 +112,11 @@ class Mesh:
             if request.host != NO_HOST:
                 self.abandon(request)
             tries = self.engine.retry_count(request.exchange) + 1
-            self.outcomes.append(
-                Outcome(
-                    request.number,
-                    self.now_ns,
-                    decision.status,
-                    decision.response_flag,
-                    tries,
-                    request.endpoint,
+            status, flag = decision.status, decision.response_flag
+            if request.number != NOBODY:
+                self.outcomes.append(
+                    Outcome(request.number, self.now_ns, status, flag, tries, request.endpoint)
                 )
-            )
             self.engine.finish(request.exchange)
             request.exchange = None
 

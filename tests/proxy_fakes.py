@@ -152,6 +152,21 @@ class FakeEngine:
             return NEVER_NS
         return self.exchanges[exchange]["now_ns"] + self.route_ns
 
+    def is_paced(self, exchange):
+        return False
+
+    def mirror_count(self, exchange):
+        return 0
+
+    def location(self, exchange):
+        return None
+
+    def refusal_headers(self, exchange):
+        return []
+
+    def filter_counters(self, inbound=False):
+        return {}
+
     def retry_count(self, exchange):
         return self.exchanges[exchange]["retries"]
 

@@ -9,6 +9,7 @@ down with its arguments and its result, and `emulator.decisions.replay` asks a n
 The way of a request::
 
     start -> route -> pick -> can_send -> sent -> tell -> ended -> finish
+              |  a fault delays it: route again, when the delay has ended
                       |  no idle connection: can_wait, can_open, opened, pending_added, ...
                       |  the try failed: tell says BACK_OFF, later SEND: pick again
 
@@ -21,25 +22,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from emulator.decisions.exchanges import Exchange, Exchanges
+from emulator.decisions.connections import ConnectionDecisions
+from emulator.decisions.exchanges import Decision, Exchange, Exchanges
+from emulator.decisions.filtering import FilterDecisions
+from emulator.decisions.filters import ProxyFilters
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.route_table import RouteTable
 from emulator.decisions.stimuli import StimulusLog, changed_parts
 from emulator.decisions.streams import own_key, pick_stream, run_seed_of, split_uniform
+from emulator.decisions.table import DECISIONS
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.errors import InvariantError
 from meshsim.policy.circuit_breakers import (
-    can_open_connection,
-    can_send_request,
-    can_wait,
-    on_connection_closed,
-    on_connection_opened,
-    on_pending_added,
-    on_pending_removed,
     on_request_ended,
     on_request_started,
 )
@@ -50,60 +48,25 @@ from meshsim.policy.load_balancing import (
     on_response,
     pick_host,
 )
-from meshsim.policy.request import ACTION_RESPOND, STIMULUS_REQUEST, step
+from meshsim.policy.request import (
+    ACTION_RESPOND,
+    STIMULUS_DELAY_EXPIRED,
+    STIMULUS_REQUEST,
+    step,
+)
 from meshsim.policy.routing import choose_split
 from meshsim.policy.timeout import per_try_deadline_ns
 from meshsim.state.codes import NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
-from meshsim.state.exchange import EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF
+from meshsim.state.exchange import (
+    EXCHANGE_ATTEMPTING,
+    EXCHANGE_BACKING_OFF,
+    EXCHANGE_DELAYED,
+)
 
 __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
 
-#: The policy functions that decide for a live proxy; no other code does.
-DECISIONS = {
-    function.__name__: function
-    for function in (
-        can_open_connection,
-        can_send_request,
-        can_wait,
-        choose_split,
-        on_abandoned,
-        on_connection_closed,
-        on_connection_opened,
-        on_error,
-        on_pending_added,
-        on_pending_removed,
-        on_request_ended,
-        on_request_sent,
-        on_request_started,
-        on_response,
-        per_try_deadline_ns,
-        pick_host,
-        step,
-    )
-}
 
-
-class Decision(NamedTuple):
-    """What to do next with an exchange.
-
-    Parameters
-    ----------
-    action : int
-        `ACTION_*` code of `meshsim.policy.request`.
-    deadline_ns : int
-        When the back-off ends, for ACTION_BACK_OFF; when the try times out if it gets its
-        connection now, for ACTION_SEND; else `NEVER_NS` [ns].
-    status, response_flag : int
-        What to send down, for ACTION_RESPOND; else 0.
-    """
-
-    action: int
-    deadline_ns: int
-    status: int
-    response_flag: int
-
-
-class ProxyEngine:
+class ProxyEngine(ConnectionDecisions, FilterDecisions):
     """Policy state and decisions of one proxy.
 
     Parameters
@@ -135,6 +98,7 @@ class ProxyEngine:
         self._table = RouteTable(self.configuration, {})
         self._identity = run_seed, index
         self._rng = pick_stream(run_seed, index)
+        self._filters = ProxyFilters()
         self._exchanges = Exchanges()
         self._live = self._exchanges.live
         self._bind()
@@ -151,6 +115,7 @@ class ProxyEngine:
         hosts, clusters = self._exchanges.in_use()
         departed = self._holdings.apply(configuration, hosts, clusters, now_ns)
         self._table = RouteTable(configuration, self._holdings.cluster_rows)
+        self._filters.apply(configuration.listener.rate_limit)
         self._bind()
         if self._log is not None:
             parts = changed_parts(self.configuration, configuration)
@@ -234,30 +199,46 @@ class ProxyEngine:
         return number
 
     def route(self, exchange: int, now_ns: int) -> Decision:
-        """Route a request that is complete enough to be sent: match, split, begin."""
+        """Route a request that is complete enough to be sent: match, filter, split, begin.
+
+        After ACTION_DELAY this is called again when the delay has ended.
+        """
         item = self._live[exchange]
         table = item.table
-        route = table.match(item.service, item.method, item.path, item.headers)
+        delayed = self._exchanges.states[item.row] == EXCHANGE_DELAYED
+        if delayed:
+            self._step(item, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE, now_ns)
+        else:
+            item.route = table.match(item.service, item.method, item.path, item.headers)
+            self._exchanges.routes[item.row] = item.route
+        route = item.route
+        stimulus, value = STIMULUS_REQUEST, 0
+        filters = table.filters[route] if route != NO_INDEX else None
+        if filters is not None:
+            key = self._key(exchange, item)
+            stimulus, value = self._filters.outbound(filters, item, key, delayed, now_ns)
         cluster = NO_INDEX
-        if route != NO_INDEX and table.split_counts[route] > 0:
+        if stimulus == STIMULUS_REQUEST and route != NO_INDEX and table.split_counts[route] > 0:
             split = table.split_starts[route]
             if table.split_counts[route] > 1:
-                key = own_key(*self._identity, exchange) if item.key is None else item.key
                 count, total = table.split_counts[route], table.weight_totals[route]
-                split = choose_split(table.splits, split, count, total, split_uniform(key))
+                uniform = split_uniform(self._key(exchange, item))
+                split = choose_split(table.splits, split, count, total, uniform)
             cluster = table.split_clusters[split]
             item.hash_key = np.uint64(table.hash_key(route, item.headers))
-        item.route = route
         item.cluster = cluster
-        self._exchanges.routes[item.row] = route
         self._exchanges.clusters[item.row] = cluster
-        decision = self._step(item, STIMULUS_REQUEST, 0, RESET_NONE, now_ns)
+        decision = self._step(item, stimulus, value, RESET_NONE, now_ns)
         if self._log is not None:
             self._log.write(
                 f'[{self.index},"route",{exchange},{now_ns},'
                 f"[{route},{cluster},{','.join(map(str, decision))}]]"
             )
         return decision
+
+    def _key(self, exchange: int, item: Exchange) -> int:
+        """Return the draw key of a request; one that has none gets one of the proxy's own."""
+        return own_key(*self._identity, exchange) if item.key is None else item.key
 
     def tell(self, exchange: int, stimulus: int, status: int, reset: int, now_ns: int) -> Decision:
         """Tell the request machine what happened; return what to do.
@@ -391,8 +372,10 @@ class ProxyEngine:
             If the machine was not told that it ended: its retry would count for ever.
         """
         item = self._live[exchange]
-        if self._exchanges.states[item.row] in (EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF):
+        running = (EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF, EXCHANGE_DELAYED)
+        if self._exchanges.states[item.row] in running:
             raise InvariantError(f"{self.name}: exchange {exchange} is finished while it runs")
+        self._filters.ended(item)
         self._exchanges.end(exchange)
         if self._log is not None:
             self._log.write(f'[{self.index},"finish",{exchange},null]')
@@ -417,54 +400,6 @@ class ProxyEngine:
         """Return how many retries are left (no stimulus)."""
         return int(self._exchanges.retries_remaining[self._live[exchange].row])
 
-    # --- Connections ---
-
-    def can_wait(self, host: int) -> bool:
-        """Decide whether one more request may wait for a connection to `host`."""
-        allowed = bool(can_wait(self._clusters, self._cluster_of[host], self._configs))
-        self._note("can_wait", host, allowed)
-        return allowed
-
-    def can_open(self, host: int) -> bool:
-        """Decide whether `host` may get one more connection."""
-        open_of_host = int(self._connections_open[host])
-        cluster = self._cluster_of[host]
-        allowed = bool(can_open_connection(self._clusters, cluster, self._configs, open_of_host))
-        self._note("can_open", host, allowed)
-        return allowed
-
-    def can_send(self, host: int) -> bool:
-        """Decide whether one more request may be active in the cluster of `host`."""
-        allowed = bool(can_send_request(self._clusters, self._cluster_of[host], self._configs))
-        if self._log is not None:
-            truth = "true" if allowed else "false"
-            self._log.write(f'[{self.index},"can_send",{host},{truth}]')
-        return allowed
-
-    def opened(self, host: int) -> None:
-        """Count a connection to `host` from the moment it starts to connect."""
-        self._connections_open[host] += 1
-        on_connection_opened(self._clusters, self._cluster_of[host])
-        self._note("opened", host, None)
-
-    def closed(self, host: int) -> None:
-        """Discount a connection to `host`."""
-        self._connections_open[host] -= 1
-        on_connection_closed(self._clusters, self._cluster_of[host])
-        self._note("closed", host, None)
-
-    def pending_added(self, host: int) -> None:
-        """Count a request that starts to wait for a connection to `host`."""
-        self._holdings.pending[host] += 1
-        on_pending_added(self._clusters, self._cluster_of[host])
-        self._note("pending_added", host, None)
-
-    def pending_removed(self, host: int) -> None:
-        """Discount a request that no longer waits for a connection to `host`."""
-        self._holdings.pending[host] -= 1
-        on_pending_removed(self._clusters, self._cluster_of[host])
-        self._note("pending_removed", host, None)
-
     # --- Reports ---
 
     def counters(self) -> dict[str, dict[str, int]]:
@@ -480,6 +415,8 @@ class ProxyEngine:
         digest = hashlib.sha256(f"{self.name},{self.index},{self._exchanges.count}".encode())
         for rows in (self._hosts, self._members, self._clusters, self._configs, self._rng):
             digest.update(rows.tobytes())
+        for part in self._filters.state():
+            digest.update(part)
         for number, item in self._live.items():
             digest.update(f"{number},{item.tried}".encode())
             digest.update(self._exchanges.rows[item.row].tobytes())

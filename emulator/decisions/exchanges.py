@@ -9,22 +9,42 @@ views, because finding a field of a structured array by its name costs as much a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.state.codes import NO_INDEX
-from meshsim.state.exchange import EXCHANGE_DTYPE, EXCHANGE_ROUTING
+from meshsim.state.codes import FLAG_NONE, NO_INDEX
+from meshsim.state.exchange import EXCHANGE_DELAYED, EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.topology.compiled.layout import Rows
 
-__all__ = ["EXCHANGES_MAX", "Exchange", "Exchanges"]
+__all__ = ["EXCHANGES_MAX", "Decision", "Exchange", "Exchanges"]
 
 #: Requests that one proxy may have under way; more are a leak, or a flood.
 EXCHANGES_MAX = 1 << 16
 _ROWS_FIRST = 64
+
+
+class Decision(NamedTuple):
+    """What to do next with an exchange.
+
+    Parameters
+    ----------
+    action : int
+        `ACTION_*` code of `meshsim.policy.request`.
+    deadline_ns : int
+        When the back-off or the delay ends, for ACTION_BACK_OFF and ACTION_DELAY; when the try
+        times out if it gets its connection now, for ACTION_SEND; else `NEVER_NS` [ns].
+    status, response_flag : int
+        What to send down, for ACTION_RESPOND; else 0.
+    """
+
+    action: int
+    deadline_ns: int
+    status: int
+    response_flag: int
 
 
 class Exchange:
@@ -45,12 +65,15 @@ class Exchange:
     hash_key : uint64
     tried : list of int
         Hosts of its tries, in order.
+    holds_fault : bool
+        Whether it counts among the active faults of the proxy.
     """
 
     __slots__ = (
         "cluster",
         "hash_key",
         "headers",
+        "holds_fault",
         "key",
         "method",
         "path",
@@ -82,6 +105,7 @@ class Exchange:
         self.cluster = NO_INDEX
         self.hash_key = NO_HASH_KEY
         self.tried: list[int] = []
+        self.holds_fault = False
 
 
 class Exchanges:
@@ -136,6 +160,7 @@ class Exchanges:
         self.live[number] = Exchange(row, table, service, method, path, headers, key)
         self.states[row] = EXCHANGE_ROUTING
         self.statuses[row] = 0
+        self.flags[row] = FLAG_NONE
         self.retry_counts[row] = 0
         self.retries_remaining[row] = 0
         return number
@@ -151,7 +176,8 @@ class Exchanges:
         for exchange in self.live.values():
             hosts.update(exchange.tried)
             clusters.add(exchange.cluster)
-            if self.states[exchange.row] == EXCHANGE_ROUTING:
+            clusters.update(exchange.table.mirrors["cluster"].tolist())
+            if self.states[exchange.row] in (EXCHANGE_ROUTING, EXCHANGE_DELAYED):
                 clusters.update(exchange.table.split_clusters)
         return hosts, clusters
 

@@ -8,7 +8,11 @@ requests calls all of them before.
 from __future__ import annotations
 
 from emulator.decisions.engine import ProxyEngine
-from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.controlplane.configuration import (
+    EndpointAddress,
+    ListenerPolicy,
+    ProxyConfiguration,
+)
 from meshsim.policy.request import STIMULUS_RESPONSE
 from meshsim.state.codes import RESET_NONE
 from meshsim.topology.model import (
@@ -16,6 +20,7 @@ from meshsim.topology.model import (
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
+    LocalRateLimit,
     Route,
     WeightedCluster,
 )
@@ -31,6 +36,7 @@ def rehearse() -> None:
     engine.apply(_configuration(), 0)
     for outcome, status in (("response", 200), ("abandoned", 500)):
         exchange = engine.start("service", "GET", "/", {}, None, 0)
+        engine.route(exchange, 0)  # is delayed
         engine.route(exchange, 0)
         host = engine.pick(exchange, 0)
         engine.can_wait(host)
@@ -44,6 +50,7 @@ def rehearse() -> None:
         engine.ended(exchange, host, outcome, status >= 500, _MS, _MS)
         engine.closed(host)
         engine.finish(exchange)
+    engine.admit("GET", "/", "service", {}, 1, _MS)
 
 
 def _configuration() -> ProxyConfiguration:
@@ -55,8 +62,18 @@ def _configuration() -> ProxyConfiguration:
     )
     # A split in two, because one destination needs no draw.
     split = (WeightedCluster(weight=1), WeightedCluster(weight=1))
+    limit = {"token_bucket": {"max_tokens": 9, "tokens_per_fill": 9, "fill_interval": "1s"}}
     route = Route.model_validate(
-        {"split": split, "timeout": "9ms", "retry": {"per_try_timeout": "5ms"}}
+        {
+            "split": split,
+            "timeout": "9ms",
+            "retry": {"per_try_timeout": "5ms"},
+            "fault": {
+                "delay": {"fixed_delay": "1ms", "percentage": 100.0},
+                "abort": {"http_status": 503, "percentage": 1e-9},
+            },
+            "rate_limit": limit,
+        }
     )
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
     return ProxyConfiguration(
@@ -64,4 +81,5 @@ def _configuration() -> ProxyConfiguration:
         clusters={"service": policy},
         endpoints={"service": (address,)},
         routes={"service": (route,)},
+        listener=ListenerPolicy(rate_limit=LocalRateLimit.model_validate(limit)),
     )

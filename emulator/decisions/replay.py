@@ -31,7 +31,7 @@ __all__ = ["Divergence", "Life", "Replay", "describe", "replay"]
 #: Stimuli of one exchange, or of one proxy, that are kept for a story.
 _STORY_MAX = 32
 #: Stimuli that belong to an exchange: their first argument is its number.
-_OF_EXCHANGE = frozenset(("route", "tell", "pick", "sent", "ended", "finish"))
+_OF_EXCHANGE = frozenset(("route", "tell", "pick", "sent", "ended", "finish", "mirror", "pace"))
 #: Position of the host among the arguments.
 _HOST_AT = {
     "sent": 1,
@@ -248,7 +248,7 @@ class _Teller:
         answer = getattr(engine, stimulus.name)(*stimulus.arguments)
         if stimulus.name == "route":
             return [*engine.routed_to(stimulus.arguments[0]), *answer]
-        return list(answer) if stimulus.name == "tell" else answer
+        return list(answer) if stimulus.name in ("tell", "mirror") else answer
 
 
 class _Impossible(MeshsimError):
@@ -288,6 +288,9 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "sent": ("exchange", "host", "now"),
     "ended": ("exchange", "host", "outcome", "failed", "rtt", "now"),
     "finish": ("exchange",),
+    "mirror": ("exchange", "number", "now"),
+    "pace": ("exchange", "bytes", "now"),
+    "admit": ("method", "path", "authority", "headers", "key", "now"),
     "close": (),
 }
 

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from meshsim.controlplane.configuration import ProxyConfiguration, destinations
+from emulator.decisions.filters import AUTHORITY, RouteFilters, filtered, limited_by
+from meshsim.controlplane.configuration import ProxyConfiguration, destinations, mirror_names
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.upstream import ROUTE_DTYPE, SPLIT_DTYPE
-from meshsim.topology.compiled.policies import fill_route, hash_source, weighted
+from meshsim.topology.compiled.filters import FilterRows
+from meshsim.topology.compiled.layout import Rows
+from meshsim.topology.compiled.policies import copy_of, fill_route, hash_source, weighted
 
 if TYPE_CHECKING:
-    from meshsim.topology.model import ClusterPolicy, Route
+    from meshsim.topology.model import ClusterPolicy, Redirect, Route
 
 __all__ = ["AUTHORITY", "SOURCE", "RouteTable"]
 
-#: Header with the authority that routes see, where it is not the called service's name.
-AUTHORITY = "x-meshsim-authority"
 #: Header with the address of whoever asked, for `hash_source_ip`; Envoy trusts it in a mesh.
 SOURCE = "x-forwarded-for"
 #: What stands for the address if nobody says (one client, as in the simulator).
@@ -47,11 +48,15 @@ class _Service:
         self.first = first
         matches = [match for route in routes for match in route.match]
         self.conditional = bool(matches)
-        self.path = any(match.path is not None for match in matches)
+        self.path = any(match.path is not None or match.query for match in matches)
         self.method = any(match.method is not None for match in matches)
         self.authority = any(match.authority is not None for match in matches)
         self.headers = tuple(sorted({name.lower() for match in matches for name in match.headers}))
-        read = {*self.headers, *([AUTHORITY] if self.authority else [])}
+        limited = [route.rate_limit for route in routes if route.rate_limit is not None]
+        by_limits = {name for limit in limited for name in limited_by(limit)}
+        authority = self.authority or ":authority" in by_limits
+        read = {*self.headers, *([AUTHORITY] if authority else [])}
+        read.update(name for name in by_limits if not name.startswith(":"))
         read.update(_read_by(policy) for policy in hashing if policy is not None)
         #: Every header that a decision reads.
         self.read = tuple(sorted(read))
@@ -80,7 +85,14 @@ class RouteTable:
         self._hashing: list[_Hashing] = []
         self._memo: dict[tuple[str, ...], int] = {}
         self._keys: dict[str, int] = {}
-        self.routes = np.zeros(max(sum(map(len, configuration.routes.values())), 1), ROUTE_DTYPE)
+        tables = configuration.routes.values()
+        first_copy = sum(map(len, tables))
+        copies = sum(len(route.mirrors) for table in tables for route in table)
+        self.routes = np.zeros(max(first_copy + copies, 1), ROUTE_DTYPE)
+        #: By ROUTE row: where its requests are sent, or None.
+        self.redirects: list[Redirect | None] = []
+        #: By ROUTE row: what filters its requests pass, or None.
+        self.filters: list[RouteFilters | None] = []
         splits: list[tuple[int, int]] = []
         codes: list[int] = []
         for service, routes in configuration.routes.items():
@@ -97,6 +109,11 @@ class RouteTable:
                 splits += zip(clusters, weights, strict=True)
                 self._hashing.append(_hashing_of(configuration, names))
             self._services[service] = _Service(routes, first, self._hashing[first:])
+            self.filters += filtered(service, routes)
+            self.redirects += (route.redirect for route in routes)
+        #: Rows of the mirrors of a ROUTE row.
+        self.mirrors_of: dict[int, range] = {}
+        self.mirrors = self._add_mirrors(configuration, cluster_rows, first_copy)
         self.splits = np.array(splits or [(0, 0)], SPLIT_DTYPE)
         self.codes = np.array(codes or [0], np.int32)
         # What every request asks for, as plain numbers: reading an array item costs more.
@@ -109,6 +126,23 @@ class RouteTable:
             rows["previous_hosts"] * rows["host_selection_attempts"]
         ).tolist()
         self.has_per_try: list[bool] = (rows["per_try_timeout_ns"] != NEVER_NS).tolist()
+
+    def _add_mirrors(
+        self, configuration: ProxyConfiguration, cluster_rows: Mapping[str, int], first_copy: int
+    ) -> Rows:
+        """Return the MIRROR rows, and fill the ROUTE rows of the copies, from `first_copy` on."""
+        rows = FilterRows()
+        routes = [(name, route) for name, table in configuration.routes.items() for route in table]
+        for row, (service, route) in enumerate(routes):
+            mirrors = []
+            for item, name in zip(route.mirrors, mirror_names(service, route), strict=True):
+                fill_route(self.routes[first_copy : first_copy + 1], copy_of(route), [])
+                mirrors.append((item.percentage, first_copy, cluster_rows.get(name, NO_INDEX)))
+                first_copy += 1
+            start, count = rows.mirrors(mirrors)
+            if count:
+                self.mirrors_of[row] = range(start, start + count)
+        return rows.build()["mirrors"]
 
     def match(self, service: str, method: str, path: str, headers: Mapping[str, str]) -> int:
         """Return the row of the first route that a request meets, or `NO_INDEX`.

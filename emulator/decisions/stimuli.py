@@ -94,6 +94,8 @@ def changed_parts(before: ProxyConfiguration, after: ProxyConfiguration) -> dict
             parts[kind] = after.body(kind)
     if (after.routes, after.labels) != (before.routes, before.labels):
         parts["routes"] = after.body("routes")
+    if after.listener.rate_limit != before.listener.rate_limit:
+        parts["listener"] = after.body("listener")
     return parts
 
 
@@ -133,6 +135,9 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "sent": (int, int, int, int),
     "ended": (int, int, str, bool, int, int, None),
     "finish": (int, None),
+    "mirror": (int, int, int, _NUMBERS),
+    "pace": (int, int, int, int),
+    "admit": (str, str, str, dict, int, int, int),
     "can_wait": (int, bool),
     "can_open": (int, bool),
     "can_send": (int, bool),

@@ -30,14 +30,15 @@ from emulator.decisions.engine import Decision
 from emulator.http.bodies import CHUNKED
 from emulator.http.connection import UpstreamConnection
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
-from emulator.proxy.context import RequestContext, TextHeaders, decimal, draw_key, joined
+from emulator.proxy.account import TimeAccount
+from emulator.proxy.context import RequestContext, TextHeaders, draw_key, joined
 from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
-from emulator.results.recording import ExchangeOutcome
 from meshsim.errors import InvariantError, LimitError
 from meshsim.policy.request import (
     ACTION_BACK_OFF,
+    ACTION_DELAY,
     ACTION_INVALID,
     ACTION_RESPOND,
     ACTION_SEND,
@@ -54,6 +55,7 @@ from meshsim.state.codes import (
     FLAG_DC,
     FLAG_NAMES,
     FLAG_NONE,
+    FLAG_RL,
     FLAG_UC,
     FLAG_UO,
     FLAG_UT,
@@ -62,6 +64,7 @@ from meshsim.state.codes import (
     NO_INDEX,
     RESET_NONE,
     RESET_OVERFLOW,
+    RESET_RATELIMITED,
     RESET_REMOTE,
 )
 
@@ -79,12 +82,11 @@ class OutboundExchange:
     """One request, from its head to the last byte of its response."""
 
     __slots__ = (
-        "_back_off_timer", "_body", "_body_bytes", "_clock", "_connection", "_context",
-        "_deadline_ns", "_discarding", "_downstream", "_ended", "_endpoint", "_engine",
-        "_failure", "_first_sent_ns", "_freed", "_head", "_host", "_id", "_now_ns", "_other_ns",
-        "_pools", "_queue_ns", "_replayable", "_request_done", "_response_bytes",
-        "_response_flag", "_response_status", "_route_timer", "_sent_ns", "_service_ns",
-        "_services", "_started_ns", "_try_timer", "_values", "_waiting",
+        "_account", "_back_off_timer", "_body", "_clock", "_connection", "_context",
+        "_copied", "_deadline_ns", "_discarding", "_downstream", "_ended", "_engine", "_failure",
+        "_freed", "_head", "_held", "_host", "_id", "_now_ns", "_paced", "_pools", "_replayable",
+        "_request_done", "_response_flag", "_response_status", "_route_timer", "_services",
+        "_try_timer", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -105,37 +107,32 @@ class OutboundExchange:
         self._context = RequestContext(head, self._values, services.engine.name.encode(), number)
         self._id = NO_INDEX
         self._host = NO_HOST
-        self._endpoint = ""
+        self._account = TimeAccount(head, self._values)
         self._connection: UpstreamConnection | None = None
         self._waiting = False
         self._discarding = False
         self._ended = False
+        self._copied = True
+        self._paced = False
+        self._held = b""  # the last part of a response whose rate is limited
         self._freed = False  # the machine was told that nobody waits
         self._failure = (503, FLAG_UC)  # of the last try, should its body be gone
         self._route_timer: asyncio.TimerHandle | None = None
         self._try_timer: asyncio.TimerHandle | None = None
         self._back_off_timer: asyncio.TimerHandle | None = None
-        self._started_ns = 0
-        self._sent_ns = 0
-        self._first_sent_ns = -1
-        self._other_ns = 0
         self._deadline_ns = NEVER_NS
         self._body: list[bytes] = []
-        self._body_bytes = 0
         self._request_done = False
         self._replayable = True
         self._response_status = 0
         self._response_flag = FLAG_NONE
-        self._response_bytes = 0
-        self._queue_ns = 0
-        self._service_ns = 0
 
     # --- The way of the request ------------------------------------------------------------
 
     def begin(self) -> None:
         """Route the request and send its first try."""
         head = self._head
-        self._started_ns = now_ns = self._now_ns()
+        self._account.started_ns = now_ns = self._now_ns()
         self._request_done = head.length == 0
         try:
             self._id = self._engine.start(
@@ -150,14 +147,29 @@ class OutboundExchange:
             self._services.counts["downstream_rq_overload_close"] += 1
             self._answer(503, FLAG_UO)
             return
+        self._route(now_ns)
+
+    def _route(self, now_ns: int) -> None:
+        """Route the request, or go on with one that was delayed, and send its first try."""
+        self._back_off_timer = None
         decision = self._engine.route(self._id, now_ns)
-        if decision.action == ACTION_SEND:
-            self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
-            if self._deadline_ns != NEVER_NS:
-                self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
-            self._send(now_ns)
-        else:
+        if decision.action != ACTION_SEND:
             self._act(decision)
+            return
+        self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
+        if self._deadline_ns != NEVER_NS:
+            self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
+        self._paced = self._engine.is_paced(self._id)
+        self._copied = self._engine.mirror_count(self._id) == 0
+        self._send(now_ns)
+        self._copy_if_complete()
+
+    def _copy_if_complete(self) -> None:
+        """Send copies to the mirrors of the route, once the request is complete."""
+        if self._request_done and not self._copied and not self._ended:
+            self._copied = True
+            if self._replayable:
+                self._services.mirror(self._id, self._head, self._values, tuple(self._body))
 
     def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
         return self._clock.call_at(asyncio.get_running_loop(), time_ns, callback)
@@ -174,6 +186,8 @@ class OutboundExchange:
             self._answer(decision.status, decision.response_flag)
         elif action == ACTION_BACK_OFF:
             self._back_off(decision)
+        elif action == ACTION_DELAY:
+            self._back_off_timer = self._call_at(decision.deadline_ns, self._on_delay_expired)
         elif action == ACTION_INVALID:
             raise InvariantError(f"{self._engine.name}: no such transition, exchange {self._id}")
 
@@ -184,7 +198,7 @@ class OutboundExchange:
             self._act(self._tell(STIMULUS_NO_HOST))
             return
         self._host = host
-        self._endpoint = self._engine.address(host).name
+        self._account.endpoint = self._engine.address(host).name
         connection = self._pools.request(host, self)
         if isinstance(connection, UpstreamConnection):
             self.on_connection(connection)
@@ -205,6 +219,9 @@ class OutboundExchange:
         self._back_off_timer = None
         self._act(self._tell(STIMULUS_BACK_OFF_EXPIRED))
 
+    def _on_delay_expired(self) -> None:
+        self._route(self._now_ns())
+
     def _on_route_timeout(self) -> None:
         self._route_timer = None
         if self._response_status and not self._discarding:
@@ -224,9 +241,8 @@ class OutboundExchange:
         """Send the try over `connection`."""
         self._waiting = False
         self._connection = connection
-        self._sent_ns = now_ns = self._now_ns()
-        if self._first_sent_ns < 0:
-            self._first_sent_ns = now_ns
+        now_ns = self._now_ns()
+        self._account.sent(now_ns)
         deadline_ns = self._engine.sent(self._id, self._host, now_ns)
         if deadline_ns != NEVER_NS:
             self._try_timer = self._call_at(deadline_ns, self._on_try_timeout)
@@ -265,9 +281,9 @@ class OutboundExchange:
         """Decide what becomes of the response."""
         self._stop_try_timer()
         values = dict(head.headers)
-        overloaded = b"x-envoy-overloaded" in values
-        self._account(values)
-        reset = RESET_OVERFLOW if overloaded else RESET_NONE
+        self._account.answered(values, self._now_ns())
+        reset = RESET_RATELIMITED if b"x-envoy-ratelimited" in values else RESET_NONE
+        reset = RESET_OVERFLOW if b"x-envoy-overloaded" in values else reset
         decision = self._tell(STIMULUS_RESPONSE, head.status, reset)
         self._response_status = head.status
         retry = decision.action == ACTION_BACK_OFF
@@ -287,23 +303,14 @@ class OutboundExchange:
         if not self._downstream.writable and self._connection is not None:
             self._connection.pause_reading()
 
-    def _account(self, values: dict[bytes, bytes]) -> None:
-        """Take note of where the time of an answered try went, as its workload says."""
-        if b"x-meshsim-server-ns" not in values:
-            return
-        server_ns = decimal(values[b"x-meshsim-server-ns"])
-        self._queue_ns += max(decimal(values.get(b"x-meshsim-queue-ns")), 0)
-        self._service_ns += max(decimal(values.get(b"x-meshsim-service-ns")), 0)
-        if server_ns >= 0:
-            if self._other_ns == 0:  # the way to the first try's connection, once
-                self._other_ns = self._first_sent_ns - self._started_ns
-            self._other_ns += max(self._now_ns() - self._sent_ns - server_ns, 0)
-
     def on_response_body(self, piece: bytes) -> None:
         """Pass a part of the response down."""
         if not self._discarding:
-            self._response_bytes += len(piece)
-            self._downstream.write_body(piece)
+            self._account.response_bytes += len(piece)
+            if self._paced:
+                self._held, piece = piece, self._held
+            if piece:
+                self._downstream.write_body(piece)
 
     def on_response_pause(self) -> None:
         """Write what came; close the connection of a response that is dropped and not whole."""
@@ -319,16 +326,30 @@ class OutboundExchange:
             return
         self._connection = None
         now_ns = self._now_ns()
-        failed = self._response_status >= 500
-        self._engine.ended(self._id, self._host, "response", failed, now_ns - self._sent_ns, now_ns)
+        failed, rtt_ns = self._response_status >= 500, now_ns - self._account.sent_ns
+        self._engine.ended(self._id, self._host, "response", failed, rtt_ns, now_ns)
         # A connection on which half a request was sent can carry no other.
         self._pools.give_back(connection, reusable and self._request_done)
         if self._discarding:
             self._discarding = False
             self._response_status = 0
+        elif self._paced:
+            self._release_later(now_ns)
         else:
             self._end(now_ns)
             self._downstream.end_response()
+
+    def _release_later(self, now_ns: int) -> None:
+        """Hold the end of a response whose rate is limited until all of it may have left."""
+        self._stop_route_timer()
+        wait_ns = self._engine.pace(self._id, self._account.response_bytes, now_ns)
+        self._back_off_timer = self._call_at(now_ns + wait_ns, self._release)
+
+    def _release(self) -> None:
+        if self._held:
+            self._downstream.write_body(self._held)
+        self._end(self._now_ns())
+        self._downstream.end_response()
 
     def on_upstream_writable(self, writable: bool) -> None:
         """Read the request's body only as fast as the upstream takes it."""
@@ -345,7 +366,7 @@ class OutboundExchange:
         self._response_status = 0
         if connection is not None:
             now_ns = self._now_ns()
-            rtt_ns = now_ns - self._sent_ns
+            rtt_ns = now_ns - self._account.sent_ns
             self._engine.ended(self._id, self._host, "response", True, rtt_ns, now_ns)
             self._pools.close(connection)
 
@@ -359,9 +380,14 @@ class OutboundExchange:
         elif connection is not None:
             self._connection = None
             now_ns = self._now_ns()
-            rtt_ns = now_ns - self._sent_ns
+            rtt_ns = now_ns - self._account.sent_ns
             self._engine.ended(self._id, self._host, "abandoned", True, rtt_ns, now_ns)
             self._pools.close(connection)
+
+    def _stop_route_timer(self) -> None:
+        if self._route_timer is not None:
+            self._route_timer.cancel()
+            self._route_timer = None
 
     def _stop_try_timer(self) -> None:
         if self._try_timer is not None:
@@ -372,7 +398,7 @@ class OutboundExchange:
 
     def on_request_body(self, piece: bytes) -> None:
         """Pass a part of the body up, and keep it while a retry may need it."""
-        self._body_bytes += len(piece)
+        self._account.request_bytes += len(piece)
         connection = self._connection
         sending = connection is not None and not self._discarding
         if self._replayable:
@@ -381,7 +407,7 @@ class OutboundExchange:
             chunked = self._head.length == CHUNKED
             connection.write(encode_chunk(piece) if chunked else piece)
             self._forget_body_unless_retried()
-        elif self._body_bytes >= WAITING_MAX_BYTES:
+        elif self._account.request_bytes >= WAITING_MAX_BYTES:
             self._downstream.pause_body()
 
     def on_request_end(self) -> None:
@@ -391,11 +417,13 @@ class OutboundExchange:
             chunked = self._head.length == CHUNKED
             if chunked and self._connection is not None and not self._discarding:
                 self._connection.write(LAST_CHUNK)
+            self._copy_if_complete()
 
     def _forget_body_unless_retried(self) -> None:
         """Keep the part of the body that was sent only for a retry, and only if it is short."""
         if self._replayable and (
-            self._body_bytes > REPLAY_MAX_BYTES or self._engine.retries_remaining(self._id) == 0
+            self._account.request_bytes > REPLAY_MAX_BYTES
+            or (self._copied and self._engine.retries_remaining(self._id) == 0)
         ):
             self._replayable = False
             self._body.clear()
@@ -434,6 +462,11 @@ class OutboundExchange:
             headers.append((_FLAG, FLAG_NAMES[response_flag].encode()))
         if response_flag == FLAG_UO:
             headers.append((b"x-envoy-overloaded", b"true"))
+        if response_flag == FLAG_RL:
+            headers += self._engine.refusal_headers(self._id)
+        location = self._engine.location(self._id) if 300 <= status < 400 else None
+        if location is not None:
+            headers.append((b"location", location.encode("latin-1")))
         self._end(self._now_ns())
         self._downstream.respond(status, tuple(headers))
 
@@ -448,8 +481,7 @@ class OutboundExchange:
         if self._ended:
             raise InvariantError(f"{self._engine.name}: exchange {self._id} ended twice")
         self._ended = True
-        if self._route_timer is not None:
-            self._route_timer.cancel()
+        self._stop_route_timer()
         if self._back_off_timer is not None:
             self._back_off_timer.cancel()
         self._give_up_try()
@@ -460,30 +492,6 @@ class OutboundExchange:
         self._services.count_end(self._response_flag)
         recorder = self._services.recorder
         if recorder is not None:
-            recorder.exchange(self._outcome(retry_count, now_ns))
-
-    def _outcome(self, retry_count: int, now_ns: int) -> ExchangeOutcome:
-        return ExchangeOutcome(
-            self._engine.name,
-            self._head.host,
-            self._text(b"x-meshsim-operation"),
-            self._text(b"x-meshsim-traffic"),
-            decimal(self._values.get(b"x-meshsim-number")),
-            self._response_status,
-            self._response_flag,
-            retry_count,
-            self._started_ns,
-            now_ns,
-            self._queue_ns,
-            self._service_ns,
-            self._body_bytes,
-            self._response_bytes,
-            decimal(self._values.get(b"x-meshsim-arrival")),
-            self._endpoint,
-            self._text(b"x-meshsim-key"),
-            self._text(b"x-meshsim-parent"),
-            self._other_ns,
-        )
-
-    def _text(self, name: bytes) -> str:
-        return self._values.get(name, b"").decode("latin-1")
+            status, flag = self._response_status, self._response_flag
+            name = self._engine.name
+            recorder.exchange(self._account.outcome(name, status, flag, retry_count, now_ns))

@@ -2,10 +2,11 @@
 
 Rule: who may come in is decided by the listener (`emulator.access.listener`); each request that
 came in is passed to the workload at once over a connection of its own while it lasts, kept for the
-next one, the one used last first. No policy applies here: no retry, no time-out, no limit but the
-listener's. A workload that refuses the connection is answered 503 UF, one that breaks it 503 UC, as
-Envoy's inbound listener does; if it breaks off a response that has begun, or the caller goes, the
-other side's connection is closed.
+next one, the one used last first. No policy of a client applies here: no retry, no time-out. A
+local rate limit may refuse a request (`admit`): 429, flag RL. A
+workload that refuses the connection is answered 503 UF, one that breaks it 503 UC, as Envoy's
+inbound listener does; if it breaks off a response that has begun, or the caller goes, the other
+side's connection is closed.
 
 References
 ----------
@@ -24,9 +25,9 @@ from emulator.http.connection import UpstreamConnection, dial
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
 from emulator.proxy.accepting import AcceptingProxy
 from emulator.proxy.downstream import DownstreamConnection
-from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_UC, FLAG_UF
+from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_RL, FLAG_UC, FLAG_UF
 
-__all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener"]
+__all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener", "Refusal"]
 
 #: How long a workload may take to accept a connection (real time) [s]; Istio's connectTimeout.
 CONNECT_TIMEOUT_S = 10.0
@@ -54,6 +55,10 @@ class AcceptingListener(Protocol):
 MakeListener = Callable[[Callable[[Any], asyncio.Protocol]], AcceptingListener]
 
 
+#: Status and headers of the answer to a request that may not come in.
+Refusal = tuple[int, list[tuple[bytes, bytes]]]
+
+
 class _Workload(NamedTuple):
     """The workload's address: plain text on loopback."""
 
@@ -77,6 +82,8 @@ class InboundProxy(AcceptingProxy):
         returns the listener.  None: plain text, everyone comes in.
     host : str
         Address to listen on; loopback unless the user says otherwise.
+    admit : callable, optional
+        Given the head of a request, status and headers to refuse it with, or None.
     """
 
     def __init__(
@@ -86,9 +93,11 @@ class InboundProxy(AcceptingProxy):
         make_listener: MakeListener | None = None,
         *,
         host: str = "127.0.0.1",
+        admit: Callable[[RequestHead], Refusal | None] | None = None,
     ) -> None:
         super().__init__(self._begin, host)
         self.workload = _Workload(name, "127.0.0.1", upstream_port)
+        self._admit = admit
         self._listener = make_listener(self._protocol) if make_listener is not None else None
         self._idle: list[UpstreamConnection] = []  # used last: rightmost
         self._connections: set[UpstreamConnection] = set()
@@ -128,7 +137,11 @@ class InboundProxy(AcceptingProxy):
 
     def _begin(self, head: RequestHead, connection: DownstreamConnection) -> _Exchange:
         exchange = _Exchange(self, head, connection)
-        self.connect(exchange)
+        refusal = self._admit(head) if self._admit is not None else None
+        if refusal is None:
+            self.connect(exchange)
+        else:
+            exchange.refuse(*refusal)
         return exchange
 
     # --- Connections to the workload -------------------------------------------------------
@@ -309,6 +322,12 @@ class _Exchange:
         self._connection = None
         if connection is not None:
             self._proxy.forget(connection)
+
+    def refuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Answer a request that is over the limit."""
+        self._end(FLAG_RL)
+        flag = FLAG_NAMES[FLAG_RL].encode()
+        self._downstream.respond(status, ((b"x-meshsim-flag", flag), *headers))
 
     def _fail(self, response_flag: int) -> None:
         self._end(response_flag)

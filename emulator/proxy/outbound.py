@@ -8,6 +8,7 @@ neither TLS nor admission on this side.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
@@ -16,6 +17,7 @@ from emulator.http.heads import RequestHead
 from emulator.proxy.accepting import AcceptingProxy
 from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
+from emulator.proxy.mirror import Copies
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
 
@@ -51,10 +53,12 @@ class OutboundProxy(AcceptingProxy):
         super().__init__(self._begin, host)
         self.pools = UpstreamPools(engine, clock, contexts)
         counted = (self.downstream.ended, self.downstream.counts)
-        self._services = ProxyServices(engine, clock, self.pools, recorder, *counted)
+        self._services = ProxyServices(engine, clock, self.pools, recorder, *counted, self._copy)
+        self._copies = Copies(self._services)
         self._request_number = 0
 
     def _abort_upstream(self) -> None:
+        self._copies.abort()
         self.pools.abort()
 
     def partition(self, names: Iterable[str]) -> None:
@@ -67,7 +71,11 @@ class OutboundProxy(AcceptingProxy):
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
-        return {**self.downstream.counters(), "upstream_cx_active": len(self.pools)}
+        counts = {**self.downstream.counters(), "upstream_cx_active": len(self.pools)}
+        return counts | self._services.engine.filter_counters()
+
+    def _copy(self, *values: Any) -> None:
+        self._copies.send(*values)
 
     def _begin(self, head: RequestHead, connection: DownstreamConnection) -> OutboundExchange:
         self._request_number += 1

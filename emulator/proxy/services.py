@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
+from emulator.http.heads import RequestHead
 from emulator.proxy.upstream import UpstreamPools
 from emulator.results.recording import ExchangeOutcome
 
@@ -30,3 +31,5 @@ class ProxyServices(NamedTuple):
     recorder: ExchangeRecorder | None
     count_end: Callable[[int], object]
     counts: Counter[str]
+    #: (exchange, head, headers by name, body) of a request whose route has mirrors.
+    mirror: Callable[[int, RequestHead, dict[bytes, bytes], tuple[bytes, ...]], object]

@@ -421,6 +421,7 @@ def run_record(
     ended_ns: int | None = None,
     limit: str = "",
     wall_s: float = 0.0,
+    stats: dict[str, dict[str, int]] | None = None,
 ) -> RunRecord:
     """Return the record of one run from the merged arrays of its processes.
 
@@ -438,6 +439,8 @@ def run_record(
         Why it stopped early; empty if it did not.
     wall_s : float
         Real time that the run took [s].
+    stats : dict, optional
+        Envoy's counters by proxy and name.
 
     Returns
     -------
@@ -465,6 +468,7 @@ def run_record(
         hosts=arrays["hosts"],
         spans=arrays["spans"],
         counters=counters,
+        stats=stats or {},
         limit=limit,
         wall_s=wall_s,
     )

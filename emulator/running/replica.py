@@ -25,6 +25,7 @@ from emulator.control.broker_url import credential_for
 from emulator.decisions.engine import ProxyEngine
 from emulator.decisions.stimuli import StimulusLog
 from emulator.proxy import InboundProxy, OutboundProxy
+from emulator.proxy.admission import Admission
 from emulator.results.recording import Recorder
 from emulator.workload.server import WorkloadServer
 from meshsim.controlplane.configuration import ListenerPolicy, ProxyConfiguration
@@ -257,7 +258,8 @@ class Replica:
             return sidecar.listener
 
         host = surroundings.host
-        return InboundProxy(self.name, self._server_port, make_listener, host=host)
+        admit = Admission(sidecar.engine, surroundings.clock).admit
+        return InboundProxy(self.name, self._server_port, make_listener, host=host, admit=admit)
 
     async def drain(self) -> bool:
         """Finish what is running, callers' side first; return whether all ended in time."""
@@ -319,4 +321,7 @@ class Replica:
             values |= {f"outbound.{k}": v for k, v in self.sidecar.outbound.counters().items()}
         if self.inbound is not None:
             values |= {f"inbound.{k}": v for k, v in self.inbound.counters().items()}
+        if self.sidecar is not None:
+            filters = self.sidecar.engine.filter_counters(inbound=True)
+            values |= {f"inbound.{k}": v for k, v in filters.items()}
         return values

@@ -18,11 +18,14 @@ from emulator.running.plan import Plan
 from emulator.running.run import Outcome
 from meshsim.explanation import explain
 from meshsim.results import Result
+from meshsim.state.filters import FAULT_STATS, LIMIT_STATS
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S, format_duration
 
 __all__ = ["result_of"]
 
+_SIDES = ("outbound.", "inbound.")
+_STATS = {f"{side}{name}" for side in _SIDES for name in (*LIMIT_STATS, *FAULT_STATS)}
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0
 #: Pushes that are told of one by one; more are told of together.
@@ -43,6 +46,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
         ended_ns=outcome.ended_ns,
         limit=limit,
         wall_s=outcome.real_s,
+        stats=_stats(outcome),
     )
     facts = _facts(plan, outcome, record.counters)
     topology = plan.compiled.topology
@@ -53,6 +57,22 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
         defaults=_defaults(topology),
         emulation=facts,
     )
+
+
+def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
+    """Return Envoy's counters of the filters of every proxy, as the simulator names them."""
+    found: dict[str, dict[str, int]] = {}
+    for report in outcome.reports.values():
+        for proxy, counters in report["counters"].items():
+            # A gateway has one side only.
+            named = {
+                name if name.startswith(_SIDES) else f"{_SIDES[0]}{name}": count
+                for name, count in counters.items()
+            }
+            counts = {name: count for name, count in named.items() if name in _STATS and count}
+            if counts:
+                found[proxy] = counts
+    return found
 
 
 def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
 def _open_routes(service: str, table: tuple[Route, ...]) -> Iterable[Problem]:
     """Yield what the route table of `service` leaves open."""
     for index, route in enumerate(table):
-        if route.direct_response is None and not route.split:
+        if route.answer is None and not route.split:
             yield Problem("goes nowhere", path=f"routes.{service}[{index}].split")
 
 

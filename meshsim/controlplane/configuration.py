@@ -34,6 +34,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from meshsim.controlplane.completeness import find_open
+from meshsim.controlplane.names import (
+    cluster_name,
+    destinations,
+    gateway_name,
+    mirror_names,
+    principal_of,
+    principals_of,
+)
 from meshsim.errors import ConfigError, Problem
 from meshsim.topology.base import Integer, Model
 from meshsim.topology.calls import call_steps
@@ -44,6 +52,7 @@ from meshsim.topology.model import (
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
+    LocalRateLimit,
     Route,
     Topology,
     WeightedCluster,
@@ -61,6 +70,7 @@ __all__ = [
     "configurations_of",
     "destinations",
     "gateway_name",
+    "mirror_names",
     "missing_clusters",
     "principal_of",
     "principals_of",
@@ -127,6 +137,8 @@ class ListenerPolicy:
         Of accepted client identities.
     principals : tuple of str
         Accepted clients; empty accepts every identity of the trust domains.
+    rate_limit : LocalRateLimit or None
+        Of the requests that come in.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -134,6 +146,7 @@ class ListenerPolicy:
     mode: Mode = "STRICT"
     trust_domains: tuple[str, ...] = ("cluster.local",)
     principals: tuple[str, ...] = ()
+    rate_limit: LocalRateLimit | None = None
 
 
 class _Routes(Model):
@@ -269,24 +282,6 @@ def _opened(proxy: str, resource: Any) -> tuple[str, int, Any]:
     return kind, version, resource["body"]
 
 
-def cluster_name(service: str, subset: str | None) -> str:
-    """Return a cluster's name on the wire.
-
-    Examples
-    --------
-    >>> cluster_name("reviews", None), cluster_name("reviews", "v2")
-    ('reviews', 'reviews|v2')
-    """
-    return f"{service}|{subset}" if subset else service
-
-
-def destinations(service: str, route: Route) -> Iterable[str]:
-    """Yield the clusters that `route` of `service` can send to, those of weight 0 too."""
-    if route.direct_response is None:
-        for item in route.split:
-            yield cluster_name(item.service or service, item.subset)
-
-
 def missing_clusters(configuration: ProxyConfiguration) -> set[str]:
     """Return clusters that are named and that have no policies or no list of endpoints.
 
@@ -297,38 +292,10 @@ def missing_clusters(configuration: ProxyConfiguration) -> set[str]:
         name
         for service, table in configuration.routes.items()
         for route in table
-        for name in destinations(service, route)
+        for names in (destinations(service, route), mirror_names(service, route))
+        for name in names
     }
     return (wanted | clusters | endpoints) - (clusters & endpoints)
-
-
-def gateway_name(traffic: str) -> str:
-    """Return the name of the gateway proxy of a traffic class."""
-    return f"gateway-{traffic}"
-
-
-def principal_of(account: str, trust_domain: str = "cluster.local") -> str:
-    """Return the SPIFFE id of a service account in the namespace "default".
-
-    Examples
-    --------
-    >>> principal_of("reviews-v1")
-    'spiffe://cluster.local/ns/default/sa/reviews-v1'
-    """
-    return f"spiffe://{trust_domain}/ns/default/sa/{account}"
-
-
-def principals_of(
-    topology: Topology, layout: Layout, trust_domain: str = "cluster.local"
-) -> dict[str, str]:
-    """Return the SPIFFE id of every proxy by name: endpoints first, then gateways."""
-    accounts = {
-        layout.endpoint_names[row]: f"{place.service}-{place.workload}"
-        for place in layout.workloads
-        for row in range(place.first_endpoint, place.first_endpoint + place.replicas)
-    }
-    accounts |= {gateway_name(name): gateway_name(name) for name in topology.traffic}
-    return {name: principal_of(account, trust_domain) for name, account in accounts.items()}
 
 
 # --- From a topology ------------------------------------------------------------------------
@@ -377,7 +344,11 @@ def configurations_of(
     """
     writer = _Writer(topology, layout, addresses, sidecars, trust_domain)
     listeners = {
-        service: ListenerPolicy((modes or {}).get(service, mode), (trust_domain,))
+        service: ListenerPolicy(
+            (modes or {}).get(service, mode),
+            (trust_domain,),
+            rate_limit=topology.policies[service].rate_limit,
+        )
         for service in topology.services
     }
     configurations: dict[str, ProxyConfiguration] = {}
@@ -443,8 +414,10 @@ class _Writer:
         clusters: dict[ClusterName, None] = {}
         for service, table in routes.items():
             for route in table:
-                for item in route.split if route.direct_response is None else ():
+                for item in route.split if route.answer is None else ():
                     clusters.setdefault((item.service or service, item.subset))
+                for mirror in route.mirrors:
+                    clusters.setdefault((mirror.service or service, mirror.subset))
         return ProxyConfiguration(
             proxy,
             labels,

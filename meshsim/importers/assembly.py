@@ -21,7 +21,7 @@ from typing import Any
 
 from meshsim.importers.view import Findings, View
 from meshsim.topology.model import Provenance
-from meshsim.yamlfile import FieldPath, field_path
+from meshsim.yamlfile import FieldPath, did_you_mean, field_path
 
 __all__ = ["Assembly", "Branch", "ServiceRecord", "WorkloadRecord", "host_specificity"]
 
@@ -232,6 +232,20 @@ class Assembly:
         hint = self._full_name_hint(host)
         view.notice(f"host {host!r} not found: requests to it get 503{hint}", key)
         return self._unknown_hosts[host]
+
+    def need_subset(self, view: View, key: str, subset: str) -> None:
+        """Take note that requests go to a subset of a service; an unknown one gets no endpoints."""
+        subsets = self.root("policies", key, "subsets").touch()
+        known = self.tree["policies"][key]["subsets"]
+        if subset in known:
+            return
+        near = did_you_mean(subset, known)
+        hint = f"; did you mean {near}?" if near else ""
+        view.notice(
+            f"subset {subset!r} of {key} is not defined: requests to it get 503{hint}", "subset"
+        )
+        # A subset that no pod's labels satisfy: its cluster has no endpoints.
+        subsets.at(subset).put("labels", {"(undefined subset)": subset}, view.place("subset"))
 
     def _full_name_hint(self, host: str) -> str:
         """Return advice for ``name.namespace``, which Istio does not complete."""

@@ -2,9 +2,9 @@
 
 Rule: every condition that can be decided while reading (scheme, port, gateways, the namespace
 of the caller) is decided here; what depends on the request becomes a field of the model's route
-match.  An entry with a condition that is false, or that this version cannot express (query
-parameters), is left out: requests without that property would not match it, and leaving the
-condition out would widen the match.
+match.  An entry with a condition that is false, or that this version cannot express, is left out:
+requests without that property would not match it, and leaving the condition out would widen the
+match.
 
 References
 ----------
@@ -55,6 +55,7 @@ def read_match(entry: View, port: int, namespaces: Collection[str]) -> Condition
     if entry.boolean("ignoreUriCase"):
         conditions["ignore_case",] = (True, entry.place("ignoreUriCase"))
     _add_headers(entry, conditions)
+    _add_query(entry, conditions)
     labels = entry.labels("sourceLabels")
     if labels:
         conditions["source_labels",] = (labels, entry.place("sourceLabels"))
@@ -77,9 +78,6 @@ def _impossible(entry: View, port: int, namespaces: Collection[str]) -> str:
         kind, value = _string(entry.view("scheme"))
         if not _holds(kind, value, "http"):
             return "in-mesh requests have scheme http"
-    if entry.has("queryParams"):
-        entry.ignore("queryParams")
-        return "queryParams is not simulated yet"
     source = entry.text("sourceNamespace")
     if source is not None and set(namespaces) != {source}:
         if source in namespaces:
@@ -144,3 +142,14 @@ def _add_headers(entry: View, conditions: Conditions) -> None:
                 conditions[*path, "present"] = (True, headers.place(name))
             if invert:
                 conditions[*path, "invert"] = (True, headers.place(name))
+
+
+def _add_query(entry: View, conditions: Conditions) -> None:
+    parameters = entry.view("queryParams")
+    for name in list(parameters.value):
+        view = parameters.view(name)
+        kind, value = _string(view)
+        if kind:
+            conditions["query", name, kind] = (value, view.place(kind))
+        else:
+            conditions["query", name, "present"] = (True, parameters.place(name))

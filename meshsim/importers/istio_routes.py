@@ -27,6 +27,7 @@ from typing import get_args
 
 from meshsim.importers.assembly import Assembly, Branch, ServiceRecord, host_specificity
 from meshsim.importers.istio_destination import age
+from meshsim.importers.istio_filters import write_fault, write_mirrors, write_redirect
 from meshsim.importers.istio_match import Conditions, read_match
 from meshsim.importers.registry import Stage, reads
 from meshsim.importers.view import View
@@ -38,17 +39,7 @@ __all__ = ["read_virtual_services"]
 _RETRY_ON = get_args(RetryOn)
 _MESH = "mesh"
 #: Keys of a rule that change a simulation but are not carried out yet.
-_LATER = (
-    "fault",
-    "mirror",
-    "mirrors",
-    "mirrorPercentage",
-    "mirror_percent",
-    "mirrorPercent",
-    "corsPolicy",
-    "headers",
-    "delegate",
-)
+_LATER = ("corsPolicy", "headers", "delegate")
 _UINT32_MAX = 2**32 - 1
 #: Conditions under which Envoy retries a try that it reset because its time was up.
 _RETRIES_TIMEOUTS = frozenset({"5xx", "gateway-error", "reset"})
@@ -151,11 +142,10 @@ def _write_rule(rule: View, target: Branch, record: ServiceRecord, assembly: Ass
         rule.ignore("rewrite")  # The path an application sees does not change its behaviour here.
     if rule.has("retries"):
         _write_retries(rule.view("retries"), target.at("retry").touch())
-    redirect, direct = rule.view("redirect"), rule.view("directResponse")
+    write_fault(rule, target)
+    direct = rule.view("directResponse")
     if rule.has("redirect"):
-        redirect.ignore("uri", "authority", "scheme", "port", "derivePort")
-        code = redirect.integer("redirectCode", 300, 399)
-        target.put("direct_response", code or 301, redirect.place("redirectCode"))
+        write_redirect(rule, target)
     elif rule.has("directResponse"):
         direct.ignore("body")
         status = direct.integer("status", 200, 599)
@@ -164,6 +154,7 @@ def _write_rule(rule: View, target: Branch, record: ServiceRecord, assembly: Ass
             direct.problem("a directResponse needs a status", "status", allowed="200 to 599")
     else:
         _write_split(rule, target, record, assembly)
+        write_mirrors(rule, target, assembly)
 
 
 def _write_split(rule: View, target: Branch, record: ServiceRecord, assembly: Assembly) -> None:
@@ -199,19 +190,9 @@ def _write_destination(
     if port is not None and port != simulated:
         view.notice(f"port {port} is not the simulated port {simulated} of {key}", "port")
     subset = view.text("subset")
-    if subset is None:
-        return
-    target.put("subset", subset, view.place("subset"))
-    subsets = assembly.root("policies", key, "subsets").touch()
-    known = assembly.tree["policies"][key]["subsets"]
-    if subset not in known:
-        near = did_you_mean(subset, known)
-        hint = f"; did you mean {near}?" if near else ""
-        view.notice(
-            f"subset {subset!r} of {key} is not defined: requests to it get 503{hint}", "subset"
-        )
-        # A subset that no pod's labels satisfy: its cluster has no endpoints.
-        subsets.at(subset).put("labels", {"(undefined subset)": subset}, view.place("subset"))
+    if subset is not None:
+        target.put("subset", subset, view.place("subset"))
+        assembly.need_subset(view, key, subset)
 
 
 def _write_retries(view: View, target: Branch) -> None:

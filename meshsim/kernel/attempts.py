@@ -228,7 +228,7 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
     on_request_ended(state.clusters, cluster)
     config = state.clusters["config"][cluster]
     answered = (
-        attempts["reset"][attempt] == RESET_NONE and attempts["state"][attempt] == ATTEMPT_ENDED
+        attempts["reset"][attempt] <= RESET_NONE and attempts["state"][attempt] == ATTEMPT_ENDED
     )
     if answered:
         on_response(hosts, host, state.configs, config, rtt_ns, now_ns)

@@ -35,6 +35,7 @@ __all__ = [
     "KIND_COUNT",
     "NODE",
     "NOTHING",
+    "RELEASE",
     "RENEGE",
     "RESPOND",
     "RETURN",
@@ -72,10 +73,11 @@ CANCEL_EXCHANGE = 13  # exchange: its caller is gone
 CANCEL_TASK = 14  # task: its caller is gone
 RESPOND = 15  # attempt: the response has passed the inbound proxy (shared cores)
 CONFIGURE = 18  # proxy: a version of its routes (in place of the generation) takes effect
+RELEASE = 19  # exchange: the last byte of its response, whose rate is limited, has left
 # Follow-ups only, never queued.
 CALL = 16  # task: make the call at its step
 FINISH = 17  # exchange: deliver its outcome
-KIND_COUNT = 19
+KIND_COUNT = 20
 
 #: No follow-up.
 NOTHING = -1

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from meshsim.kernel.memory import Rows
+from meshsim.policy.rate_limit import fill_bucket
 from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
+from meshsim.state.filters import DIRECTION_COUNT
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
 __all__ = ["push_routes", "with_replicas"]
@@ -81,6 +83,7 @@ def _append_endpoint(kernel: Any, like: int) -> int:
     added["container"] = _copy_container(state, int(added["container"][0]))
     proxies["container"] = _copy_container(state, int(proxies["container"][0]))
     _copy_holdings(kernel, model, proxy)
+    proxies["bucket_start"] = _copy_filters(state, model)
     blank = np.full((1, state.queue_heads.shape[1]), NO_INDEX, np.int32)
     streams = make_streams(kernel.stream_seed, PURPOSE_PICK, proxy + 1)
     state.replace(
@@ -119,6 +122,21 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
         hosts=_joined(*host_blocks),
         members=np.concatenate(member_blocks),
     )
+
+
+def _copy_filters(state: Any, model: int) -> int:
+    """Append full buckets like those of proxy `model`, and counts; return the first of them."""
+    first = len(state.token_buckets)
+    start = int(state.proxies["bucket_start"][model])
+    buckets = state.token_buckets[start : start + int(state.proxies["bucket_count"][model])].copy()
+    for bucket in range(len(buckets)):
+        fill_bucket(buckets, bucket)
+    state.replace(token_buckets=_joined(state.token_buckets, buckets))
+    for name, rows in (("fault_counts", 1), ("limit_counts", DIRECTION_COUNT)):
+        counts = getattr(state, name)
+        if len(counts):
+            state.replace(**{name: _joined(counts, np.zeros(rows, counts.dtype))})
+    return first
 
 
 def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:

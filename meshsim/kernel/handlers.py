@@ -29,6 +29,7 @@ from meshsim.kernel.events import (
     KIND_COUNT,
     NODE,
     NOTHING,
+    RELEASE,
     RENEGE,
     RESPOND,
     RETURN,
@@ -38,9 +39,11 @@ from meshsim.kernel.events import (
     TRY_TIMER,
     pack,
 )
+from meshsim.kernel.filters import filter_inbound
 from meshsim.kernel.passes import enter_proxy
 from meshsim.kernel.pools import drop_abandoned, free_task
 from meshsim.kernel.requests import (
+    FORWARDED,
     call,
     caller_gone,
     done,
@@ -63,8 +66,9 @@ from meshsim.kernel.servers import (
 from meshsim.kernel.sources import arrive_root
 from meshsim.kernel.timers import take_expired
 from meshsim.kernel.workers import finish_service
+from meshsim.policy.rate_limit import NOT_LIMITED
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ROUTING
+from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ATTEMPTING
 from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
 
 __all__ = ["HANDLERS", "Handler", "at_machine", "node_event", "passed_back", "passed_inbound"]
@@ -97,7 +101,25 @@ def passed_inbound(state: Any, attempt: int) -> int:
     attempts = state.attempts
     now_ns = state.counters["now_ns"][0]
     attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
+    endpoint = attempts["endpoint"][attempt]
+    if state.endpoints["inbound"][endpoint] != NO_INDEX:
+        return _filtered_inbound(state, attempt, endpoint)
     return admit(state, attempt)
+
+
+@kernel_jit
+def _filtered_inbound(state: Any, attempt: int, endpoint: int) -> int:
+    """`attempt` has passed an inbound proxy that has filters: answer for them, or serve it."""
+    attempts = state.attempts
+    if attempts["state"][attempt] == ATTEMPT_ABANDONED:
+        drop_abandoned(state, attempt)
+        return NOTHING
+    status, reset = filter_inbound(state, attempt, endpoint)
+    if status == NOT_LIMITED:
+        return admit(state, attempt)
+    attempts["status"][attempt] = status
+    attempts["reset"][attempt] = reset
+    return cross_back(state, attempt, state.counters["now_ns"][0])
 
 
 @kernel_jit
@@ -138,8 +160,10 @@ def _on_arrival(state: Any, row: int, generation: int) -> int:
 def _on_route(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
-    if state.exchanges["state"][row] == EXCHANGE_ROUTING and not route(state, row):
-        return pack(FINISH, row, 0)
+    if state.exchanges["state"][row] != EXCHANGE_ATTEMPTING:
+        follow_up = route(state, row)
+        if follow_up != FORWARDED:
+            return follow_up
     return send(state, row)
 
 
@@ -242,6 +266,13 @@ def _on_finish(state: Any, row: int, generation: int) -> int:
 
 
 @kernel_jit
+def _on_release(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    return finish(state, row)
+
+
+@kernel_jit
 def _on_configure(state: Any, row: int, generation: int) -> int:
     base = generation * state.counters["route_block"][0]
     if base > state.proxies["route_base"][row]:
@@ -269,6 +300,7 @@ _BY_KIND: dict[int, Handler] = {
     CALL: _on_call,
     FINISH: _on_finish,
     CONFIGURE: _on_configure,
+    RELEASE: _on_release,
 }
 
 #: Handler of each kind of event.

@@ -20,8 +20,10 @@ from meshsim.state.exchange import (
     ATTEMPT_PENDING,
     ATTEMPT_SENT,
     EXCHANGE_FREE,
+    HOLDS_FAULT,
     MEASURED,
 )
+from meshsim.state.filters import REFILL_CONTINUOUS
 from meshsim.state.kernel import POOLS
 from meshsim.state.server import (
     TASK_ENDED,
@@ -54,6 +56,7 @@ def validate(state: KernelState) -> list[str]:
         _timers,
         _hosts,
         _connections,
+        _filters,
         _tasks,
         _queues,
         _containers,
@@ -287,6 +290,30 @@ def _connections(state: KernelState) -> Story:
     carried = _used(state, "attempt") & (attempts["connection"] != NO_INDEX)
     np.add.at(places, attempts["connection"][carried], 1)
     yield from _differs("places of connection", places, used.astype(np.int64))
+
+
+# --- Filters --------------------------------------------------------------------------------
+
+
+def _filters(state: KernelState) -> Story:
+    buckets, counts = state.token_buckets, state.limit_counts
+    continuous = buckets["refill"] == REFILL_CONTINUOUS
+    unit = np.where(continuous, buckets["fill_interval_ns"], 1)
+    wrong = (buckets["level"] < 0) | (buckets["level"] > buckets["max_tokens"] * unit)
+    yield from (f"bucket {row} holds {buckets['level'][row]}" for row in np.flatnonzero(wrong))
+    if (buckets["updated_ns"] > state.counters["now_ns"][0]).any():
+        yield "a bucket was filled in the future"
+    yield from _differs("requests looked at by limit", counts["enabled"], _looked_at(counts))
+    if (counts["enforced"] > counts["rate_limited"]).any():
+        yield "a limit refused more than were over it"
+    holding = _used(state, "exchange") & (state.exchanges["flags"] & HOLDS_FAULT != 0)
+    held = _tally(state.exchanges["proxy"][holding], len(state.fault_counts))
+    yield from _differs("active faults of proxy", state.fault_counts["active"], held)
+
+
+def _looked_at(counts: Rows) -> Rows:
+    looked_at: Rows = counts["ok"] + counts["rate_limited"]
+    return looked_at
 
 
 # --- Servers --------------------------------------------------------------------------------

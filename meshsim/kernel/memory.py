@@ -35,6 +35,16 @@ from numba.np.arrayobj import make_array, populate_array
 from meshsim.jit import JIT_ENABLED
 from meshsim.kernel.indexing import RowsType
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
+from meshsim.state.filters import (
+    BUCKET_DTYPE,
+    FAULT_COUNTS_DTYPE,
+    FAULT_DTYPE,
+    FILTER_DTYPE,
+    INBOUND_DTYPE,
+    LIMIT_COUNTS_DTYPE,
+    LIMIT_DTYPE,
+    MIRROR_DTYPE,
+)
 from meshsim.state.kernel import (
     CALL_DTYPE,
     COUNTERS_DTYPE,
@@ -93,6 +103,17 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "routes_by_traffic": (_I4, 1),  # [proxies.route_base + calls.route_start + traffic class]
     "hash_keys": (_U8, 1),
     "timers": (TIMER_DTYPE, 1),
+    # filters: of routes, of proxies
+    "filters": (FILTER_DTYPE, 1),
+    "faults": (FAULT_DTYPE, 1),
+    "fault_counts": (FAULT_COUNTS_DTYPE, 1),  # by proxy; none if nobody has a fault
+    "limits": (LIMIT_DTYPE, 1),
+    "limit_buckets": (_I4, 1),
+    "limit_counts": (LIMIT_COUNTS_DTYPE, 1),  # by [proxy, direction]; none if nobody has a limit
+    "token_buckets": (BUCKET_DTYPE, 1),
+    "inbound": (INBOUND_DTYPE, 1),
+    "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
+    "mirrors": (MIRROR_DTYPE, 1),
     # servers and proxies
     "endpoints": (ENDPOINT_DTYPE, 1),
     "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX

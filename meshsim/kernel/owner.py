@@ -19,6 +19,7 @@ from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
+from meshsim.kernel.statistics import stats
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
@@ -309,9 +310,17 @@ class Kernel:
             hosts=self._host_records(),
             spans=state.spans[: min(int(state.counters["spans"][0]), len(state.spans))].copy(),
             counters=counters,
+            stats=stats(state, self._proxy_names),
             limit=self.limit,
             wall_s=self._wall_s,
         )
+
+    @property
+    def _proxy_names(self) -> list[str]:
+        """Names of the proxies of the scenario; without a mesh, of the clients in their place."""
+        catalog = self.compiled.catalog
+        clients = [*(name for _, _, name in catalog.endpoints), *catalog.traffic]
+        return [name for _, name in catalog.proxies] or clients
 
     def _take_histogram(self, name: str) -> SparseHistogram:
         """Return the histograms `name` compressed, and free the dense ones at once."""

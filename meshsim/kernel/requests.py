@@ -42,6 +42,7 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
+from meshsim.kernel.filters import filter_outbound, leave_filters, release_fault
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
@@ -53,10 +54,12 @@ from meshsim.policy.circuit_breakers import (
 from meshsim.policy.request import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
+    ACTION_DELAY,
     ACTION_INVALID,
     ACTION_RESPOND,
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
+    STIMULUS_DELAY_EXPIRED,
     STIMULUS_DOWNSTREAM_RESET,
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
@@ -67,7 +70,7 @@ from meshsim.policy.request import (
     STIMULUS_ROUTE_TIMEOUT,
     step,
 )
-from meshsim.policy.routing import choose_split
+from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
 from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix_in
 from meshsim.state.codes import (
     NO_HOST,
@@ -77,7 +80,11 @@ from meshsim.state.codes import (
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
+    EXCHANGE_DELAYED,
     EXCHANGE_ROUTING,
+    HOLDS_FAULT,
+    MIRROR,
+    PACED,
     SAMPLED,
 )
 from meshsim.state.server import (
@@ -86,6 +93,7 @@ from meshsim.state.server import (
 )
 
 __all__ = [
+    "FORWARDED",
     "call",
     "caller_gone",
     "done",
@@ -100,6 +108,11 @@ __all__ = [
     "send",
     "start_exchange",
 ]
+
+
+#: Follow-up of `route`: a try is to be sent.
+FORWARDED = -2
+_FILTERED = HOLDS_FAULT | PACED
 
 
 @kernel_jit
@@ -175,6 +188,9 @@ def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
     if action == ACTION_BACK_OFF:
         what = pack(BACK_OFF, exchange, state.exchanges["generation"][exchange])
         schedule(state, deadline_ns, what)
+    elif action == ACTION_DELAY:
+        what = pack(ROUTE, exchange, state.exchanges["generation"][exchange])
+        schedule(state, deadline_ns, what)
     elif action == ACTION_ABANDON:
         _drop(state, exchange)
     elif action == ACTION_INVALID:
@@ -187,6 +203,7 @@ def _drop(state: Any, exchange: int) -> None:
     """Nobody waits for `exchange`: give up its attempts and free it."""
     abandon_attempts(state, exchange)
     stop_timer(state.timers, state.exchanges, exchange)
+    release_fault(state, exchange)
     record_exchange(state, exchange)
     free_exchange(state, exchange)
 
@@ -199,9 +216,18 @@ def _stimulate(state: Any, exchange: int, stimulus: int) -> int:
 
 
 @kernel_jit_inline
-def route(state: Any, exchange: int) -> bool:
-    """The request has passed the outbound proxy: route it; return whether to send a try."""
+def route(state: Any, exchange: int) -> int:
+    """The request has passed the outbound proxy, or its delay has ended: route it.
+
+    Returns
+    -------
+    int
+        FORWARDED: send a try; else the follow-up.
+    """
     exchanges = state.exchanges
+    if exchanges["state"][exchange] == EXCHANGE_DELAYED:
+        _tell(state, exchange, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE)
+        return _filter(state, exchange, True)
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
     proxy = exchanges["proxy"][exchange]
@@ -210,6 +236,15 @@ def route(state: Any, exchange: int) -> bool:
     chosen = state.routes_by_traffic[first + exchanges["traffic"][exchange]]
     exchanges["route"][exchange] = chosen
     exchanges["cluster"][exchange] = NO_INDEX
+    if chosen != NO_INDEX and state.routes["filters"][chosen] != NO_INDEX:
+        return _filter(state, exchange, False)
+    return _forward(state, exchange, chosen)
+
+
+@kernel_jit_inline
+def _forward(state: Any, exchange: int, chosen: int) -> int:
+    """Choose the cluster of a request on route `chosen`; return FORWARDED or the follow-up."""
+    exchanges = state.exchanges
     if chosen != NO_INDEX and state.routes["split_count"][chosen] > 0:
         split = state.routes["split_start"][chosen]
         count = state.routes["split_count"][chosen]
@@ -218,14 +253,62 @@ def route(state: Any, exchange: int) -> bool:
             total = state.routes["weight_total"][chosen]
             split = choose_split(state.splits, split, count, total, uniform)
         local = state.splits["cluster"][split]
-        exchanges["cluster"][exchange] = state.proxies["cluster_start"][proxy] + local
+        first = state.proxies["cluster_start"][exchanges["proxy"][exchange]]
+        exchanges["cluster"][exchange] = first + local
     action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
-        return False
+        return pack(FINISH, exchange, 0)
     timer = state.routes["timeout_timer"][chosen]
     if timer != NO_INDEX:
         start_timer(state, timer, exchanges, exchange, ROUTE_TIMER)
-    return True
+    return FORWARDED
+
+
+@kernel_jit
+def _filter(state: Any, exchange: int, delayed: bool) -> int:
+    """Send a request through the filters of its route; return FORWARDED or the follow-up."""
+    stimulus, value = filter_outbound(state, exchange, delayed)
+    if stimulus != STIMULUS_REQUEST:
+        action, deadline_ns = _tell(state, exchange, stimulus, value, RESET_NONE)
+        return _act(state, exchange, action, deadline_ns)
+    follow_up = _forward(state, exchange, state.exchanges["route"][exchange])
+    if follow_up == FORWARDED:
+        filters = state.routes["filters"][state.exchanges["route"][exchange]]
+        start = state.filters["mirror_start"][filters]
+        for number in range(state.filters["mirror_count"][filters]):
+            _mirror(state, exchange, start + number, number)
+    return follow_up
+
+
+@kernel_jit
+def _mirror(state: Any, exchange: int, mirror: int, number: int) -> None:
+    """Send a copy of a request, if the coin of mirror `number` says so; nobody waits for it.
+
+    The copy has draws of its own, and neither it nor what it causes is recorded as a request:
+    it loads proxies and servers.  To send it costs the worker one pass, as a retry does.
+    """
+    exchanges = state.exchanges
+    key = mirror_key(exchanges["key"][exchange], number)
+    if not is_mirrored(state.mirrors, mirror, key):
+        return
+    proxy = exchanges["proxy"][exchange]
+    call_row = exchanges["call"][exchange]
+    copy = start_exchange(state, proxy, call_row, exchanges["traffic"][exchange], MIRROR)
+    state.proxies["requests"][proxy] -= 1  # the proxy received one request
+    exchanges["flags"][copy] = 0
+    exchanges["number"][copy] = exchanges["number"][exchange]
+    exchanges["key"][copy] = key
+    exchanges["route"][copy] = state.mirrors["route"][mirror]
+    first = state.proxies["cluster_start"][proxy]
+    exchanges["cluster"][copy] = first + state.mirrors["cluster"][mirror]
+    _tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
+    timer = state.routes["timeout_timer"][exchanges["route"][copy]]
+    if timer != NO_INDEX:
+        start_timer(state, timer, exchanges, copy, ROUTE_TIMER)
+    if state.proxies["costs"][proxy] == 1 and state.proxies["container"][proxy] == NO_INDEX:
+        charge_pass(state, proxy, 0)
+    what = pack(ROUTE, copy, exchanges["generation"][copy])
+    schedule(state, state.counters["now_ns"][0], what)
 
 
 @kernel_jit_inline
@@ -296,9 +379,9 @@ def done(state: Any, attempt: int) -> int:
     exchanges["attempts_active"][exchange] -= 1
     attempts["state"][attempt] = ATTEMPT_ENDED
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
-    stimulus = STIMULUS_RESPONSE if reset == RESET_NONE else STIMULUS_RESET
+    stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
-    settle(state, attempt, status >= 500 or reset != RESET_NONE)
+    settle(state, attempt, status >= 500 or reset > RESET_NONE)
     if action == ACTION_RESPOND:
         return finish(state, exchange)
     return _act(state, exchange, action, deadline_ns)
@@ -347,13 +430,17 @@ def finish(state: Any, exchange: int) -> int:
         stop_timer(state.timers, exchanges, exchange)
     if exchanges["attempts_active"][exchange] > 0:
         abandon_attempts(state, exchange)
+    if exchanges["flags"][exchange] & _FILTERED != 0 and leave_filters(state, exchange):
+        return NOTHING
     record_exchange(state, exchange)
     parent = exchanges["parent"][exchange]
     status = exchanges["status"][exchange]
     follow_up = NOTHING
     if parent == NO_INDEX:
         record_root(state, exchange)
-    elif tasks["generation"][parent] == exchanges["parent_generation"][exchange]:
+    elif (
+        parent != MIRROR and tasks["generation"][parent] == exchanges["parent_generation"][exchange]
+    ):
         go_on_after_call(state, parent, status)
         follow_up = pack(RUN, parent, tasks["wake"][parent])
     free_exchange(state, exchange)

@@ -50,7 +50,7 @@ from meshsim.rng import (
     mix_in,
 )
 from meshsim.state.codes import NO_INDEX, RESET_CONNECT_FAILURE, RESET_NONE
-from meshsim.state.exchange import ATTEMPT_ABANDONED, SAMPLED
+from meshsim.state.exchange import ATTEMPT_ABANDONED, FLAGS_INHERITED, SAMPLED
 from meshsim.state.server import (
     FCFS,
     PREEMPTIVE_PRIORITY,
@@ -125,7 +125,7 @@ def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
     if state.endpoints["discipline"][endpoint] != FCFS:
         priority = state.traffic["priority"][traffic]
     tasks["priority"][task] = priority
-    tasks["flags"][task] = exchanges["flags"][exchange]
+    tasks["flags"][task] = exchanges["flags"][exchange] & FLAGS_INHERITED
     tasks["number"][task] = exchanges["number"][exchange]
     if exchanges["flags"][exchange] & SAMPLED != 0:
         tasks["span"][task] = exchanges["span"][exchange]

@@ -25,7 +25,10 @@ from meshsim.units import NS_PER_S
 __all__ = [
     "ENVOY_BALANCERS",
     "ENVOY_RETRY_BUDGET",
+    "ENVOY_TOKEN_BUCKET",
     "HASHING_POLICIES",
+    "LOCAL_RATE_LIMIT",
+    "MIRROR",
     "UNLIMITED",
     "Block",
     "Default",
@@ -133,4 +136,28 @@ ENVOY_BALANCERS: Block = {
 #: A stated budget without numbers.
 ENVOY_RETRY_BUDGET: Block = from_source(
     "Envoy default (circuit_breaker.proto)", budget_percent=20.0, min_retry_concurrency=3
+)
+
+#: A stated bucket without its fill.
+ENVOY_TOKEN_BUCKET: Block = from_source(
+    "Envoy default (type/v3/token_bucket.proto)", tokens_per_fill=1
+)
+
+#: A stated local rate limit: it holds for every request, since who declares one means it.
+LOCAL_RATE_LIMIT: Block = {
+    **from_source("Envoy default (local_rate_limit.proto)", status=429),
+    **from_source(
+        "Envoy since 1.31 (token_bucket_impl.h, AtomicTokenBucketImpl: no timer)",
+        refill="CONTINUOUS",
+    ),
+    **from_source(
+        "a declared limit holds (Envoy's own default, 0 %, is for runtime keys)",
+        filter_enabled=100.0,
+        filter_enforced=100.0,
+    ),
+}
+
+#: A stated mirror without a share.
+MIRROR: Block = from_source(
+    "Envoy default (route_components.proto, RequestMirrorPolicy: all requests)", percentage=100.0
 )

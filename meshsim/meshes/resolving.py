@@ -7,7 +7,8 @@ route gets one that sends everything to itself.  A service that states routes ge
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget`` (no budget), ``direct_response`` (forward) and a split's ``subset`` (all).
+``retry_budget`` (no budget), ``direct_response`` and ``redirect`` (forward), ``fault`` and
+``rate_limit`` (none), and the ``subset`` of a split or mirror (all).
 
 References
 ----------
@@ -19,12 +20,22 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from meshsim.meshes.defaults import HASHING_POLICIES, Block, Default, PolicyDefaults
+from meshsim.meshes.defaults import (
+    ENVOY_TOKEN_BUCKET,
+    HASHING_POLICIES,
+    LOCAL_RATE_LIMIT,
+    MIRROR,
+    Block,
+    Default,
+    PolicyDefaults,
+)
 from meshsim.topology.model import (
     CircuitBreakers,
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
+    LocalRateLimit,
+    Mirror,
     Model,
     Provenance,
     RetryBudget,
@@ -75,6 +86,13 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
         }
         stated = {}
         origin = ""
+    if not profile.sidecars:
+        for name in [name for name, policy in stated.items() if policy.rate_limit is not None]:
+            notices.append(
+                f"mesh {profile.name}: policies.{name}.rate_limit is not applied; there is no "
+                "inbound proxy (a route's rate_limit is)"
+            )
+            stated = {**stated, name: stated[name].model_copy(update={"rate_limit": None})}
     filler = _Filler(defaults, provenance, notices)
     policies = {
         name: filler.service(name, stated.get(name, ServicePolicy())) for name in topology.services
@@ -109,7 +127,8 @@ class _Filler:
             subsets[subset_name] = subset.model_copy(
                 update=self._subset(subset, subset_path, filled, path)
             )
-        filled = filled.model_copy(update={"subsets": subsets})
+        limit = self._rate_limit(policy.rate_limit, f"{path}.rate_limit")
+        filled = filled.model_copy(update={"subsets": subsets, "rate_limit": limit})
         return filled.model_copy(update={"routes": self._routes(name, filled, path)})
 
     def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model]:
@@ -186,10 +205,40 @@ class _Filler:
         split = self._split(service, route, path)
         filled = self._block(route, self.defaults.route, path)
         retry = self._retry(route.retry, self._is_hashed(service, split, policy), f"{path}.retry")
-        return filled.model_copy(update={"split": split, "retry": retry})
+        update = {
+            "split": split,
+            "retry": retry,
+            "rate_limit": self._rate_limit(route.rate_limit, f"{path}.rate_limit"),
+            "mirrors": self._mirrors(service, route, path),
+        }
+        return filled.model_copy(update=update)
+
+    def _rate_limit(self, stated: LocalRateLimit | None, path: str) -> LocalRateLimit | None:
+        if stated is None:
+            return None
+        filled = self._block(stated, LOCAL_RATE_LIMIT, path)
+        bucket = self._block(stated.token_bucket, ENVOY_TOKEN_BUCKET, f"{path}.token_bucket")
+        descriptors = []
+        for index, item in enumerate(stated.descriptors):
+            at = f"{path}.descriptors[{index}].token_bucket"
+            own = self._block(item.token_bucket, ENVOY_TOKEN_BUCKET, at)
+            descriptors.append(item.model_copy(update={"token_bucket": own}))
+        update = {"token_bucket": bucket, "descriptors": tuple(descriptors)}
+        return filled.model_copy(update=update)
+
+    def _mirrors(self, service: str, route: Route, path: str) -> tuple[Mirror, ...]:
+        mirrors = []
+        for index, mirror in enumerate(route.mirrors):
+            at = f"{path}.mirrors[{index}]"
+            filled = self._block(mirror, MIRROR, at)
+            if filled.service is None:
+                filled = filled.model_copy(update={"service": service})
+                self.provenance[f"{at}.service"] = _ITSELF.provenance
+            mirrors.append(filled)
+        return tuple(mirrors)
 
     def _split(self, service: str, route: Route, path: str) -> tuple[WeightedCluster, ...]:
-        if route.direct_response is not None:
+        if route.answer is not None:
             return route.split
         split = []
         for index, destination in enumerate(route.split or (WeightedCluster(),)):

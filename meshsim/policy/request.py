@@ -1,6 +1,6 @@
 """The per-request machine: what a routing proxy does next with one request.
 
-Rule: an exchange (one request at one routing proxy) is in one of five states; a *stimulus*
+Rule: an exchange (one request at one routing proxy) is in one of six states; a *stimulus*
 (the request is routed, a response, a reset, a timeout, ...) moves it to another and yields
 one *action* for whoever runs the machine.  `TRANSITIONS` is the whole of the legal behaviour;
 a pair that is not in it is a bug of the caller and yields `ACTION_INVALID`, changing nothing.
@@ -18,13 +18,16 @@ How the pieces compose, as Envoy's router does it:
   UH (no healthy host), or 504 UT (per-try timeout).  Envoy would report such a cause *and*
   URX or UO; an exchange has one flag, and the cause is kept.
 - No route is 404 NR, no cluster 503 NC, a direct response is itself.
+- Before a request is forwarded its filters may delay it, abort it (flag FI) or find it over a
+  limit (flag RL); none of these is retried, and no timeout runs meanwhile.  A delayed request
+  that ends without another flag has DI.
 
-Who does what.  The caller sets `state` = EXCHANGE_ROUTING, `route` and `cluster` (`NO_INDEX`
-if none) before STIMULUS_REQUEST.  `step` writes of the exchange only state, status,
-response_flag, retries_remaining, retry_count, retry_held and deadline_ns, and of the cluster
-only retries_active, retries_total and retry_overflow.  Attempts, connections, timers, hosts
-and every other count are the caller's.  A retry budget looks at the active requests: tell
-`step` of the outcome before the ended try is discounted, as Envoy does.
+Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
+= FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none).  `step` writes of the exchange only
+state, status, response_flag, retries_remaining, retry_count, retry_held and deadline_ns, and of
+the cluster only retries_active, retries_total and retry_overflow.  Attempts, connections,
+timers, hosts and every other count are the caller's.  A retry budget looks at the active
+requests: tell `step` of the outcome before the ended try is discounted, as Envoy does.
 
 The machine knows no clock, no socket and no host.
 
@@ -44,13 +47,16 @@ import numpy as np
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.policy.circuit_breakers import can_retry, on_retry_ended, on_retry_started
 from meshsim.policy.retry import back_off_ns, retry_allowed
-from meshsim.policy.timeout import per_try_deadline_ns, route_deadline_ns
+from meshsim.policy.timeout import deadline_after, per_try_deadline_ns, route_deadline_ns
 from meshsim.rng import next_uniform
 from meshsim.state.codes import (
     FLAG_DC,
+    FLAG_DI,
+    FLAG_FI,
     FLAG_NC,
     FLAG_NONE,
     FLAG_NR,
+    FLAG_RL,
     FLAG_UC,
     FLAG_UF,
     FLAG_UH,
@@ -70,6 +76,7 @@ from meshsim.state.codes import (
 from meshsim.state.exchange import (
     EXCHANGE_ATTEMPTING,
     EXCHANGE_BACKING_OFF,
+    EXCHANGE_DELAYED,
     EXCHANGE_FREE,
     EXCHANGE_RESPONDING,
     EXCHANGE_ROUTING,
@@ -79,6 +86,7 @@ from meshsim.state.exchange import (
 __all__ = [
     "ACTION_ABANDON",
     "ACTION_BACK_OFF",
+    "ACTION_DELAY",
     "ACTION_INVALID",
     "ACTION_NAMES",
     "ACTION_NONE",
@@ -87,11 +95,15 @@ __all__ = [
     "STATE_NAMES",
     "STIMULUS_BACK_OFF_EXPIRED",
     "STIMULUS_COUNT",
+    "STIMULUS_DELAY_EXPIRED",
     "STIMULUS_DOWNSTREAM_RESET",
+    "STIMULUS_FAULT_ABORT",
+    "STIMULUS_FAULT_DELAY",
     "STIMULUS_NAMES",
     "STIMULUS_NO_HOST",
     "STIMULUS_OVERFLOW",
     "STIMULUS_PER_TRY_TIMEOUT",
+    "STIMULUS_RATE_LIMITED",
     "STIMULUS_REQUEST",
     "STIMULUS_RESET",
     "STIMULUS_RESPONSE",
@@ -105,7 +117,8 @@ __all__ = [
 # --- Stimuli: what happened ------------------------------------------------------------------
 
 STIMULUS_REQUEST = 0  # the request is complete and routed
-STIMULUS_RESPONSE = 1  # `status`; reset = RESET_OVERFLOW if marked x-envoy-overloaded
+# `status`; reset = RESET_OVERFLOW if marked x-envoy-overloaded, or RESET_RATELIMITED
+STIMULUS_RESPONSE = 1
 STIMULUS_RESET = 2  # `reset`: the try ended without a response
 STIMULUS_PER_TRY_TIMEOUT = 3  # the caller has already given the try up
 STIMULUS_ROUTE_TIMEOUT = 4
@@ -113,7 +126,11 @@ STIMULUS_BACK_OFF_EXPIRED = 5
 STIMULUS_OVERFLOW = 6  # a circuit breaker refused the try
 STIMULUS_NO_HOST = 7  # no selectable host for the try
 STIMULUS_DOWNSTREAM_RESET = 8  # whoever asked is gone
-STIMULUS_COUNT = 9
+STIMULUS_FAULT_DELAY = 9  # a filter holds the request back; `status`: for how long [ns]
+STIMULUS_DELAY_EXPIRED = 10
+STIMULUS_FAULT_ABORT = 11  # a filter answers with `status`
+STIMULUS_RATE_LIMITED = 12  # the request is over a limit; `status`
+STIMULUS_COUNT = 13
 STIMULUS_NAMES = (
     "REQUEST",
     "RESPONSE",
@@ -124,6 +141,10 @@ STIMULUS_NAMES = (
     "OVERFLOW",
     "NO_HOST",
     "DOWNSTREAM_RESET",
+    "FAULT_DELAY",
+    "DELAY_EXPIRED",
+    "FAULT_ABORT",
+    "RATE_LIMITED",
 )
 
 # --- Actions: what the caller must do --------------------------------------------------------
@@ -134,9 +155,10 @@ ACTION_SEND = 1  # pick a host and send a try; deadline: its per-try timeout
 ACTION_BACK_OFF = 2  # do nothing until the deadline, then STIMULUS_BACK_OFF_EXPIRED
 ACTION_RESPOND = 3  # send `status` and `response_flag` of the exchange down; give up live tries
 ACTION_ABANDON = 4  # nobody waits: give up live tries and free the exchange
-ACTION_NAMES = ("NONE", "SEND", "BACK_OFF", "RESPOND", "ABANDON")
+ACTION_DELAY = 5  # do nothing until the deadline, then STIMULUS_DELAY_EXPIRED
+ACTION_NAMES = ("NONE", "SEND", "BACK_OFF", "RESPOND", "ABANDON", "DELAY")
 
-STATE_NAMES = ("FREE", "ROUTING", "ATTEMPTING", "BACKING_OFF", "RESPONDING")
+STATE_NAMES = ("FREE", "ROUTING", "ATTEMPTING", "BACKING_OFF", "RESPONDING", "DELAYED")
 
 # --- The table -------------------------------------------------------------------------------
 
@@ -147,6 +169,9 @@ _FAILED = 3
 _TIMED_OUT = 4
 _RETRY_DUE = 5
 _DOWNSTREAM_GONE = 6
+_HELD_BACK = 7
+_LET_GO = 8
+_REFUSED = 9
 
 
 class Transition(NamedTuple):
@@ -182,6 +207,11 @@ TRANSITIONS = tuple(
             (EXCHANGE_ATTEMPTING, EXCHANGE_RESPONDING),
         ),
         (EXCHANGE_ROUTING, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
+        (EXCHANGE_ROUTING, STIMULUS_FAULT_DELAY, _HELD_BACK, (EXCHANGE_DELAYED,)),
+        (EXCHANGE_ROUTING, STIMULUS_FAULT_ABORT, _REFUSED, _RESPOND_ONLY),
+        (EXCHANGE_ROUTING, STIMULUS_RATE_LIMITED, _REFUSED, _RESPOND_ONLY),
+        (EXCHANGE_DELAYED, STIMULUS_DELAY_EXPIRED, _LET_GO, (EXCHANGE_ROUTING,)),
+        (EXCHANGE_DELAYED, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
         (EXCHANGE_ATTEMPTING, STIMULUS_RESPONSE, _ANSWERED, _RETRY_OR_RESPOND),
         (EXCHANGE_ATTEMPTING, STIMULUS_RESET, _FAILED, _RETRY_OR_RESPOND),
         (EXCHANGE_ATTEMPTING, STIMULUS_PER_TRY_TIMEOUT, _FAILED, _RETRY_OR_RESPOND),
@@ -229,7 +259,8 @@ def transitions_mermaid() -> str:
 def _respond(exchanges: Any, exchange: int, status: int, flag: int) -> tuple[int, int]:
     exchanges["state"][exchange] = EXCHANGE_RESPONDING
     exchanges["status"][exchange] = status
-    exchanges["response_flag"][exchange] = flag
+    if flag != FLAG_NONE:  # else that of a delay stays
+        exchanges["response_flag"][exchange] = flag
     return ACTION_RESPOND, NEVER_NS
 
 
@@ -254,7 +285,6 @@ def _on_routed(exchanges: Any, exchange: int, routes: Any, now_ns: int) -> tuple
     if exchanges["cluster"][exchange] < 0:
         return _respond(exchanges, exchange, 503, FLAG_NC)
     exchanges["status"][exchange] = 0
-    exchanges["response_flag"][exchange] = FLAG_NONE
     exchanges["retries_remaining"][exchange] = routes["num_retries"][route]
     exchanges["deadline_ns"][exchange] = route_deadline_ns(routes, route, now_ns)
     exchanges["state"][exchange] = EXCHANGE_ATTEMPTING
@@ -368,6 +398,16 @@ def _step_rarely(
         exchanges["response_flag"][exchange] = FLAG_DC
         exchanges["state"][exchange] = EXCHANGE_FREE
         return ACTION_ABANDON, NEVER_NS
+    if handler == _HELD_BACK:
+        exchanges["response_flag"][exchange] = FLAG_DI
+        exchanges["state"][exchange] = EXCHANGE_DELAYED
+        return ACTION_DELAY, deadline_after(now_ns, status)
+    if handler == _LET_GO:
+        exchanges["state"][exchange] = EXCHANGE_ROUTING
+        return ACTION_NONE, NEVER_NS
+    if handler == _REFUSED:
+        flag = FLAG_RL if stimulus == STIMULUS_RATE_LIMITED else FLAG_FI
+        return _respond(exchanges, exchange, status, flag)
     return ACTION_INVALID, NEVER_NS
 
 
@@ -404,10 +444,12 @@ def step(
     stimulus : int
         `STIMULUS_*` code.
     status : int
-        Status of the response, for STIMULUS_RESPONSE; else ignored.
+        Status of the response, for STIMULUS_RESPONSE, STIMULUS_FAULT_ABORT and
+        STIMULUS_RATE_LIMITED; how long, for STIMULUS_FAULT_DELAY [ns]; else ignored.
     reset : int
-        `RESET_*` code, for STIMULUS_RESET; RESET_OVERFLOW with STIMULUS_RESPONSE if the
-        response is marked ``x-envoy-overloaded``; else `RESET_NONE`.
+        `RESET_*` code, for STIMULUS_RESET; with STIMULUS_RESPONSE RESET_OVERFLOW if the
+        response is marked ``x-envoy-overloaded`` and RESET_RATELIMITED if it is marked
+        ``x-envoy-ratelimited``; else `RESET_NONE`.
     now_ns : int
         Current time of the caller's clock [ns].
     rng : ndarray[uint64], shape (2,)

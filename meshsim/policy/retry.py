@@ -6,7 +6,8 @@ retriable by `5xx` (500 to 599), `gateway-error` (502, 503, 504), `retriable-4xx
 `reset` whatever its cause, by `reset-before-request` if the request was not sent, by
 `connect-failure` and `refused-stream` for what they name.  A per-try timeout is a reset after
 the request was sent.  Never retried: a try that a circuit breaker refused, a try without a
-host, and a response that an upstream proxy marked ``x-envoy-overloaded``.
+host, and a response that an upstream proxy marked ``x-envoy-overloaded``.  One marked
+``x-envoy-ratelimited`` is retried under `envoy-ratelimited` and no other condition.
 
 The n-th retry waits a whole number of milliseconds drawn uniformly from [0, bound(n)), where
 bound(1) = base and each next bound is doubled while the last is below max / 2, and max after.
@@ -14,7 +15,7 @@ bound(1) = base and each next bound is doubled while the last is below max / 2, 
 code is right.)
 
 The gRPC conditions look at a ``grpc-status`` header, which an HTTP response does not carry;
-they are kept as bits and match nothing here.  The same holds for `envoy-ratelimited`.
+they are kept as bits and match nothing here.
 
 References
 ----------
@@ -34,6 +35,7 @@ from meshsim.state.codes import (
     RESET_NO_HOST,
     RESET_NONE,
     RESET_OVERFLOW,
+    RESET_RATELIMITED,
     RESET_REFUSED_STREAM,
     RETRY_5XX,
     RETRY_CONNECT_FAILURE,
@@ -128,6 +130,8 @@ def _reset_retriable(retry_on: int, reset: int) -> bool:
     """Decide whether `reset` (not RESET_NONE) meets one of the conditions `retry_on`."""
     if reset in (RESET_OVERFLOW, RESET_NO_HOST):
         return False
+    if reset == RESET_RATELIMITED:
+        return retry_on & RETRY_ENVOY_RATELIMITED != 0
     if retry_on & _RESET_ANY:
         return True
     if reset == RESET_CONNECT_FAILURE:
@@ -151,7 +155,8 @@ def retry_allowed(routes: Any, route: int, codes: Any, status: int, reset: int) 
         Status of the response; not looked at if there was a reset.
     reset : int
         `RESET_*` code; `RESET_NONE` if there was a response.  `RESET_OVERFLOW` also stands for
-        a response with ``x-envoy-overloaded``.
+        a response with ``x-envoy-overloaded``, `RESET_RATELIMITED` for one with
+        ``x-envoy-ratelimited``.
 
     Returns
     -------

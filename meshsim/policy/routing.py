@@ -3,13 +3,15 @@
 Rule: routes are tried in order; a route matches if any of its matches does (none: always); a
 match holds if all its conditions do.  Matching looks at strings, so it is plain Python, run
 once per (attributes, configuration) and remembered as an integer; what compiled code does per
-request is `choose_split`.
+request is `choose_split`, and `is_mirrored` for each mirror of the route.
 
 How strings are compared, as Envoy does: path (without its query) by exact, prefix or regex,
 where `ignore_case` bears on exact and prefix; a prefix is a prefix of characters, so ``/api``
 matches ``/apis``.  Header names ignore case, values do not.  An absent header meets
 no condition except `present: false`; inverted, it counts as empty, so that the inverse of a
 condition is its negation (Istio's `withoutHeaders` sets treat_missing_header_as_empty).
+Names and values of query parameters mind the case and are compared as they are written, without
+decoding; the first of a repeated name counts, and one without a value is empty.
 A regex must match the whole string.  Envoy's engine is RE2: Python's understands nearly all of
 RE2's syntax, and more (lookaround, backreferences), and may take exponential time where RE2 is
 linear.
@@ -17,7 +19,8 @@ linear.
 References
 ----------
 Envoy, api/envoy/config/route/v3/route_components.proto (RouteMatch, HeaderMatcher,
-WeightedCluster); source/common/router/config_impl.cc; source/common/http/header_utility.cc.
+QueryParameterMatcher, WeightedCluster, RequestMirrorPolicy);
+source/common/router/config_impl.cc; source/common/http/header_utility.cc.
 Istio, pilot/pkg/networking/core/route/route.go.
 """
 
@@ -29,7 +32,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
+
 from meshsim.jit import kernel_jit_inline
+from meshsim.rng import PURPOSE_MIRROR, key_uniform, mix_in
 
 __all__ = [
     "NO_ROUTE",
@@ -38,8 +44,10 @@ __all__ = [
     "RouteRule",
     "StringRule",
     "choose_split",
+    "is_mirrored",
     "match_route",
     "matches_string",
+    "mirror_key",
 ]
 
 #: No route matches: 404, response flag NR.
@@ -55,7 +63,7 @@ class RequestAttributes:
     Parameters
     ----------
     method, path, authority : str
-        `path` may carry a query, which matching ignores.
+        `path` may carry a query, which conditions on the path ignore.
     headers : mapping of str to str
         Names in any case.
     """
@@ -108,6 +116,10 @@ class MatchRule(Protocol):
     @property
     def headers(self) -> Mapping[str, Any]:
         """Conditions (`StringRule`) on headers by name."""
+
+    @property
+    def query(self) -> Mapping[str, Any]:
+        """Conditions (`StringRule`) on query parameters by name."""
 
     @property
     def ignore_case(self) -> bool:
@@ -179,9 +191,22 @@ def _holds(
         return False
     if any(source_labels.get(name) != value for name, value in match.source_labels.items()):
         return False
+    if match.query:
+        given = _parameters(request.path)
+        if not all(matches_string(rule, given.get(name)) for name, rule in match.query.items()):
+            return False
     return all(
         matches_string(rule, headers.get(name.lower())) for name, rule in match.headers.items()
     )
+
+
+def _parameters(path: str) -> dict[str, str]:
+    """Return the query parameters of `path` (Envoy, Utility::QueryParamsMulti: first values)."""
+    found: dict[str, str] = {}
+    for pair in path.partition("?")[2].split("&"):
+        name, _, value = pair.partition("=")
+        found.setdefault(name, value)
+    return found
 
 
 def match_route(
@@ -245,3 +270,25 @@ def choose_split(splits: Any, start: int, count: int, weight_total: int, uniform
         value -= splits["weight"][chosen]
         chosen += 1
     return chosen
+
+
+@kernel_jit_inline
+def mirror_key(key: np.uint64, number: int) -> np.uint64:
+    """Return the draw key of the copy that mirror `number` of a route gets of a request."""
+    return mix_in(key, (PURPOSE_MIRROR << 24) + number)
+
+
+@kernel_jit_inline
+def is_mirrored(mirrors: Any, mirror: int, key: np.uint64) -> bool:
+    """Decide whether a mirror gets a copy of a request.
+
+    Parameters
+    ----------
+    mirrors : ndarray[MIRROR_DTYPE], shape (n_mirrors,)
+        Read only.
+    mirror : int
+        Row of `mirrors`.
+    key : uint64
+        Draw key of the copy (`mirror_key`).
+    """
+    return key_uniform(key) < mirrors["share"][mirror]

@@ -25,6 +25,7 @@ __all__ = ["flag_counts", "rows", "sentences"]
 
 #: Below this share of good responses a class is said to fail under the verdict.
 _GOOD_SHARE_MINIMUM = 0.5
+_DELAYED = "DI"
 _MEANING = {
     "UH": "no healthy upstream",
     "UF": "upstream connection failure",
@@ -76,7 +77,12 @@ def _written(flags: Flags) -> str:
 
 def sentences(result: Result) -> list[str]:
     """Return one sentence for each class of which less than half ends well, at most a few."""
-    counts = flag_counts(result.flags())
+    # A delay that was injected is no reason to fail.
+    counts = {
+        place: {flag: count for flag, count in flags.items() if flag != _DELAYED}
+        for place, flags in flag_counts(result.flags()).items()
+    }
+    counts = {place: flags for place, flags in counts.items() if flags}
     table = result.traffic()
     failing = table[table["goodput_rps"] < _GOOD_SHARE_MINIMUM * table["completed_rps"]]
     told = [

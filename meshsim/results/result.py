@@ -279,6 +279,10 @@ class Result:
         """Return requests, errors and latency by (proxy, endpoint) pair, whole run."""
         return tables.hosts(self.measured)
 
+    def stats(self) -> pd.DataFrame:
+        """Return Envoy's counters of limits and faults by proxy (the whole run, warm-up too)."""
+        return tables.stats(self.measured)
+
     def flags(self) -> pd.DataFrame:
         """Return the response flags that occurred, by class and by edge."""
         return tables.flags(self.measured)

@@ -64,7 +64,16 @@ _RECORD_DTYPES: dict[str, np.dtype[Any]] = {
     "hosts": HOST_RECORD_DTYPE,
     "spans": SPAN_DTYPE,
 }
-_SCALARS = ("seed", "replication", "duration_ns", "ended_ns", "counters", "limit", "wall_s")
+_SCALARS = (
+    "seed",
+    "replication",
+    "duration_ns",
+    "ended_ns",
+    "counters",
+    "stats",
+    "limit",
+    "wall_s",
+)
 
 
 def _columns(

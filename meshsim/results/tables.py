@@ -10,6 +10,7 @@ Cost: a row of `edges` takes 0.3 milliseconds, so a table is built when asked fo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "hosts",
     "proxies",
     "services",
+    "stats",
     "timeline",
     "traffic",
     "traffic_estimates",
@@ -319,6 +321,20 @@ def flags(measured: Measured) -> pd.DataFrame:
     ]
     columns = ["of", "caller", "service", "flag", "responses", "responses_rps"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def stats(measured: Measured) -> pd.DataFrame:
+    """Return one row a counter of Envoy that is not 0, over the whole run of all replications.
+
+    Names begin with the side of the proxy, e.g. ``outbound.fault.delays_injected``.
+    """
+    total: Counter[tuple[str, str]] = Counter()
+    for record in measured.records:
+        for proxy, counts in record.stats.items():
+            for name, count in counts.items():
+                total[proxy, name] += count
+    rows = [(proxy, name, count) for (proxy, name), count in total.items()]
+    return pd.DataFrame(rows, columns=["proxy", "stat", "count"])
 
 
 def timeline(measured: Measured) -> pd.DataFrame:

@@ -57,6 +57,8 @@ FLAG_NAMES = (
 )
 
 # What ended an attempt, beside an HTTP status (stimuli of the request machine).
+#: No reset, but a response that is marked x-envoy-ratelimited.
+RESET_RATELIMITED = -1
 RESET_NONE = 0
 RESET_CONNECT_FAILURE = 1
 RESET_REMOTE = 2  # the upstream closed the connection after the request was sent

@@ -1,7 +1,7 @@
 """Exchanges and attempts: what the request machine owns.
 
 An EXCHANGE is one request as one routing proxy handles it; it owns ATTEMPT rows, each one try
-at one host.  An exchange without a parent task is a root (or, later, a mirror); several
+at one host.  An exchange without a parent task is a root, or a mirror; several
 attempts at once are a hedge.  Rows are pooled: `next` chains the free ones.
 """
 
@@ -17,7 +17,8 @@ EXCHANGE_ROUTING = 1  # accepted, no attempt yet
 EXCHANGE_ATTEMPTING = 2  # at least one attempt is under way
 EXCHANGE_BACKING_OFF = 3  # waiting to retry
 EXCHANGE_RESPONDING = 4  # decided; the response is on its way down
-EXCHANGE_STATE_COUNT = 5
+EXCHANGE_DELAYED = 5  # a fault filter holds the request back
+EXCHANGE_STATE_COUNT = 6
 
 EXCHANGE_DTYPE = row_dtype(
     [
@@ -25,7 +26,7 @@ EXCHANGE_DTYPE = row_dtype(
         ("state", "i4"),
         ("next", "i4"),  # free list
         ("proxy", "i4"),  # routing proxy (or client library) that owns this exchange
-        ("parent", "i4"),  # TASK that called, or NO_INDEX for a root
+        ("parent", "i4"),  # TASK that called, NO_INDEX for a root, or MIRROR
         ("parent_generation", "i4"),
         ("traffic", "i4"),  # traffic class
         ("call", "i4"),  # CALL row: destination, bytes, routes
@@ -55,8 +56,16 @@ EXCHANGE_DTYPE = row_dtype(
     ]
 )
 
+#: In place of the parent of an EXCHANGE: it is a mirror, nobody waits for its answer.
+MIRROR = -2
+
+# Bits of `flags`.
 MEASURED = 1
 SAMPLED = 2
+HOLDS_FAULT = 4  # it counts among its proxy's active faults
+PACED = 8  # the fault filter may limit the rate of its response
+#: Those that a request passes on to the calls it causes.
+FLAGS_INHERITED = ~(HOLDS_FAULT | PACED)
 #: Segment of the arrival in bits 4 to 7, window above.
 FLAGS_SEGMENT_SHIFT = 4
 FLAGS_SEGMENT_MASK = 15

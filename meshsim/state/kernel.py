@@ -51,6 +51,8 @@ PROXY_DTYPE = row_dtype(
         ("endpoint", "i4"),  # the replica it serves, or NO_INDEX for a gateway or source
         ("cluster_count", "i4"),
         ("handshake_ns", "i4"),  # CPU of one mutual TLS handshake; 0: plain text
+        ("bucket_start", "i4"),  # token buckets of its rate limits
+        ("bucket_count", "i4"),
     ]
 )
 

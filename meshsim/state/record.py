@@ -176,6 +176,8 @@ class RunRecord:
     #: requests, events, exchanges, attempts, peak rows of each pool, unfinished (measured
     #: requests that had not ended when the run was stopped)
     counters: dict[str, int] = field(default_factory=dict)
+    #: Envoy's counters that are not 0, of the whole run: proxy -> name -> count.
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
     #: Empty, or why the run ended early ("exchanges limit reached at 12.4s").
     limit: str = ""
     wall_s: float = 0.0  # inside advance

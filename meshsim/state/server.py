@@ -50,6 +50,7 @@ ENDPOINT_DTYPE = row_dtype(
         ("on_timeout", "i4"),
         ("patience", "i4"),  # DISTRIBUTION, or NO_INDEX
         ("running_head", "i4"),  # tasks in service; kept for PREEMPTIVE_PRIORITY only
+        ("inbound", "i4"),  # INBOUND row: filters of its proxy; NO_INDEX: it has none
         # the third line
         ("rejected", "i8"),
         ("reneged", "i8"),

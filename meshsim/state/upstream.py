@@ -105,6 +105,7 @@ ROUTE_DTYPE = np.dtype(
         ("per_try_timer", "i4"),  # TIMER of per_try_timeout_ns, or NO_INDEX
         ("hash_start", "i4"),  # hash_keys[hash_start:][:hash_count]: keys of its requests
         ("hash_count", "i4"),  # 0: requests carry no hash key
+        ("filters", "i4"),  # FILTER row, or NO_INDEX: the route uses none
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),

@@ -27,6 +27,12 @@ _PROBABILITY_TOLERANCE = 1e-9
 #: Envoy's defaults (api/envoy/config/cluster/v3/cluster.proto, RingHashLbConfig).
 _RING_SIZE_MIN, _RING_SIZE_MAX = 1024, 8_388_608
 
+#: Envoy's least fill_interval of an HTTP local rate limit (local_rate_limit.proto).
+_FILL_INTERVAL_MIN_NS = 50_000_000
+#: A continuous bucket counts in tokens times nanoseconds of its interval, in an int64.
+_FILL_MAX = 2**62
+_PSEUDO_HEADERS = (":path", ":method", ":authority")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -156,9 +162,14 @@ def _route(path: FieldPath, element: model.Route) -> Iterator[Finding]:
     if element.split and sum(cluster.weight for cluster in element.split) == 0:
         at = (*path, "split")
         yield Finding(at, "the weights add up to 0", "0", "at least one weight above 0")
-    if element.split and element.direct_response is not None:
-        at = (*path, "direct_response")
+    if element.direct_response is not None and element.redirect is not None:
+        yield Finding((*path, "redirect"), "a route answers directly or redirects, not both")
+    if element.split and element.answer is not None:
+        at = (*path, "redirect" if element.redirect else "direct_response")
         yield Finding(at, "a route either answers itself or splits over clusters, not both")
+    if element.mirrors and element.answer is not None:
+        at = (*path, "mirrors")
+        yield Finding(at, "a route that answers itself has no requests to mirror")
     limit = element.retry.per_try_timeout if element.retry else None
     if limit and element.timeout and limit >= element.timeout:
         # Envoy, router.cc, FilterUtility::finalTimeout: it is then reset to 0, off.
@@ -224,6 +235,34 @@ def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[F
         yield Finding((*path, "policy"), message, notice=True)
 
 
+def _token_bucket(path: FieldPath, element: model.TokenBucket) -> Iterator[Finding]:
+    at = (*path, "fill_interval")
+    yield from _positive(path, "fill_interval", element.fill_interval)
+    if 0 < element.fill_interval < _FILL_INTERVAL_MIN_NS:
+        message = "Envoy refuses an interval this short"
+        found, allowed = format_duration(element.fill_interval), "50ms or more"
+        yield Finding(at, message, found, allowed, notice=True)
+    if element.max_tokens * element.fill_interval > _FILL_MAX:
+        message = "max_tokens times fill_interval is too large to count in"
+        found = f"{element.max_tokens} x {format_duration(element.fill_interval)}"
+        yield Finding(path, message, found, "fewer tokens, or a shorter interval")
+
+
+def _descriptor(path: FieldPath, element: model.RateLimitDescriptor) -> Iterator[Finding]:
+    for name in element.entries:
+        if name.startswith(":") and name not in _PSEUDO_HEADERS:
+            allowed = ", ".join(_PSEUDO_HEADERS)
+            yield Finding((*path, "entries", name), "no such part of a request", name, allowed)
+
+
+def _injected(path: FieldPath, element: model.Fault) -> Iterator[Finding]:
+    kinds = ("delay", "abort", "response_rate_limit")
+    if all(getattr(element, kind) is None for kind in kinds):
+        yield Finding(path, "a fault that injects nothing", allowed="one of " + ", ".join(kinds))
+    if element.delay is not None:
+        yield from _positive((*path, "delay"), "fixed_delay", element.delay.fixed_delay)
+
+
 #: Element class -> its check.
 CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.Exponential: _mean,
@@ -243,4 +282,7 @@ CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.RetryPolicy: _retry,
     model.StringMatch: _string_match,
     model.LoadBalancing: _load_balancing,
+    model.TokenBucket: _token_bucket,
+    model.RateLimitDescriptor: _descriptor,
+    model.Fault: _injected,
 }

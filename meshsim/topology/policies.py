@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
+from meshsim.topology.filters import Fault, LocalRateLimit, Mirror, Redirect
 
 __all__ = [
     "CircuitBreakers",
@@ -65,6 +66,9 @@ class RouteMatch(Model):
     method: StringMatch | None = None
     authority: StringMatch | None = None
     headers: dict[str, StringMatch] = Field(default_factory=dict)
+    query: dict[str, StringMatch] = Field(
+        default_factory=dict, description="parameters of the query by name; names mind the case"
+    )
     ignore_case: Boolean = False
     source_labels: dict[str, str] = Field(default_factory=dict)
 
@@ -118,8 +122,19 @@ class Route(Model):
     match: tuple[RouteMatch, ...] = ()
     split: tuple[WeightedCluster, ...] = ()
     direct_response: Integer | None = Field(default=None, ge=200, le=599)
+    redirect: Redirect | None = None
     timeout: Duration | None = Field(default=None, description="covers all tries; 0 disables")
     retry: RetryPolicy | None = None
+    fault: Fault | None = None
+    rate_limit: LocalRateLimit | None = Field(
+        default=None, description="one set of buckets a calling proxy"
+    )
+    mirrors: tuple[Mirror, ...] = ()
+
+    @property
+    def answer(self) -> int | None:
+        """Status that the route itself answers with; None if it forwards."""
+        return self.redirect.response_code if self.redirect else self.direct_response
 
 
 #: Envoy's bound of an endpoint's weight.
@@ -192,3 +207,6 @@ class ServicePolicy(ClusterPolicy):
 
     subsets: dict[str, Subset] = Field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    rate_limit: LocalRateLimit | None = Field(
+        default=None, description="at the inbound proxy of each of its replicas"
+    )

@@ -203,13 +203,18 @@ def _policy_targets(topology: Topology) -> Iterator[Finding]:
                     where = (*at, "load_balancing", "weights", workload)
                     yield _unknown(where, f"workload of {name}", workload, workloads, refers)
         for index, route in enumerate(policy.routes):
-            yield from _split_targets(topology, name, route, (*path, "routes", index, "split"))
+            at = (*path, "routes", index)
+            yield from _split_targets(topology, name, route.split, (*at, "split"))
+            yield from _split_targets(topology, name, route.mirrors, (*at, "mirrors"))
 
 
 def _split_targets(
-    topology: Topology, service: str, route: model.Route, path: FieldPath
+    topology: Topology,
+    service: str,
+    targets: Iterable[model.WeightedCluster | model.Mirror],
+    path: FieldPath,
 ) -> Iterator[Finding]:
-    for index, cluster in enumerate(route.split):
+    for index, cluster in enumerate(targets):
         name = cluster.service if cluster.service is not None else service
         at = (*path, index)
         if name not in topology.services:

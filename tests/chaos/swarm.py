@@ -27,6 +27,7 @@ class Swarm:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self.filter_rng = np.random.default_rng([seed, 1])  # moves no draw of earlier seeds
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -79,7 +80,7 @@ class Swarm:
             body["discipline"] = "PREEMPTIVE_PRIORITY"
         return body
 
-    def policy(self) -> dict:
+    def policy(self, others: list[str]) -> dict:
         balancing = {
             "policy": self.one(
                 "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA"
@@ -101,7 +102,46 @@ class Swarm:
         if self.chance(0.3):
             pool["idle_timeout"] = self.one("1ms", "5ms")
         policy = {"load_balancing": balancing, "circuit_breakers": breakers}
-        return {**policy, "connection_pool": pool, "routes": [self.route()]}
+        if self.filter_chance(0.2):
+            policy["rate_limit"] = self.rate_limit()
+        route = {**self.route(), **self.filters(others)}
+        return {**policy, "connection_pool": pool, "routes": [route]}
+
+    def filter_chance(self, probability: float) -> bool:
+        return bool(self.filter_rng.random() < probability)
+
+    def share(self) -> float:
+        return float(self.filter_rng.choice([5.0, 50.0, 100.0]))
+
+    def rate_limit(self) -> dict:
+        bucket = {
+            "max_tokens": int(self.filter_rng.choice([1, 5, 50])),
+            "tokens_per_fill": int(self.filter_rng.choice([1, 10])),
+            "fill_interval": str(self.filter_rng.choice(["1ms", "10ms", "50ms"])),
+        }
+        refill = str(self.filter_rng.choice(["TICKS", "CONTINUOUS"]))
+        return {"token_bucket": bucket, "refill": refill, "filter_enforced": self.share()}
+
+    def filters(self, others: list[str]) -> dict:
+        """Faults, a limit and mirrors of a route; mirrors go to services that call no one back."""
+        found: dict = {}
+        if self.filter_chance(0.25):
+            fault = {"delay": {"fixed_delay": "1ms", "percentage": self.share()}}
+            if self.filter_chance(0.5):
+                fault["abort"] = {"http_status": 503, "percentage": self.share()}
+            if self.filter_chance(0.5):
+                fault["response_rate_limit"] = {"limit_kbps": 40, "percentage": self.share()}
+            if self.filter_chance(0.5):
+                fault["max_active_faults"] = int(self.filter_rng.choice([0, 1, 3]))
+            found["fault"] = fault
+        if self.filter_chance(0.2):
+            found["rate_limit"] = self.rate_limit()
+        if others and self.filter_chance(0.3):
+            found["mirrors"] = [
+                {"service": str(self.filter_rng.choice(others)), "percentage": self.share()}
+                for _ in range(self.filter_rng.integers(1, 3))
+            ]
+        return found
 
     def route(self) -> dict:
         route = {}
@@ -158,7 +198,7 @@ class Swarm:
                 }
             },
             nodes=nodes,
-            policies={name: self.policy() for name in names},
+            policies={name: self.policy(names[i + 1 :]) for i, name in enumerate(names)},
         )
 
     def disturb(self, run: Run) -> str:

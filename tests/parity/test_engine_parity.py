@@ -17,7 +17,16 @@ from kernel_runs import NS_PER_MS, Run, recorded
 import meshsim.kernel
 from emulator.decisions.engine import DECISIONS, ProxyEngine, run_seed_of
 from meshsim.controlplane.configuration import configurations_of, gateway_name
-from meshsim.policy import circuit_breakers, load_balancing, request, routing, timeout
+from meshsim.kernel.statistics import stats
+from meshsim.policy import (
+    circuit_breakers,
+    fault,
+    load_balancing,
+    rate_limit,
+    request,
+    routing,
+    timeout,
+)
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import FLAG_NAMES
 
@@ -60,6 +69,8 @@ RETRY = {
     "base_interval": "5ms",
     "max_interval": "50ms",
 }
+LIMIT = {"token_bucket": {"max_tokens": 5, "tokens_per_fill": 2, "fill_interval": "7ms"}}
+SLOW = {"max_tokens": 20, "tokens_per_fill": 1, "fill_interval": "50ms"}
 SCENARIOS = {
     **{
         name.lower(): {"load_balancing": {"policy": name}}
@@ -93,6 +104,49 @@ SCENARIOS = {
     "split": {
         "subsets": {name: {"labels": {"version": name}} for name in ("v1", "v2")},
         "routes": [{"split": [{"subset": "v1", "weight": 30}, {"subset": "v2", "weight": 70}]}],
+    },
+    "limit_ticks": {
+        "routes": [{"rate_limit": {**LIMIT, "refill": "TICKS"}, "retry": RETRY}],
+    },
+    "limit_shares": {
+        "routes": [{"rate_limit": {**LIMIT, "filter_enabled": 70.0, "filter_enforced": 60.0}}],
+    },
+    "limit_descriptors": {
+        "routes": [
+            {
+                "rate_limit": {
+                    **LIMIT,
+                    "descriptors": [
+                        {"entries": {":path": "*"}, "token_bucket": LIMIT["token_bucket"]},
+                        {"entries": {":method": "GET", ":path": "/"}, "token_bucket": SLOW},
+                        {"entries": {":authority": "nobody"}, "token_bucket": SLOW},
+                    ],
+                }
+            }
+        ],
+    },
+    "fault": {
+        "routes": [
+            {
+                "timeout": "40.5ms",
+                "retry": RETRY,
+                "fault": {
+                    "delay": {"fixed_delay": "13ms", "percentage": 40.0},
+                    "abort": {"http_status": 503, "percentage": 25.0},
+                    "max_active_faults": 3,
+                },
+            }
+        ],
+    },
+    "mirror": {
+        "subsets": {name: {"labels": {"version": name}} for name in ("v1", "v2")},
+        "routes": [
+            {
+                "timeout": "33.5ms",
+                "split": [{"subset": "v1"}],
+                "mirrors": [{"subset": "v2", "percentage": 60.0}],
+            }
+        ],
     },
     "no_route": {"routes": [{"match": [{"headers": {"x-user": "nobody"}}]}]},
 }
@@ -191,8 +245,14 @@ def test_engine_and_kernel_take_the_same_decisions(name):
     assert outcomes == pair.kernel_outcomes()
     state = pair.kernel_run.state
     assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
+    assert pair.engine.filter_counters() == kernel_counters(pair)
     if name != "no_route":  # the compiler leaves out what nobody reaches
         assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
+
+
+def kernel_counters(pair):
+    counted = stats(pair.kernel_run.state, pair.kernel_run.kernel._proxy_names).get("load", {})
+    return {name.removeprefix("outbound."): count for name, count in counted.items()}
 
 
 def assert_same_rows(holdings, state, of_proxy):
@@ -216,6 +276,9 @@ def test_the_scenarios_meet_what_they_are_for():
     assert "UO" in flags("retry_overflow")
     assert flags("no_route") == {"NR"}
     assert flags("pending") == {"-"}
+    for name in ("limit_ticks", "limit_shares", "limit_descriptors"):
+        assert flags(name) >= {"-", "RL"}
+    assert flags("fault") >= {"-", "DI", "FI"}
 
 
 def test_run_seed_is_the_kernels():
@@ -223,9 +286,12 @@ def test_run_seed_is_the_kernels():
     assert run_seed_of(11, 3) == run.kernel.stream_seed
 
 
+POLICIES = (circuit_breakers, fault, load_balancing, rate_limit, request, routing, timeout)
+
+
 def test_decisions_are_the_functions_of_the_policy_engine():
     public = {}
-    for module in (circuit_breakers, load_balancing, request, routing, timeout):
+    for module in POLICIES:
         public |= {name: getattr(module, name) for name in module.__all__}
     for name, function in DECISIONS.items():
         assert function is public[name]
@@ -243,17 +309,17 @@ def test_decisions_are_the_functions_that_the_kernel_compiled():
 
 def test_the_engine_calls_no_other_policy_function():
     """Whatever of `meshsim.policy` that decides is in the engine's modules is in DECISIONS."""
-    from emulator.decisions import engine, exchanges, holdings
+    from emulator.decisions import connections, engine, exchanges, filtering, filters, holdings
 
     deciding = {
         id(getattr(module, name)): name
-        for module in (circuit_breakers, load_balancing, request, timeout)
+        for module in (circuit_breakers, fault, load_balancing, rate_limit, request, timeout)
         for name in module.__all__
         if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
     }
     held = {
         deciding[id(value)]
-        for module in (engine, exchanges, holdings)
+        for module in (connections, engine, exchanges, filtering, filters, holdings)
         for value in vars(module).values()
         if id(value) in deciding
     }

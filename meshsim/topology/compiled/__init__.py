@@ -97,7 +97,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         upstreams.config_names,
         upstreams.splits,
         _catalog(topology, profile, layout, programs, servers),
-        programs.fan_out,
+        programs.fan_out + 2 * upstreams.mirrors_max,
         tuple(programs.sites),
         programs.operations,
     )

@@ -31,6 +31,7 @@ from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.model import ClusterPolicy, LoadBalancing, Route, WeightedCluster
 
 __all__ = [
+    "copy_of",
     "fill_cluster_config",
     "fill_route",
     "hash_source",
@@ -92,7 +93,12 @@ def hash_source(policy: ClusterPolicy, headers: Mapping[str, str], source: str) 
 
 def weighted(route: Route) -> tuple[WeightedCluster, ...]:
     """Return the destinations of `route`; those of weight 0 are kept, they may get weight."""
-    return () if route.direct_response is not None else route.split
+    return () if route.answer is not None else route.split
+
+
+def copy_of(route: Route, split: tuple[WeightedCluster, ...] = ()) -> Route:
+    """Return the route of the copies that mirrors of `route` get: its timeout, nothing else."""
+    return Route.model_construct(split=split, timeout=route.timeout)
 
 
 def no_hosts(count: int) -> Rows:
@@ -114,13 +120,14 @@ def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
     Parameters
     ----------
     fields : ndarray[ROUTE_DTYPE], shape (1,)
-        Zero so far.  Its split, hash keys and timers are the caller's.
+        Zero so far.  Its split, hash keys, filters and timers are the caller's.
     route : Route
     codes : list of int
         Retriable status codes of all routes; those of this route are appended.
     """
     retry = route.retry
-    fields["direct_response"] = route.direct_response or 0
+    fields["direct_response"] = route.answer or 0
+    fields["filters"] = NO_INDEX
     fields["code_start"] = len(codes)
     fields["timeout_ns"] = _never(route.timeout)
     fields["timeout_timer"] = NO_INDEX

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import CALL_DTYPE
 from meshsim.state.server import (
@@ -27,7 +28,7 @@ from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.model import Call, Distribution, Step, Topology, TrafficClass
 
-__all__ = ["CallSite", "Programs", "compile_programs"]
+__all__ = ["CallSite", "Programs", "attributes_of", "compile_programs"]
 
 #: Rows that an event may need beside those of its branches.
 _FAN_OUT_MIN = 16
@@ -41,6 +42,15 @@ class CallSite:
 
     workload: int | None
     call: Call | TrafficClass
+
+
+def attributes_of(site: CallSite, traffic: TrafficClass) -> RequestAttributes:
+    """Return what routes and limits see of the requests of `traffic` at `site`."""
+    call = site.call
+    target = call.to if isinstance(call, TrafficClass) else call.service
+    authority = (call.authority if isinstance(call, TrafficClass) else "") or target
+    headers = {**traffic.headers, **call.headers}
+    return RequestAttributes(call.method, call.path, authority, headers)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def compile_servers(
     endpoints["proxy"] = np.arange(len(endpoints))
     endpoints["alive"] = 1
     endpoints["running_head"] = NO_INDEX
+    endpoints["inbound"] = upstreams.inbound
     for place in layout.workloads:
         workload = topology.services[place.service].workloads[place.workload]
         rows = slice(place.first_endpoint, place.first_endpoint + place.replicas)
@@ -200,6 +201,8 @@ def _proxies(
     proxies["endpoint"][:endpoint_count] = np.arange(endpoint_count)
     proxies["cluster_start"] = upstreams.cluster_start
     proxies["cluster_count"] = upstreams.cluster_count
+    proxies["bucket_start"] = upstreams.bucket_start
+    proxies["bucket_count"] = upstreams.bucket_count
     proxies["container"] = NO_INDEX
     proxies["node"] = NO_INDEX
     proxies["node"][:endpoint_count] = layout.endpoint_node

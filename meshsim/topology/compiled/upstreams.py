@@ -15,13 +15,13 @@ random endpoint of the service, without routes, retries, timeouts or limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from meshsim.policy.hashing import xxh64
-from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
+from meshsim.policy.routing import NO_ROUTE, match_route
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.kernel import TIMER_DTYPE
 from meshsim.state.upstream import (
@@ -32,8 +32,10 @@ from meshsim.state.upstream import (
     SPLIT_DTYPE,
     TABLE_DTYPE,
 )
+from meshsim.topology.compiled.filters import Filters
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.policies import (
+    copy_of,
     fill_cluster_config,
     fill_route,
     hash_source,
@@ -41,7 +43,7 @@ from meshsim.topology.compiled.policies import (
     no_hosts,
     weighted,
 )
-from meshsim.topology.compiled.programs import CallSite, Programs
+from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.model import (
     CircuitBreakers,
     ClusterPolicy,
@@ -73,15 +75,19 @@ _BARE_POLICY = ClusterPolicy(
     circuit_breakers=CircuitBreakers(),
     connection_pool=ConnectionPool(),
 )
-#: Caller (workload index, or ~class), called service, and what else tells routes apart.
-RouteIdentity = tuple[int, str, int, tuple[int, int]]
+#: Caller (workload index, or ~class), called service, number of its route, and what else tells
+#: routes apart: hash keys, and buckets of its rate limit.
+RouteIdentity = tuple[int, str, int, tuple[int, ...]]
+#: In place of the called service: the route of a mirror's copies.
+_COPIES = ""
 
 
 @dataclass(frozen=True)
 class Upstreams:
     """Arrays of the upstream side, and which proxy holds which CLUSTER rows.
 
-    `cluster_start` and `cluster_count` are by proxy: endpoints first, then traffic classes.
+    `cluster_start` and the like are by proxy: endpoints first, then traffic classes; `inbound`
+    is the INBOUND row by endpoint.
     """
 
     arrays: dict[str, Rows]
@@ -89,6 +95,10 @@ class Upstreams:
     splits: tuple[tuple[int, int, str, str | None], ...]  # ROUTE, SPLIT, service, subset
     cluster_start: Rows
     cluster_count: Rows
+    bucket_start: Rows
+    bucket_count: Rows
+    inbound: Rows
+    mirrors_max: int  # of one route
 
 
 def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> Rows:
@@ -131,8 +141,9 @@ def compile_upstreams(
             # The entry of a class serves no other class.
             if site.workload is not None or programs.entry_calls[name] == row:
                 routes_by_traffic[row, column] = compiler.route(site, item, column)
+    inbound = compiler.filters.inbound(layout, programs.sites, sidecars)
     programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
-    return compiler.build(routes_by_traffic)
+    return compiler.build(routes_by_traffic, inbound)
 
 
 class _Compiler:
@@ -143,7 +154,8 @@ class _Compiler:
         self.local: dict[int | None, dict[ClusterName, int]] = {}  # by caller
         self.configs: dict[ClusterName, int] = {}
         self.routes: dict[RouteIdentity, int] = {}
-        self.route_rows: list[tuple[Route, list[tuple[int, int]], tuple[int, int]]] = []
+        self.route_rows: list[tuple[Route, list[tuple[int, int]], tuple[int, int], int]] = []
+        self.filters = Filters(topology)
         self.hash_keys: dict[tuple[str, int], int] = {}
         self.hash_values: list[int] = []
 
@@ -161,25 +173,45 @@ class _Compiler:
             if self.sidecars and not workload.meshed:
                 bare = Route(split=(WeightedCluster(service=target, subset=_BARE),))
                 return self._row((site.workload, target, NO_ROUTE, (0, 0)), bare)
-        headers = {**traffic.headers, **call.headers}
-        authority = (call.authority if isinstance(call, TrafficClass) else "") or target
-        request = RequestAttributes(call.path, call.method, authority, headers)
+        request = attributes_of(site, traffic)
         policy = self.topology.policies[target]
         number = match_route(policy.routes, request, labels)
         if number == NO_ROUTE:
             return NO_INDEX
         chosen = policy.routes[number]
-        keys = self._hash_slice(policy, chosen, target, headers, traffic)
+        keys = self._hash_slice(policy, chosen, target, request.headers, traffic)
         caller = site.workload if site.workload is not None else ~column
-        return self._row((caller, target, number, keys), chosen)
+        places = self.filters.places(caller, (target, number), chosen.rate_limit, request)
+        return self._row((caller, target, number, (*keys, *places)), chosen)
 
     def _row(self, identity: RouteIdentity, chosen: Route) -> int:
         """Return the ROUTE row of `chosen`, added if it is new."""
         if identity not in self.routes:
-            caller, target, _, keys = identity
-            self.routes[identity] = len(self.route_rows)
-            self.route_rows.append((chosen, self._split(caller, chosen, target), keys))
+            caller, target, _, (start, count, *places) = identity
+            self.routes[identity] = row = len(self.route_rows)
+            split = self._split(caller, chosen, target)
+            self.route_rows.append((chosen, split, (start, count), NO_INDEX))
+            filters = self._filters(identity, chosen, places)
+            self.route_rows[row] = (chosen, split, (start, count), filters)
         return self.routes[identity]
+
+    # --- Filters ---
+
+    def _filters(self, identity: RouteIdentity, chosen: Route, places: list[int]) -> int:
+        """Return the FILTER row of a route, or NO_INDEX."""
+        rows = self.filters.rows
+        limit = NO_INDEX
+        if chosen.rate_limit is not None:
+            limit = rows.limit(chosen.rate_limit, places)
+        caller, target, number, _ = identity
+        copies = []
+        for place, mirror in enumerate(chosen.mirrors):
+            name = (mirror.service or target, mirror.subset)
+            split = (WeightedCluster(service=name[0], subset=name[1]),)
+            copy = (caller, _COPIES, self.routes[identity], (0, 0, number, place))
+            route = self._row(copy, copy_of(chosen, split))
+            copies.append((mirror.percentage, route, self._local(caller, name)))
+        return rows.filters(rows.fault(chosen.fault), limit, rows.mirrors(copies))
 
     def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
         return [
@@ -197,7 +229,7 @@ class _Compiler:
         policy: ServicePolicy,
         chosen: Route,
         target: str,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         traffic: TrafficClass,
     ) -> tuple[int, int]:
         """Return the slice of hash keys of these requests; empty if they carry none."""
@@ -220,13 +252,15 @@ class _Compiler:
 
     # --- Rows ---
 
-    def build(self, routes_by_traffic: Rows) -> Upstreams:
+    def build(self, routes_by_traffic: Rows, inbound: Rows) -> Upstreams:
         timers = _Timers()
         route_arrays = self._route_arrays(timers)
         configs, table = self._configs()
         hosts, members, clusters, start, count = self._holdings(configs)
+        filter_arrays, bucket_start, bucket_count = self.filters.build(self._callers(), len(start))
         arrays = {
             **route_arrays,
+            **filter_arrays,
             "routes_by_traffic": routes_by_traffic.reshape(-1),
             "hash_keys": np.array(self.hash_values or [0], np.uint64),
             "configs": configs,
@@ -240,13 +274,25 @@ class _Compiler:
             (row, start_of + number, target, item.subset)
             for row, (chosen, target, start_of) in enumerate(self._split_starts())
             for number, item in enumerate(weighted(chosen))
+            if target != _COPIES
         )
-        return Upstreams(arrays, tuple(self.configs), splits, start, count)
+        return Upstreams(
+            arrays,
+            tuple(self.configs),
+            splits,
+            start,
+            count,
+            bucket_start,
+            bucket_count,
+            inbound,
+            self.filters.rows.mirrors_max,
+        )
 
     def _split_starts(self) -> Iterable[tuple[Route, str, int]]:
         """Yield (route, routed service, first SPLIT row) of each ROUTE row."""
         first = 0
-        for (_, target, _, _), (chosen, split, _) in zip(self.routes, self.route_rows, strict=True):
+        rows = zip(self.routes, self.route_rows, strict=True)
+        for (_, target, _, _), (chosen, split, _, _) in rows:
             yield chosen, target, first
             first += len(split)
 
@@ -254,13 +300,14 @@ class _Compiler:
         routes = np.zeros(max(len(self.route_rows), 1), ROUTE_DTYPE)
         splits: list[tuple[int, int]] = []
         codes: list[int] = []
-        for row, (chosen, split, keys) in enumerate(self.route_rows):
+        for row, (chosen, split, keys, filters) in enumerate(self.route_rows):
             fields = routes[row : row + 1]
             fields["split_start"] = len(splits)
             fields["split_count"] = len(split)
             fields["weight_total"] = sum(weight for _, weight in split)
             fields["hash_start"], fields["hash_count"] = keys
             fill_route(fields, chosen, codes)
+            fields["filters"] = filters
             fields["timeout_timer"] = timers.row("route", int(fields["timeout_ns"][0]))
             fields["per_try_timer"] = timers.row("try", int(fields["per_try_timeout_ns"][0]))
             splits += split

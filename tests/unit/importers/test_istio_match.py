@@ -36,6 +36,10 @@ def read(text: str) -> tuple[dict[str, Any] | None, Findings]:
         ("{headers: {uri: {exact: /x}}}", {}),
         ("{sourceLabels: {app: web}}", {"source_labels": {"app": "web"}}),
         ("{scheme: {exact: http}, port: 80, gateways: [mesh, a]}", {}),
+        (
+            "{queryParams: {q: {exact: a}, r: {regex: b+}, s: {}}}",
+            {"query.q.exact": "a", "query.r.regex": "b+", "query.s.present": True},
+        ),
         ("{sourceNamespace: default, name: n, statPrefix: s}", {}),
     ],
 )  # fmt: skip
@@ -51,7 +55,6 @@ def test_conditions(text: str, conditions: dict[str, Any]) -> None:
         ("{port: 81}", "port 81 is not the simulated port 80"),
         ("{scheme: {exact: https}}", "scheme http"),
         ("{gateways: [ingress]}", "gateways only"),
-        ("{queryParams: {q: {exact: a}}}", "queryParams is not simulated yet"),
         ("{sourceNamespace: prod}", "no workload in namespace prod"),
     ],
 )

@@ -140,14 +140,14 @@ def test_a_typo_is_told_with_the_key_that_was_meant(load: Load) -> None:
 def test_what_is_not_simulated_is_told(load: Load) -> None:
     topology = load(
         virtual_service(
-            "- fault: {abort: {httpStatus: 500}}\n"
-            "  mirror: {host: web}\n"
+            "- corsPolicy: {}\n"
+            "  headers: {request: {set: {a: b}}}\n"
             "  retries: {attempts: 1, retryOn: 'gateway-error,no-such-condition'}\n"
             "  route: [{destination: {host: web}}]\n"
         )
     )
-    assert told(topology, "spec.http[0].fault is not simulated yet")
-    assert told(topology, "spec.http[0].mirror is not simulated yet")
+    assert told(topology, "spec.http[0].corsPolicy is not simulated yet")
+    assert told(topology, "spec.http[0].headers is not simulated yet")
     assert told(topology, "retryOn 'no-such-condition' is not simulated")
 
 
@@ -159,7 +159,9 @@ def test_direct_replies(load: Load) -> None:
             "- directResponse: {status: 503}\n"
         )
     )
-    assert [route.direct_response for route in routes(topology)] == [301, 308, 503]
+    assert [route.answer for route in routes(topology)] == [301, 308, 503]
+    paths = [route.redirect and route.redirect.path for route in routes(topology)]
+    assert paths == ["/new", "/x", None]
 
 
 def test_unreachable_rules_are_told(load: Load) -> None:

@@ -6,7 +6,18 @@ from meshsim.errors import ConfigError
 from meshsim.meshes import PROFILES, profile, resolve
 from meshsim.topology.model import Provenance, Topology
 
-MAY_BE_NONE = {"hash_header", "retry_budget", "direct_response", "subset"}
+MAY_BE_NONE = {
+    "hash_header",
+    "retry_budget",
+    "direct_response",
+    "redirect",
+    "fault",
+    "max_active_faults",
+    "abort",
+    "response_rate_limit",
+    "rate_limit",
+    "subset",
+}
 
 
 def topology(policies: dict | None = None, **fields: object) -> Topology:
@@ -43,8 +54,22 @@ RICH = {
         "routes": [
             {"match": [{"path": {"prefix": "/x"}}], "split": [{"subset": "v1"}]},
             {"match": [{"path": "/y"}], "direct_response": 404},
-            {"retry": {"num_retries": 5, "base_interval": "10ms"}},
+            {
+                "retry": {"num_retries": 5, "base_interval": "10ms"},
+                "fault": {"delay": {"fixed_delay": "1ms", "percentage": 1.0}},
+                "mirrors": [{"subset": "v2"}],
+                "rate_limit": {
+                    "token_bucket": {"max_tokens": 9, "fill_interval": "1s"},
+                    "descriptors": [
+                        {
+                            "entries": {"user": "*"},
+                            "token_bucket": {"max_tokens": 1, "fill_interval": "1s"},
+                        }
+                    ],
+                },
+            },
         ],
+        "rate_limit": {"token_bucket": {"max_tokens": 9, "fill_interval": "1s"}},
     }
 }
 
@@ -189,3 +214,24 @@ def test_unknown_mesh_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"istio-sidecar.*did you mean istio-sidecar"):
         profile("istio-sidcar")
     assert set(PROFILES) == {"none", "istio-sidecar"}
+
+
+def test_a_declared_limit_holds_for_every_request() -> None:
+    policy = resolve(topology(RICH, mesh="istio-sidecar")).policies["a"]
+    limit = policy.routes[2].rate_limit
+    assert limit is not None
+    assert (limit.status, limit.filter_enabled, limit.filter_enforced) == (429, 100, 100)
+    assert limit.token_bucket.tokens_per_fill == 1
+    assert limit.descriptors[0].token_bucket.tokens_per_fill == 1
+    assert policy.rate_limit is not None
+    assert policy.rate_limit.refill == limit.refill
+    (mirror,) = policy.routes[2].mirrors
+    assert (mirror.service, mirror.subset, mirror.percentage) == ("a", "v2", 100)
+
+
+def test_without_proxies_nobody_limits_what_comes_in() -> None:
+    resolved = resolve(topology(RICH, mesh="none"))
+    assert resolved.policies["a"].rate_limit is None
+    assert resolved.policies["a"].routes[2].rate_limit is not None
+    (notice,) = [text for text in resolved.notices if "rate_limit" in text]
+    assert "there is no inbound proxy" in notice

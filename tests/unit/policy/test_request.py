@@ -86,6 +86,7 @@ def test_a_reused_row_forgets_its_past():
     driven.respond(503)
     driven.tell(machine.STIMULUS_DOWNSTREAM_RESET)
     driven.exchanges["state"] = EXCHANGE_ROUTING
+    driven.exchanges["response_flag"] = codes.FLAG_NONE  # the caller's
     driven.request()
     row = driven.exchanges[0]
     assert (row["retry_count"], row["retry_held"], row["retries_remaining"]) == (0, 0, 1)
@@ -306,3 +307,48 @@ def test_the_diagram_shows_every_transition():
     assert len(lines) == shown + 3
     assert "    ATTEMPTING --> BACKING_OFF : RESET" in lines
     assert "    RESPONDING --> [*] : DOWNSTREAM_RESET" in lines
+
+
+def test_filters_answer_with_their_flag_and_are_not_retried():
+    for stimulus, outcome in (
+        (machine.STIMULUS_FAULT_ABORT, (503, "FI")),
+        (machine.STIMULUS_RATE_LIMITED, (429, "RL")),
+    ):
+        driven = Machine(num_retries=3, retry_on=["5xx"])
+        answer = driven.tell(stimulus, outcome[0])
+        assert answer == (machine.ACTION_RESPOND, codes.NEVER_NS)
+        assert driven.outcome == outcome
+
+
+def test_a_delay_is_waited_out_before_any_timeout_runs():
+    driven = Machine(timeout_ns=10 * MS)
+    held = driven.tell(machine.STIMULUS_FAULT_DELAY, 50 * MS, now_ns=5)
+    assert held == (machine.ACTION_DELAY, 50 * MS + 5)
+    assert driven.tell(machine.STIMULUS_DELAY_EXPIRED)[0] == machine.ACTION_NONE
+    driven.request(now_ns=50 * MS + 5)
+    assert driven.exchanges["deadline_ns"][0] == 60 * MS + 5
+    driven.respond(200)
+    assert driven.outcome == (200, "DI")
+
+
+@pytest.mark.parametrize(
+    ("stimulus", "status", "outcome"),
+    [
+        (machine.STIMULUS_FAULT_ABORT, 500, (500, "FI")),
+        (machine.STIMULUS_RATE_LIMITED, 429, (429, "RL")),
+    ],
+)
+def test_after_a_delay_the_cause_of_the_end_is_kept(stimulus, status, outcome):
+    driven = Machine()
+    driven.tell(machine.STIMULUS_FAULT_DELAY, MS)
+    driven.tell(machine.STIMULUS_DELAY_EXPIRED)
+    driven.tell(stimulus, status)
+    assert driven.outcome == outcome
+
+
+def test_whoever_waits_in_a_delay_may_be_left_alone():
+    driven = Machine()
+    driven.tell(machine.STIMULUS_FAULT_DELAY, MS)
+    assert driven.tell(machine.STIMULUS_DOWNSTREAM_RESET)[0] == machine.ACTION_ABANDON
+    assert driven.exchanges["state"][0] == EXCHANGE_FREE
+    assert driven.exchanges["response_flag"][0] == codes.FLAG_DC

@@ -10,6 +10,7 @@ from meshsim.state.codes import (
     RESET_NONE,
     RESET_OVERFLOW,
     RESET_PER_TRY_TIMEOUT,
+    RESET_RATELIMITED,
     RESET_REFUSED_STREAM,
     RESET_REMOTE,
 )
@@ -70,6 +71,13 @@ def test_which_resets_are_retriable(name, resets):
 def test_overflow_and_no_host_are_never_retried():
     for reset in (RESET_OVERFLOW, RESET_NO_HOST):
         assert not allowed(RETRY_ON_BITS, 503, reset, 0, 4)
+
+
+def test_a_response_that_is_marked_ratelimited_has_one_condition():
+    every = [name for name in RETRY_ON_BITS if name != "envoy-ratelimited"]
+    for status in (429, 503):
+        assert not allowed(every, status, RESET_RATELIMITED, 0, 4)
+        assert allowed(["envoy-ratelimited"], status, RESET_RATELIMITED)
 
 
 def test_no_condition_no_retry():

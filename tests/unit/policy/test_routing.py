@@ -4,7 +4,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from meshsim.policy.routing import NO_ROUTE, RequestAttributes, choose_split, match_route
+from meshsim.policy.routing import (
+    NO_ROUTE,
+    RequestAttributes,
+    choose_split,
+    is_mirrored,
+    match_route,
+    mirror_key,
+)
+from meshsim.rng import mix
+from meshsim.state.filters import MIRROR_DTYPE
 from meshsim.state.upstream import SPLIT_DTYPE
 from meshsim.topology.model import Route
 
@@ -90,6 +99,28 @@ def test_source_labels_are_those_of_the_caller():
     assert not matches(match)
 
 
+@pytest.mark.parametrize(
+    ("rule", "path", "expected"),
+    [
+        ({"exact": "1"}, "/x?a=1", True),
+        ({"exact": "1"}, "/x?b=2&a=1", True),
+        ({"exact": "1"}, "/x?a=2&a=1", False),  # the first counts
+        ({"exact": "1"}, "/x?A=1", False),
+        ({"exact": "1"}, "/x", False),
+        ({"regex": "[0-9]+"}, "/x?a=12", True),
+        ({"prefix": "b"}, "/x?a=beta", True),
+        ({"present": True}, "/x?a", True),
+        ({"present": True}, "/x?ab=1", False),
+        ({"present": False}, "/x", True),
+        ({"exact": ""}, "/x?a=", True),
+        ({"exact": "1=2"}, "/x?a=1=2", True),
+        ({"exact": "1", "invert": True}, "/x", True),
+    ],
+)
+def test_query_parameters(rule, path, expected):
+    assert matches({"query": {"a": rule}}, path=path) is expected
+
+
 def test_a_bad_pattern_says_so():
     with pytest.raises(re.error):
         matches({"path": {"regex": "("}}, path="/")
@@ -113,3 +144,18 @@ def test_every_value_of_a_split_and_no_weight_zero():
     rows = splits(0, 3, 0, 2, 0)
     chosen = Counter(int(choose_split(rows, 2, 5, 5, (value + 0.5) / 5)) for value in range(5))
     assert chosen == {3: 3, 5: 2}
+
+
+def test_a_mirror_takes_its_share_and_mirrors_are_independent():
+    mirrors = np.array([(0.25, 0, 0), (1.0, 0, 0), (0.0, 0, 0)], MIRROR_DTYPE)
+    keys = [np.uint64(mix(np.uint64(number))) for number in range(4000)]
+    taken = [
+        [bool(is_mirrored(mirrors, row, np.uint64(mirror_key(key, number)))) for key in keys]
+        for row, number in ((0, 0), (0, 1), (1, 0), (2, 0))
+    ]
+    counts = [sum(item) for item in taken]
+    assert counts[2:] == [4000, 0]
+    both = sum(one and other for one, other in zip(taken[0], taken[1], strict=True))
+    # Four standard deviations: sqrt(4000 p (1 - p)) is 27.4 at 1/4 and 15.3 at 1/16.
+    assert all(abs(count - 1000) < 4 * 27.4 for count in counts[:2])
+    assert abs(both - 250) < 4 * 15.3

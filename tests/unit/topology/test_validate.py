@@ -290,6 +290,36 @@ def test_arrivals_that_can_be(arrivals):
     [
         ({"split": [{"weight": 0}, {"weight": 0}]}, "split"),
         ({"split": [{}], "direct_response": 503}, "direct_response"),
+        ({"redirect": {}, "direct_response": 503}, "redirect"),
+        ({"split": [{}], "redirect": {}}, "redirect"),
+        ({"mirrors": [{}], "direct_response": 503}, "mirrors"),
+        ({"mirrors": [{"service": "nobody"}]}, "mirrors[0].service"),
+        ({"mirrors": [{"subset": "v9"}]}, "mirrors[0].subset"),
+        ({"fault": {}}, "fault"),
+        ({"fault": {"delay": {"fixed_delay": 0, "percentage": 1.0}}}, "fault.delay.fixed_delay"),
+        (
+            {"rate_limit": {"token_bucket": {"max_tokens": 1, "fill_interval": "0s"}}},
+            "rate_limit.token_bucket.fill_interval",
+        ),
+        (
+            {"rate_limit": {"token_bucket": {"max_tokens": 2**32 - 1, "fill_interval": "1h"}}},
+            "rate_limit.token_bucket",
+        ),
+        (
+            {
+                "rate_limit": {
+                    "token_bucket": {"max_tokens": 1, "fill_interval": "1s"},
+                    "descriptors": [
+                        {
+                            "entries": {":scheme": "http"},
+                            "token_bucket": {"max_tokens": 1, "fill_interval": "1s"},
+                        }
+                    ],
+                }
+            },
+            "rate_limit.descriptors[0].entries.:scheme",
+        ),
+        ({"match": [{"query": {"a": {"regex": "(a"}}}]}, "match[0].query.a.regex"),
         ({"retry": {"base_interval": "0s"}}, "retry.base_interval"),
         ({"retry": {"base_interval": "25ms", "max_interval": "24ms"}}, "retry.max_interval"),
         ({"match": [{"path": {"regex": "(a"}}]}, "match[0].path.regex"),
@@ -329,6 +359,10 @@ def test_a_prime_is_suggested_for_a_maglev_table():
             "policies.web.routes[0].retry.per_try_timeout: per_try_timeout is not shorter",
         ),
         ({"load_balancing": {"policy": "MAGLEV"}}, "random host"),
+        (
+            {"rate_limit": {"token_bucket": {"max_tokens": 1, "fill_interval": "49ms"}}},
+            "Envoy refuses an interval this short",
+        ),
         ({"subsets": {"v9": {"labels": {"version": "v9"}}}}, "selects no workload"),
         ({"routes": [{"retry": {"retry_on": ["retriable-status-codes"]}}]}, "never matches"),
     ],

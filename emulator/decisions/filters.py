@@ -1,0 +1,273 @@
+"""The filters of one live proxy: faults and local rate limits, as rows and as questions.
+
+Rule: `meshsim.policy.fault` and `meshsim.policy.rate_limit` decide, over rows of this proxy; this
+module finds which rows.  A bucket belongs to a name (service, route, limit, descriptor, values):
+a configuration that keeps the limit keeps the bucket with what is in it, any other limit begins
+with a full one.  Buckets of distinct values are forgotten all at once when there are too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
+from meshsim.policy.request import (
+    STIMULUS_FAULT_ABORT,
+    STIMULUS_FAULT_DELAY,
+    STIMULUS_RATE_LIMITED,
+    STIMULUS_REQUEST,
+)
+from meshsim.policy.routing import RequestAttributes
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.filters import (
+    DIRECTION_COUNT,
+    FAULT_COUNTS_DTYPE,
+    FAULT_STATS,
+    INBOUND,
+    LIMIT_COUNTS_DTYPE,
+    LIMIT_STATS,
+    OUTBOUND,
+)
+from meshsim.topology.compiled.filters import FilterRows, bucket_rows, fitting_buckets
+
+if TYPE_CHECKING:
+    from emulator.decisions.exchanges import Exchange
+    from meshsim.topology.compiled.layout import Rows
+    from meshsim.topology.model import Fault, LocalRateLimit, Route, TokenBucket
+
+__all__ = [
+    "AUTHORITY",
+    "BUCKETS_MAX",
+    "Limit",
+    "ProxyFilters",
+    "RouteFilters",
+    "filtered",
+    "limited_by",
+]
+
+#: Header with the authority that routes see, where it is not the called service's name.
+AUTHORITY = "x-meshsim-authority"
+#: Buckets that one proxy may have; beyond, it begins anew.
+BUCKETS_MAX = 1 << 12
+_ROW = 0
+
+
+class Limit(NamedTuple):
+    """A limit, by what names it, and the parts of a request that it looks at."""
+
+    owner: str
+    limit: LocalRateLimit
+    names: tuple[str, ...]
+
+
+class RouteFilters(NamedTuple):
+    """What the requests of one route pass before they are forwarded."""
+
+    fault: Fault | None
+    limit: Limit | None
+
+
+def limited_by(limit: LocalRateLimit) -> set[str]:
+    """Return the headers that a limit looks at, in lower case; ``:path`` and the like too."""
+    return {name.lower() for item in limit.descriptors for name in item.entries}
+
+
+def _limit(owner: str, limit: LocalRateLimit | None) -> Limit | None:
+    if limit is None:
+        return None
+    return Limit(f"{owner} {limit.model_dump_json()}", limit, tuple(sorted(limited_by(limit))))
+
+
+def filtered(service: str, routes: Sequence[Route]) -> Iterator[RouteFilters | None]:
+    """Yield the filters of each route of `service`, None for one that has none."""
+    for number, route in enumerate(routes):
+        if route.fault is None and route.rate_limit is None:
+            yield None
+        else:
+            limit = _limit(f"{service}[{number}]", route.rate_limit)
+            yield RouteFilters(route.fault, limit)
+
+
+class ProxyFilters:
+    """Buckets, active faults and counts of one proxy.
+
+    Attributes
+    ----------
+    listener : Limit or None
+        Of the requests that come in.
+    """
+
+    def __init__(self) -> None:
+        self.limit_counts = np.zeros(DIRECTION_COUNT, LIMIT_COUNTS_DTYPE)
+        self.fault_counts = np.zeros(1, FAULT_COUNTS_DTYPE)
+        self.listener: Limit | None = None
+        self._rows = FilterRows()
+        self._arrays = self._rows.build()
+        self._faults: dict[str, int] = {}
+        self._limits: dict[tuple[str, ...], int] = {}
+        self._forget()
+
+    def apply(self, listener: LocalRateLimit | None) -> None:
+        """Put another limit of the inbound side in force."""
+        self.listener = _limit("inbound", listener)
+
+    def _forget(self) -> None:
+        self._places: dict[tuple[str, Any], int] = {}
+        self._buckets: Rows = bucket_rows(())
+        self._limits.clear()
+
+    # --- Questions -------------------------------------------------------------------------
+
+    def outbound(
+        self, filters: RouteFilters, item: Exchange, key: int, delayed: bool, now_ns: int
+    ) -> tuple[int, int]:
+        """Send a routed request through its filters.
+
+        Parameters
+        ----------
+        filters : RouteFilters
+            Of its route.
+        item : Exchange
+            Holds a place among the active faults from its delay until `ended`.
+        key : int
+            Its draw key.
+        delayed : bool
+            Whether it has waited out a delay.
+        now_ns : int
+
+        Returns
+        -------
+        stimulus, value : int
+            What to tell the machine; STIMULUS_REQUEST: nothing held it back.
+        """
+        draws = np.uint64(key)
+        if filters.fault is not None:
+            fault = self._fault(filters.fault)
+            rows, counts = self._arrays["faults"], self.fault_counts
+            if not delayed:
+                wait_ns = int(delay_ns(rows, fault, counts, _ROW, draws))
+                if wait_ns != NO_FAULT:
+                    item.holds_fault = True
+                    return STIMULUS_FAULT_DELAY, wait_ns
+            status = int(abort_status(rows, fault, counts, _ROW, draws, item.holds_fault))
+            if status != NO_FAULT:
+                return STIMULUS_FAULT_ABORT, status
+        if filters.limit is not None:
+            authority = item.headers.get(AUTHORITY, item.service)
+            request = RequestAttributes(item.method, item.path, authority, item.headers)
+            status = self._check(filters.limit, request, OUTBOUND, draws, now_ns)
+            if status != NOT_LIMITED:
+                return STIMULUS_RATE_LIMITED, status
+        return STIMULUS_REQUEST, 0
+
+    def inbound(self, request: RequestAttributes, key: int, now_ns: int) -> int:
+        """Return the status a request that comes in is refused with, or NOT_LIMITED."""
+        assert self.listener is not None
+        return self._check(self.listener, request, INBOUND, np.uint64(key), now_ns)
+
+    def pace_ns(self, fault: Fault, size_bytes: int, key: int) -> int:
+        """Return how long after its first byte a response has left whole [ns]."""
+        row = self._fault(fault)
+        faults, counts = self._arrays["faults"], self.fault_counts
+        return int(pace_ns(faults, row, counts, _ROW, np.uint64(key), size_bytes))
+
+    def ended(self, item: Exchange) -> None:
+        """Give back the place of an ended request among the active faults, if it holds one."""
+        if item.holds_fault:
+            item.holds_fault = False
+            on_fault_ended(self.fault_counts, _ROW)
+
+    @property
+    def has_inbound(self) -> bool:
+        """Whether requests that come in are looked at."""
+        return self.listener is not None
+
+    def looked_at(self, headers: Mapping[str, str]) -> dict[str, str] | None:
+        """Return the headers that the inbound limit reads; None if there is no limit."""
+        if self.listener is None:
+            return None
+        return {name: headers[name] for name in self.listener.names if name in headers}
+
+    def _check(
+        self,
+        limit: Limit,
+        request: RequestAttributes,
+        direction: int,
+        key: np.uint64,
+        now_ns: int,
+    ) -> int:
+        row = self._limit_row(limit, request)
+        return int(
+            check_limit(
+                self._arrays["limits"],
+                row,
+                self._arrays["limit_buckets"],
+                self._buckets,
+                0,
+                self.limit_counts,
+                direction,
+                key,
+                now_ns,
+            )
+        )
+
+    # --- Rows ------------------------------------------------------------------------------
+
+    def _fault(self, fault: Fault) -> int:
+        """Return the FAULT row of `fault`."""
+        row = self._rows.fault(fault)
+        if row >= len(self._arrays["faults"]):
+            self._arrays = self._rows.build()
+        return row
+
+    def _limit_row(self, limit: Limit, request: RequestAttributes) -> int:
+        """Return the LIMIT row that holds for `request`."""
+        seen = (limit.owner, *(_part(request, name) for name in limit.names))
+        row = self._limits.get(seen, NO_INDEX)
+        if row == NO_INDEX:
+            if len(self._limits) >= BUCKETS_MAX:
+                self._forget()
+            found = fitting_buckets(limit.limit, request)
+            refill = limit.limit.refill
+            places = [self._place((limit.owner, name), item, refill) for name, item in found]
+            row = self._limits[seen] = self._rows.limit(limit.limit, places)
+            self._arrays = self._rows.build()
+        return row
+
+    def _place(self, name: tuple[str, Any], bucket: TokenBucket, refill: str | None) -> int:
+        """Return the place of the bucket `name`; it begins full."""
+        if name not in self._places:
+            self._places[name] = len(self._buckets)
+            rows = (self._buckets, bucket_rows([(bucket, refill)]))
+            self._buckets = np.concatenate(rows, dtype=self._buckets.dtype)
+        return self._places[name]
+
+    # --- Reports ---------------------------------------------------------------------------
+
+    def counters(self, direction: int) -> dict[str, int]:
+        """Return Envoy's counters of the filters of one direction, if any of them was used."""
+        limits = self.limit_counts[direction]
+        counts = {name: int(limits[field]) for name, field in LIMIT_STATS.items()}
+        if direction == OUTBOUND:
+            faults = self.fault_counts[_ROW]
+            counts |= {name: int(faults[field]) for name, field in FAULT_STATS.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    def state(self) -> Iterator[bytes]:
+        """Yield the bytes of everything that changes."""
+        for rows in (self.limit_counts, self.fault_counts, self._buckets):
+            yield rows.tobytes()
+
+
+def _part(request: RequestAttributes, name: str) -> str:
+    """Return the part of a request that a descriptor names, or a text that none has."""
+    own: Mapping[str, str] = {
+        ":path": request.path.partition("?")[0],
+        ":method": request.method,
+        ":authority": request.authority,
+    }
+    return own[name] if name in own else request.headers.get(name, "\0")

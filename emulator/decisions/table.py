@@ -1,0 +1,63 @@
+"""The policy functions that a live proxy decides by; no other code does.
+
+They are the very functions that the simulator's kernel compiles in.
+"""
+
+from __future__ import annotations
+
+from meshsim.policy.circuit_breakers import (
+    can_open_connection,
+    can_send_request,
+    can_wait,
+    on_connection_closed,
+    on_connection_opened,
+    on_pending_added,
+    on_pending_removed,
+    on_request_ended,
+    on_request_started,
+)
+from meshsim.policy.fault import abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.load_balancing import (
+    on_abandoned,
+    on_error,
+    on_request_sent,
+    on_response,
+    pick_host,
+)
+from meshsim.policy.rate_limit import check_limit
+from meshsim.policy.request import step
+from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
+from meshsim.policy.timeout import per_try_deadline_ns
+
+__all__ = ["DECISIONS"]
+
+#: By name.
+DECISIONS = {
+    function.__name__: function
+    for function in (
+        abort_status,
+        can_open_connection,
+        can_send_request,
+        can_wait,
+        check_limit,
+        choose_split,
+        delay_ns,
+        is_mirrored,
+        mirror_key,
+        on_abandoned,
+        on_connection_closed,
+        on_connection_opened,
+        on_error,
+        on_fault_ended,
+        on_pending_added,
+        on_pending_removed,
+        on_request_ended,
+        on_request_sent,
+        on_request_started,
+        on_response,
+        pace_ns,
+        per_try_deadline_ns,
+        pick_host,
+        step,
+    )
+}

@@ -1,0 +1,151 @@
+"""Filters of a proxy: what may hold a request back, refuse it, copy it, or slow its answer.
+
+Rule: `meshsim.policy.fault` and `meshsim.policy.rate_limit` decide; the request machine is told
+(`meshsim.kernel.requests`).  The order is Envoy's: delay, abort, local rate limit, router; the
+mirrors of a route are sent when its request is forwarded.  An inbound proxy looks at its local
+rate limit when the request has passed it, and answers at once, without another pass.
+
+An exchange that holds a place among the active faults, or whose response may be slowed, says
+so in its flags; only such a one is looked at again when it ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit
+from meshsim.kernel.events import RELEASE, pack, schedule
+from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
+from meshsim.policy.request import (
+    STIMULUS_FAULT_ABORT,
+    STIMULUS_FAULT_DELAY,
+    STIMULUS_RATE_LIMITED,
+    STIMULUS_REQUEST,
+)
+from meshsim.rng import mix_in
+from meshsim.state.codes import NO_INDEX, RESET_NONE, RESET_RATELIMITED
+from meshsim.state.exchange import HOLDS_FAULT, PACED
+from meshsim.state.filters import DIRECTION_COUNT, INBOUND, OUTBOUND
+
+__all__ = ["filter_inbound", "filter_outbound", "leave_filters", "release_fault"]
+
+
+@kernel_jit
+def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int]:
+    """Send a routed request through the filters of its route.
+
+    Parameters
+    ----------
+    delayed : bool
+        Whether it has waited out a delay.
+
+    Returns
+    -------
+    stimulus, value : int
+        What to tell the machine; STIMULUS_REQUEST: nothing held it back.
+    """
+    exchanges = state.exchanges
+    filters = state.routes["filters"][exchanges["route"][exchange]]
+    proxy = exchanges["proxy"][exchange]
+    key = exchanges["key"][exchange]
+    fault = state.filters["fault"][filters]
+    if fault != NO_INDEX:
+        counts = state.fault_counts
+        if not delayed:
+            wait_ns = delay_ns(state.faults, fault, counts, proxy, key)
+            if wait_ns != NO_FAULT:
+                exchanges["flags"][exchange] |= HOLDS_FAULT
+                return STIMULUS_FAULT_DELAY, wait_ns
+        holds_place = exchanges["flags"][exchange] & HOLDS_FAULT != 0
+        status = abort_status(state.faults, fault, counts, proxy, key, holds_place)
+        if status != NO_FAULT:
+            return STIMULUS_FAULT_ABORT, status
+        if state.faults["pace_kibps"][fault] > 0:
+            exchanges["flags"][exchange] |= PACED
+    limit = state.filters["limit"][filters]
+    if limit != NO_INDEX:
+        status = check_limit(
+            state.limits,
+            limit,
+            state.limit_buckets,
+            state.token_buckets,
+            state.proxies["bucket_start"][proxy],
+            state.limit_counts,
+            DIRECTION_COUNT * proxy + OUTBOUND,
+            key,
+            state.counters["now_ns"][0],
+        )
+        if status != NOT_LIMITED:
+            return STIMULUS_RATE_LIMITED, status
+    return STIMULUS_REQUEST, 0
+
+
+@kernel_jit
+def filter_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
+    """Let `attempt` pass the inbound filters of its endpoint.
+
+    Returns
+    -------
+    status, reset : int
+        Of a refusal: RESET_RATELIMITED if it is marked so; status NOT_LIMITED: it may pass.
+    """
+    exchanges = state.exchanges
+    exchange = state.attempts["exchange"][attempt]
+    place = state.inbound["limit_start"][state.endpoints["inbound"][endpoint]]
+    place += exchanges["call"][exchange] * state.traffic.shape[0] + exchanges["traffic"][exchange]
+    limit = state.inbound_limits[place]
+    proxy = state.endpoints["proxy"][endpoint]
+    status = check_limit(
+        state.limits,
+        limit,
+        state.limit_buckets,
+        state.token_buckets,
+        state.proxies["bucket_start"][proxy],
+        state.limit_counts,
+        DIRECTION_COUNT * proxy + INBOUND,
+        mix_in(exchanges["key"][exchange], state.attempts["try_number"][attempt]),
+        state.counters["now_ns"][0],
+    )
+    return status, RESET_RATELIMITED if state.limits["marked"][limit] == 1 else RESET_NONE
+
+
+@kernel_jit
+def leave_filters(state: Any, exchange: int) -> bool:
+    """Let an answered `exchange` leave its filters; return whether its response takes time.
+
+    If it does, RELEASE ends the exchange later; flags say what is still to be done.
+    """
+    exchanges = state.exchanges
+    if exchanges["flags"][exchange] & PACED != 0:
+        exchanges["flags"][exchange] &= ~PACED
+        filters = state.routes["filters"][exchanges["route"][exchange]]
+        size_bytes = 0
+        # An answer of the proxy's own has a body of some bytes.
+        if exchanges["attempt"][exchange] != NO_INDEX:
+            attempt = exchanges["attempt"][exchange]
+            if state.attempts["status"][attempt] == exchanges["status"][exchange]:
+                size_bytes = state.calls["response_bytes"][exchanges["call"][exchange]]
+        wait_ns = pace_ns(
+            state.faults,
+            state.filters["fault"][filters],
+            state.fault_counts,
+            exchanges["proxy"][exchange],
+            exchanges["key"][exchange],
+            size_bytes,
+        )
+        if wait_ns > 0:
+            what = pack(RELEASE, exchange, exchanges["generation"][exchange])
+            schedule(state, state.counters["now_ns"][0] + wait_ns, what)
+            return True
+    release_fault(state, exchange)
+    return False
+
+
+@kernel_jit
+def release_fault(state: Any, exchange: int) -> None:
+    """Give back the place of `exchange` among the active faults, if it holds one."""
+    exchanges = state.exchanges
+    if exchanges["flags"][exchange] & HOLDS_FAULT != 0:
+        exchanges["flags"][exchange] &= ~HOLDS_FAULT
+        on_fault_ended(state.fault_counts, exchanges["proxy"][exchange])

@@ -1,0 +1,49 @@
+"""Envoy's counters of the filters of every proxy, by their names.
+
+Rule: counters that are 0 are left out, and so is a proxy that has none; names begin with the side
+of the proxy that counts.
+"""
+
+from __future__ import annotations
+
+from meshsim.kernel.memory import KernelState, Rows
+from meshsim.state.filters import (
+    DIRECTION_COUNT,
+    FAULT_STATS,
+    INBOUND,
+    LIMIT_STATS,
+    OUTBOUND,
+)
+
+__all__ = ["stats"]
+
+_SIDES = {OUTBOUND: "outbound", INBOUND: "inbound"}
+
+
+def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
+    """Return proxy -> name of the counter -> count.
+
+    Parameters
+    ----------
+    state : KernelState
+        Read only.
+    names : list of str
+        Of the proxies that are reported, in the order of their rows.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for proxy, name in enumerate(names):
+        counts: dict[str, int] = {}
+        if len(state.fault_counts):
+            counts |= _counts(state.fault_counts[proxy], FAULT_STATS, "outbound")
+        if len(state.limit_counts):
+            for side, said in _SIDES.items():
+                row = state.limit_counts[DIRECTION_COUNT * proxy + side]
+                counts |= _counts(row, LIMIT_STATS, said)
+        if counts:
+            found[name] = counts
+    return found
+
+
+def _counts(row: Rows, fields: dict[str, str], side: str) -> dict[str, int]:
+    counts = {f"{side}.{name}": int(row[field]) for name, field in fields.items()}
+    return {name: count for name, count in counts.items() if count}

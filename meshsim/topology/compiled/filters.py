@@ -1,0 +1,275 @@
+"""Filters as rows: faults, limits with their buckets, and mirrors.
+
+Rule: what a filter looks at in a request is text, so which buckets a request takes tokens of is
+found here, once for each kind of request, and remembered as row numbers; whoever runs the
+engine (the compiler of a scenario, a live proxy) fills rows here.  Buckets are numbered within
+their proxy, in the order in which they are first named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from meshsim.policy.rate_limit import fill_bucket
+from meshsim.policy.routing import RequestAttributes
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.filters import (
+    BUCKET_DTYPE,
+    DIRECTION_COUNT,
+    FAULT_COUNTS_DTYPE,
+    FAULT_DTYPE,
+    FILTER_DTYPE,
+    INBOUND_DTYPE,
+    LIMIT_COUNTS_DTYPE,
+    LIMIT_DTYPE,
+    MIRROR_DTYPE,
+    REFILL_CONTINUOUS,
+    REFILL_TICKS,
+)
+from meshsim.topology.compiled.layout import Layout, Rows
+from meshsim.topology.compiled.programs import CallSite, attributes_of
+from meshsim.topology.model import Fault, LocalRateLimit, TokenBucket, Topology
+
+__all__ = ["BucketName", "FilterRows", "Filters", "bucket_rows", "fitting_buckets"]
+
+_REFILLS = {"TICKS": REFILL_TICKS, "CONTINUOUS": REFILL_CONTINUOUS}
+_UNLIMITED = np.iinfo(np.int64).max
+#: In place of a descriptor's number: the default bucket of a limit.
+_DEFAULT = -1
+
+#: Number of the descriptor, and the values that tell its buckets apart.
+BucketName: TypeAlias = tuple[int, tuple[str, ...]]
+#: Called service and number of the route whose limit it is.
+_Owner: TypeAlias = tuple[str, int]
+#: In place of a route's number: the limit of the service's inbound proxies.
+_INBOUND = -1
+
+
+def fitting_buckets(
+    limit: LocalRateLimit, request: RequestAttributes
+) -> list[tuple[BucketName, TokenBucket]]:
+    """Return the buckets that `request` takes tokens of, in order.
+
+    Those of descriptors come first, the one that fills slowest before the others; the default
+    bucket is the last (Envoy, local_ratelimit_impl.cc: requestAllowed; measured on 1.40.0).
+
+    Parameters
+    ----------
+    limit : LocalRateLimit
+    request : RequestAttributes
+        Header names in any case.
+    """
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    headers[":path"] = request.path.partition("?")[0]
+    headers[":method"] = request.method
+    headers[":authority"] = request.authority
+    found: list[tuple[BucketName, TokenBucket]] = []
+    for number, descriptor in enumerate(limit.descriptors):
+        pairs = [(headers.get(name.lower()), wanted) for name, wanted in descriptor.entries.items()]
+        if all(value is not None and wanted in ("*", value) for value, wanted in pairs):
+            told_apart = tuple(value or "" for value, wanted in pairs if wanted == "*")
+            found.append(((number, told_apart), descriptor.token_bucket))
+    found.sort(key=lambda item: _fill_rate(item[1]))
+    return [*found, ((_DEFAULT, ()), limit.token_bucket)]
+
+
+def _fill_rate(bucket: TokenBucket) -> float:
+    return (bucket.tokens_per_fill or 1) / bucket.fill_interval
+
+
+def bucket_rows(buckets: Sequence[tuple[TokenBucket, str | None]]) -> Rows:
+    """Return BUCKET rows, full, of (bucket, how it is refilled)."""
+    rows = np.zeros(len(buckets), BUCKET_DTYPE)
+    for row, (bucket, refill) in enumerate(buckets):
+        rows["max_tokens"][row] = bucket.max_tokens
+        rows["tokens_per_fill"][row] = bucket.tokens_per_fill or 1
+        rows["fill_interval_ns"][row] = bucket.fill_interval
+        rows["refill"][row] = _REFILLS[refill or "CONTINUOUS"]
+        fill_bucket(rows, row)
+    return rows
+
+
+def _share(percentage: float | None) -> float:
+    return 1.0 if percentage is None else percentage / 100
+
+
+class FilterRows:
+    """Collects the rows of filters; equal ones are one row."""
+
+    def __init__(self) -> None:
+        self._filters: dict[tuple[int, ...], int] = {}
+        self._faults: dict[tuple[float, ...], int] = {}
+        self._limits: dict[tuple[float, ...], int] = {}
+        self._limit_fields: list[tuple[float, ...]] = []
+        self._limit_buckets: list[int] = []
+        self._mirrors: list[tuple[float, int, int]] = []
+
+    @property
+    def mirrors_max(self) -> int:
+        """The most mirrors that one route has."""
+        return max((row[3] for row in self._filters), default=0)
+
+    def fault(self, fault: Fault | None) -> int:
+        """Return the FAULT row of `fault`, or NO_INDEX."""
+        if fault is None:
+            return NO_INDEX
+        delay, abort, pace = fault.delay, fault.abort, fault.response_rate_limit
+        most = fault.max_active_faults
+        values = (
+            _share(delay.percentage) if delay else 0.0,
+            delay.fixed_delay if delay else 0,
+            _share(abort.percentage) if abort else 0.0,
+            abort.http_status if abort else 0,
+            _UNLIMITED if most is None else most,
+            _share(pace.percentage) if pace else 0.0,
+            pace.limit_kbps if pace else 0,
+        )
+        return self._faults.setdefault(values, len(self._faults))
+
+    def limit(self, limit: LocalRateLimit, places: Sequence[int]) -> int:
+        """Return the LIMIT row of requests that take tokens of the buckets `places`."""
+        start = len(self._limit_buckets)
+        values = (
+            limit.status or 429,
+            int(limit.marks),
+            _share(limit.filter_enabled),
+            _share(limit.filter_enforced),
+        )
+        key = (*values, *places)
+        if key not in self._limits:
+            self._limits[key] = len(self._limits)
+            self._limit_buckets += places
+            self._limit_fields.append((start, len(places), *values))
+        return self._limits[key]
+
+    def mirrors(self, mirrors: Sequence[tuple[float | None, int, int]]) -> tuple[int, int]:
+        """Add (percentage, ROUTE row, CLUSTER row) of each; return first row and count."""
+        start = len(self._mirrors)
+        self._mirrors += [(_share(share), route, cluster) for share, route, cluster in mirrors]
+        return start, len(mirrors)
+
+    def filters(self, fault: int, limit: int, mirrors: tuple[int, int]) -> int:
+        """Return the FILTER row of a route with these, or NO_INDEX if it has none."""
+        if fault == limit == NO_INDEX and mirrors[1] == 0:
+            return NO_INDEX
+        return self._filters.setdefault((fault, limit, *mirrors), len(self._filters))
+
+    def build(self) -> dict[str, Rows]:
+        """Return `filters`, `faults`, `limits`, `limit_buckets` and `mirrors`."""
+        return {
+            "filters": np.array(list(self._filters), FILTER_DTYPE),
+            "faults": np.array(list(self._faults), FAULT_DTYPE),
+            "limits": np.array(self._limit_fields, LIMIT_DTYPE),
+            "limit_buckets": np.array(self._limit_buckets, np.int32),
+            "mirrors": np.array(self._mirrors, MIRROR_DTYPE),
+        }
+
+
+class Filters:
+    """The filters of all proxies of a topology.
+
+    Parameters
+    ----------
+    topology : Topology
+
+    Attributes
+    ----------
+    rows : FilterRows
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.rows = FilterRows()
+        self._topology = topology
+        # By caller; of each bucket its place.
+        self._buckets: dict[int, dict[tuple[_Owner, BucketName], int]] = {}
+        self._fills: dict[int, list[tuple[TokenBucket, str | None]]] = {}
+        self._inbound: list[int] = []
+        self._inbound_limits: list[Rows] = []
+
+    def places(
+        self,
+        caller: int,
+        owner: tuple[str, int],
+        limit: LocalRateLimit | None,
+        request: RequestAttributes,
+    ) -> list[int]:
+        """Return which buckets of the proxies of `caller` a request takes tokens of, in order.
+
+        Parameters
+        ----------
+        caller : int
+            Workload, or ~class.
+        owner : (str, int)
+            Called service and number of the route with this limit.
+        limit : LocalRateLimit or None
+        request : RequestAttributes
+        """
+        if limit is None:
+            return []
+        known = self._buckets.setdefault(caller, {})
+        places = []
+        for name, bucket in fitting_buckets(limit, request):
+            if (owner, name) not in known:
+                known[owner, name] = len(known)
+                self._fills.setdefault(caller, []).append((bucket, limit.refill))
+            places.append(known[owner, name])
+        return places
+
+    def inbound(self, layout: Layout, sites: Sequence[CallSite], sidecars: bool) -> Rows:
+        """Return the INBOUND row by endpoint, or NO_INDEX."""
+        rows = np.full(len(layout.endpoint_names), NO_INDEX, np.int32)
+        size = 0
+        for index, place in enumerate(layout.workloads):
+            limit = self._topology.policies[place.service].rate_limit
+            workload = self._topology.services[place.service].workloads[place.workload]
+            if limit is None or not (sidecars and workload.meshed):
+                continue
+            owner = (place.service, _INBOUND)
+            table = [
+                self.rows.limit(
+                    limit, self.places(index, owner, limit, attributes_of(site, traffic))
+                )
+                for site in sites
+                for traffic in self._topology.traffic.values()
+            ]
+            last = place.first_endpoint + place.replicas
+            rows[place.first_endpoint : last] = len(self._inbound)
+            self._inbound.append(size)
+            self._inbound_limits.append(np.array(table, np.int32))
+            size += len(table)
+        return rows
+
+    def build(
+        self, callers: Iterable[tuple[int, int, int]], proxy_count: int
+    ) -> tuple[dict[str, Rows], Rows, Rows]:
+        """Return the arrays; and by proxy its first BUCKET row, and their number.
+
+        Parameters
+        ----------
+        callers : iterable of (int, int, int)
+            Caller, first proxy, number of proxies.
+        proxy_count : int
+        """
+        start = np.zeros(proxy_count, np.int32)
+        count = np.zeros(proxy_count, np.int32)
+        blocks = [bucket_rows(())]
+        total = 0
+        for caller, first_proxy, replicas in callers:
+            rows = bucket_rows(self._fills.get(caller, []))
+            for proxy in range(first_proxy, first_proxy + replicas):
+                start[proxy], count[proxy] = total, len(rows)
+                blocks.append(rows)
+                total += len(rows)
+        arrays = self.rows.build()
+        faulty, limited = len(arrays["faults"]) > 0, len(arrays["limits"]) > 0
+        arrays["token_buckets"] = np.concatenate(blocks, dtype=BUCKET_DTYPE)
+        arrays["fault_counts"] = np.zeros(proxy_count if faulty else 0, FAULT_COUNTS_DTYPE)
+        limit_count = DIRECTION_COUNT * proxy_count if limited else 0
+        arrays["limit_counts"] = np.zeros(limit_count, LIMIT_COUNTS_DTYPE)
+        arrays["inbound"] = np.array([(row,) for row in self._inbound], INBOUND_DTYPE)
+        none = np.zeros(0, np.int32)
+        arrays["inbound_limits"] = np.concatenate([none, *self._inbound_limits])
+        return arrays, start, count

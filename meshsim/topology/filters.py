@@ -1,0 +1,125 @@
+"""Filters: what a person says of limits, injected faults, mirrors and redirects.
+
+Rule: names are Envoy's where Envoy has them.  A percentage is a number from 0 to 100; Envoy's
+fractions of 100, 10,000 and 1,000,000 are all percentages with at most four decimals.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from meshsim.topology.base import Duration, Integer, Model, Number
+
+__all__ = [
+    "Fault",
+    "FaultAbort",
+    "FaultDelay",
+    "LocalRateLimit",
+    "Mirror",
+    "Percentage",
+    "RateLimitDescriptor",
+    "Redirect",
+    "ResponseRateLimit",
+    "TokenBucket",
+]
+
+Percentage = Annotated[Number, Field(ge=0, le=100)]
+_Tokens = Annotated[Integer, Field(ge=1, le=2**32 - 1)]
+
+
+class TokenBucket(Model):
+    """A bucket that starts full: `tokens_per_fill` (default 1) come in each `fill_interval`."""
+
+    max_tokens: _Tokens
+    tokens_per_fill: _Tokens | None = None
+    fill_interval: Duration
+
+
+class RateLimitDescriptor(Model):
+    """A bucket of its own for requests with these headers.
+
+    `entries` maps names of headers, or ``:path`` (without its query), ``:method`` and
+    ``:authority``, to the value that is meant; ``*`` means a bucket for each value.
+    """
+
+    entries: dict[str, str] = Field(min_length=1)
+    token_bucket: TokenBucket
+
+
+class LocalRateLimit(Model):
+    """Envoy's local rate limit: each proxy has buckets of its own.
+
+    A request takes a token of every descriptor's bucket that fits it, then one of `token_bucket`.
+    """
+
+    token_bucket: TokenBucket
+    descriptors: tuple[RateLimitDescriptor, ...] = ()
+    refill: Literal["TICKS", "CONTINUOUS"] | None = Field(
+        default=None,
+        description="tokens come all at once at multiples of fill_interval, or evenly",
+    )
+    status: Integer | None = Field(default=None, ge=400, le=599, description="of a refusal")
+    filter_enabled: Percentage | None = Field(default=None, description="of requests counted")
+    filter_enforced: Percentage | None = Field(
+        default=None, description="of requests over the limit that are refused"
+    )
+    response_headers_to_add: dict[str, str] = Field(
+        default_factory=dict,
+        description="on a refusal; x-envoy-ratelimited decides whether it is retried",
+    )
+
+    @property
+    def marks(self) -> bool:
+        """Whether refusals are marked ``x-envoy-ratelimited``."""
+        return "x-envoy-ratelimited" in (name.lower() for name in self.response_headers_to_add)
+
+
+class FaultDelay(Model):
+    """Requests that wait before they are sent."""
+
+    fixed_delay: Duration
+    percentage: Percentage
+
+
+class FaultAbort(Model):
+    """Requests that are answered at once."""
+
+    http_status: Integer = Field(ge=200, le=599)
+    percentage: Percentage
+
+
+class ResponseRateLimit(Model):
+    """Responses that leave slowly, in slices of 50 ms."""
+
+    limit_kbps: Integer = Field(ge=1, le=2**32 - 1, description="KiB a second, of one response")
+    percentage: Percentage
+
+
+class Fault(Model):
+    """Envoy's fault filter, for the requests of one route."""
+
+    delay: FaultDelay | None = None
+    abort: FaultAbort | None = None
+    response_rate_limit: ResponseRateLimit | None = None
+    max_active_faults: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
+
+
+class Mirror(Model):
+    """Copies of the requests of a route; the answers to them are ignored.
+
+    `service` is the routed one unless it says otherwise.
+    """
+
+    service: str | None = None
+    subset: str | None = None
+    percentage: Percentage | None = Field(default=None, description="default: all requests")
+
+
+class Redirect(Model):
+    """An answer that sends the caller elsewhere; callers here do not go there."""
+
+    response_code: Literal[301, 302, 303, 307, 308] = 301
+    host: str | None = None
+    path: str | None = None
