@@ -26,6 +26,7 @@ from meshsim.kernel.attempts import (
 )
 from meshsim.kernel.connections import (
     OVERFLOW,
+    announce_connection,
     connect_or_wait,
     join_pending,
     release_connection,
@@ -341,7 +342,10 @@ def send(state: Any, exchange: int) -> int:
     if not can_send_request(state.clusters, cluster, state.configs):
         exchanges["attempts_active"][exchange] -= 1
         attempts["state"][attempt] = ATTEMPT_ENDED
-        release_connection(state, host, connection)
+        if state.hosts["pending_head"][host] == NO_INDEX:
+            release_connection(state, host, connection)
+        else:  # opened in no time beside slower ones: it is for the next in line
+            announce_connection(state, connection, 0)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
     return transmit(state, attempt, connection)
 
