@@ -68,7 +68,7 @@ class Replicated:
 
     `run(seed, replications)` returns what they leave, which `join` puts together; `read` makes
     of that one row a replication.  `second` is the same value by another way, where there is
-    one, with its name.  Without `pilot` ten replications are expected to do.
+    one, with its name.
     """
 
     key: str
@@ -79,7 +79,6 @@ class Replicated:
     about: str = ""
     cheap: bool = True
     second: Callable[[], tuple[Any, str]] | None = None
-    pilot: bool = True
 
 
 Study = Exact | Claims | Replicated
@@ -155,9 +154,12 @@ class Examiner:
         return replace(verdict, replications=len(values)), about
 
     def _first_runs(self, case: Case, study: Replicated) -> Any:
-        """Return as many runs as a pilot of ten, which is thrown away, says are needed."""
+        """Return as many runs as a pilot of ten, which is thrown away, says are needed.
+
+        Other rules than ci allow for more than the noise: ten will do to begin with.
+        """
         count = FIRST_REPLICATIONS
-        if study.pilot and self.widen == 1:
+        if case.rule == "ci" and self.widen == 1:
             pilot = _columns(study.read(study.run(self._seed(study, _PILOT), count)))
             wide = rules.excess(case, pilot, self.widen)
             count = _replications(count, wide, study.replications_max)

@@ -68,7 +68,6 @@ def _ring(case: Case) -> Replicated:
         load=0.0,
         about=f"{_RINGS} rings each",
         cheap=hosts * points <= 2_000,
-        pilot=False,
     )
 
 
@@ -145,9 +144,7 @@ def _disruption(case: Case, hosts: int, size: int) -> Replicated:
     def run(seed: int, replications: int) -> Values:
         return Values(np.array([moved((seed, number)) for number in range(replications)]))
 
-    return Replicated(
-        key_of(case), run, lambda runs: runs.values, 0.0, 40, "one table each", pilot=False
-    )
+    return Replicated(key_of(case), run, lambda runs: runs.values, 0.0, 40, "one table each")
 
 
 # --- Random ---------------------------------------------------------------------------------
@@ -168,6 +165,4 @@ def _multinomial(case: Case) -> Replicated:
             found.append(counts.max() / counts.mean())
         return Values(np.array(found))
 
-    return Replicated(
-        key_of(case), run, lambda runs: runs.values, 0.0, 10, "the RANDOM balancer", pilot=False
-    )
+    return Replicated(key_of(case), run, lambda runs: runs.values, 0.0, 10, "the RANDOM balancer")

@@ -1,6 +1,7 @@
 """One stream over several servers: at random, in turn, or by weights."""
 
 import math
+from typing import Any
 
 import numpy as np
 from theory_scenarios import balanced, exponential, poisson, topology, workload
@@ -122,6 +123,14 @@ def _unequal(case: Case) -> Replicated | Claims:
         slow = runs.endpoint_requests[:, slowest]
         return np.column_stack([ratio(slow, runs.endpoint_requests.sum(axis=1)), sojourn])
 
+    def second() -> tuple[Any, str]:
+        queues = [
+            share * theory.MMc(share * rate, speed).sojourn_mean
+            for share, speed in zip(shares, speeds, strict=True)
+        ]
+        found = [shares[slowest], sum(queues)]
+        return found if case.metric.startswith("[") else found[1], "meshsim.theory.MMc of each"
+
     return queue_study(
         case,
         lambda: _weighted(speeds, rate, shares),
@@ -130,6 +139,7 @@ def _unequal(case: Case) -> Replicated | Claims:
         visits=1 / len(speeds),
         read=read,
         variant=[shares],
+        second=second,
     )
 
 
