@@ -242,7 +242,9 @@ def _token_bucket(path: FieldPath, element: model.TokenBucket) -> Iterator[Findi
         message = "Envoy refuses an interval this short"
         found, allowed = format_duration(element.fill_interval), "50ms or more"
         yield Finding(at, message, found, allowed, notice=True)
-    if element.max_tokens * element.fill_interval > _FILL_MAX:
+    # As `meshsim.topology.compiled.filters.bucket_rows` keeps the rate: in lowest terms.
+    divisor = math.gcd(element.tokens_per_fill or 1, element.fill_interval) or 1
+    if element.max_tokens * (element.fill_interval // divisor) > _FILL_MAX:
         message = "max_tokens times fill_interval is too large to count in"
         found = f"{element.max_tokens} x {format_duration(element.fill_interval)}"
         yield Finding(path, message, found, "fewer tokens, or a shorter interval")

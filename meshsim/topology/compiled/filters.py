@@ -8,6 +8,7 @@ their proxy, in the order in which they are first named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -81,13 +82,19 @@ def _fill_rate(bucket: TokenBucket) -> float:
 
 
 def bucket_rows(buckets: Sequence[tuple[TokenBucket, str | None]]) -> Rows:
-    """Return BUCKET rows, full, of (bucket, how it is refilled)."""
+    """Return BUCKET rows, full, of (bucket, how it is refilled).
+
+    A rate is kept in lowest terms (100,000 a day is one each 864 ms), so that large quotas fit.
+    """
     rows = np.zeros(len(buckets), BUCKET_DTYPE)
     for row, (bucket, refill) in enumerate(buckets):
+        kind = _REFILLS[refill or "CONTINUOUS"]
+        per_fill, interval_ns = bucket.tokens_per_fill or 1, bucket.fill_interval
+        divisor = math.gcd(per_fill, interval_ns) if kind == REFILL_CONTINUOUS else 1
         rows["max_tokens"][row] = bucket.max_tokens
-        rows["tokens_per_fill"][row] = bucket.tokens_per_fill or 1
-        rows["fill_interval_ns"][row] = bucket.fill_interval
-        rows["refill"][row] = _REFILLS[refill or "CONTINUOUS"]
+        rows["tokens_per_fill"][row] = per_fill // divisor
+        rows["fill_interval_ns"][row] = interval_ns // divisor
+        rows["refill"][row] = kind
         fill_bucket(rows, row)
     return rows
 

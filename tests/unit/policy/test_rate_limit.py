@@ -57,6 +57,15 @@ def test_a_continuous_bucket_loses_no_fraction():
     assert take_token(rows, 0, 10_000_000_000)
 
 
+def test_a_daily_quota_of_millions_is_exact():
+    """8,640,000 a day is one each 10 ms."""
+    rows = bucket(8_640_000, 8_640_000, "24h", "CONTINUOUS")
+    rows["level"] = 0
+    assert not take_token(rows, 0, 9_999_999)
+    assert take_token(rows, 0, 10_000_000)
+    assert tokens(rows, 0, 24 * 3600 * SECOND) == 8_639_999
+
+
 def test_the_deterministic_burst_of_a_policer():
     """1,000 requests 1 ms apart against 50/s with a burst of 100: 100 + floor(0.999 x 50)."""
     rows = bucket(100, 50, "1s", "CONTINUOUS")

@@ -330,6 +330,11 @@ def test_a_route_that_envoy_would_refuse(route, field):
     assert list(found(policies=policies)) == [f"policies.web.routes[0].{field}"]
 
 
+def test_a_daily_quota_of_millions_can_be_said():
+    bucket = {"max_tokens": 10**7, "tokens_per_fill": 10**7, "fill_interval": "24h"}
+    assert found(policies={"web": {"rate_limit": {"token_bucket": bucket}}}) == {}
+
+
 @pytest.mark.parametrize(
     ("balancing", "field"),
     [
