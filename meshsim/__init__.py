@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshsim.errors import MeshsimError as MeshsimError
     from meshsim.explanation import explain as explain
     from meshsim.loading import load as load
+    from meshsim.permission import can_i as can_i
     from meshsim.results import Result as Result
     from meshsim.simulation import simulate as simulate
     from meshsim.topology import Topology as Topology
@@ -33,6 +34,7 @@ _HOME = {
     "MeshsimError": "meshsim.errors",
     "Result": "meshsim.results",
     "Topology": "meshsim.topology",
+    "can_i": "meshsim.permission",
     "emulate": "emulator",
     "explain": "meshsim.explanation",
     "generate": "meshsim.topology",

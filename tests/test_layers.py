@@ -33,6 +33,7 @@ LAYERS = {
     "controlplane": 5,
     "explanation": 5,
     "loading": 5,
+    "permission": 5,
     "kernel": 6,
     "simulation": 7,
     "benchmark": 8,

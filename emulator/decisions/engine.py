@@ -31,6 +31,7 @@ from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filtering import FilterDecisions
 from emulator.decisions.filters import ProxyFilters
 from emulator.decisions.holdings import Holdings, HostReport
+from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.route_table import RouteTable
 from emulator.decisions.stimuli import StimulusLog, changed_parts
 from emulator.decisions.streams import own_key, pick_stream, run_seed_of, split_uniform
@@ -95,6 +96,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self.configuration = ProxyConfiguration(name)
         self._log = log
         self._holdings = Holdings()
+        self.inbound = InboundAccess(index, log)
         self._table = RouteTable(self.configuration, {})
         self._identity = run_seed, index
         self._rng = pick_stream(run_seed, index)
@@ -116,6 +118,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         departed = self._holdings.apply(configuration, hosts, clusters, now_ns)
         self._table = RouteTable(configuration, self._holdings.cluster_rows)
         self._filters.apply(configuration.listener.rate_limit)
+        self.inbound.apply(configuration.listener)
         self._bind()
         if self._log is not None:
             parts = changed_parts(self.configuration, configuration)
@@ -158,9 +161,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._cluster_of = holdings.cluster_of
         self._member_starts: list[int] = holdings.clusters["member_start"].tolist()
         self._connections_open = holdings.hosts["connections_open"]
-        configs = holdings.configs
         fields = ("connect_timeout_ns", "idle_timeout_ns", "max_requests_per_connection")
-        columns = [configs[field].tolist() for field in fields]
+        columns = [holdings.configs[field].tolist() for field in fields]
         self._pool_settings = dict(enumerate(zip(*columns, strict=True)))
 
     # --- Requests ---

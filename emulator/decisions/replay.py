@@ -245,6 +245,8 @@ class _Teller:
             raise _Impossible("there is no such host")
         if stimulus.name == "tell" and not 0 <= stimulus.arguments[1] < STIMULUS_COUNT:
             raise _Impossible("the machine has no such stimulus")
+        if stimulus.name == "authorize":
+            return engine.inbound.authorize(*stimulus.arguments)
         answer = getattr(engine, stimulus.name)(*stimulus.arguments)
         if stimulus.name == "route":
             return [*engine.routed_to(stimulus.arguments[0]), *answer]
@@ -291,6 +293,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "mirror": ("exchange", "number", "now"),
     "pace": ("exchange", "bytes", "now"),
     "admit": ("method", "path", "authority", "headers", "key", "now"),
+    "authorize": ("principal", "method", "path", "host", "headers"),
     "close": (),
 }
 

@@ -94,7 +94,8 @@ def changed_parts(before: ProxyConfiguration, after: ProxyConfiguration) -> dict
             parts[kind] = after.body(kind)
     if (after.routes, after.labels) != (before.routes, before.labels):
         parts["routes"] = after.body("routes")
-    if after.listener.rate_limit != before.listener.rate_limit:
+    before_listener = (before.listener.rate_limit, before.listener.access)
+    if (after.listener.rate_limit, after.listener.access) != before_listener:
         parts["listener"] = after.body("listener")
     return parts
 
@@ -138,6 +139,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "mirror": (int, int, int, _NUMBERS),
     "pace": (int, int, int, int),
     "admit": (str, str, str, dict, int, int, int),
+    "authorize": ((str, None), str, str, str, dict, int),
     "can_wait": (int, bool),
     "can_open": (int, bool),
     "can_send": (int, bool),

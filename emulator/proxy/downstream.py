@@ -187,6 +187,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_started",
         "_timer",
         "_transport",
+        "peer",
         "writable",
     )
 
@@ -208,6 +209,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._moved = False  # something came since the body's timer was set
         self._timer: asyncio.TimerHandle | None = None
         self.writable = True
+        self.peer: object = None  # who the listener says it is
 
     # --- asyncio ---------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 """The inbound proxy: what the mesh sends to one workload.
 
-Rule: who may come in is decided by the listener (`emulator.access.listener`); each request that
-came in is passed to the workload at once over a connection of its own while it lasts, kept for the
-next one, the one used last first. No policy of a client applies here: no retry, no time-out. A
-local rate limit may refuse a request (`admit`): 429, flag RL. A
-workload that refuses the connection is answered 503 UF, one that breaks it 503 UC, as Envoy's
-inbound listener does; if it breaks off a response that has begun, or the caller goes, the other
-side's connection is closed.
+Rule: who may come in is decided by the listener (`emulator.access.listener`); the access rules
+of the proxy's configuration judge each request by who the listener says is asking, and answer
+403 as Envoy's RBAC filter does.  They answer when a short body is here, because bodies stand for
+the bytes of requests; Envoy would not wait, and close the connection.
+
+A request that came in is passed to the workload at once over a connection of its own while it
+lasts, kept for the next one, the one used last first.  No policy of a client applies here: no
+retry, no time-out.  A local rate limit may refuse a request (`admit`): 429, flag RL.  A workload
+that refuses the connection is answered 503 UF, one that breaks it 503 UC, as Envoy's inbound
+listener does; if it breaks off a response that has begun, or the caller goes, the other side's
+connection is closed.
 
 References
 ----------
@@ -17,7 +21,7 @@ time-out).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from emulator.http.bodies import CHUNKED
@@ -25,14 +29,37 @@ from emulator.http.connection import UpstreamConnection, dial
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
 from emulator.proxy.accepting import AcceptingProxy
 from emulator.proxy.downstream import DownstreamConnection
-from meshsim.state.codes import FLAG_DC, FLAG_NAMES, FLAG_NONE, FLAG_RL, FLAG_UC, FLAG_UF
+from meshsim.state.codes import (
+    ACCESS_ALLOWED,
+    ACCESS_FORBIDDEN,
+    ACCESS_NOT_FOUND,
+    ACCESS_UNRESTRICTED,
+    FLAG_DC,
+    FLAG_LR,
+    FLAG_NAMES,
+    FLAG_NONE,
+    FLAG_RL,
+    FLAG_UC,
+    FLAG_UF,
+)
 
-__all__ = ["CONNECT_TIMEOUT_S", "AcceptingListener", "InboundProxy", "MakeListener", "Refusal"]
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "AcceptingListener",
+    "AccessRules",
+    "InboundProxy",
+    "MakeListener",
+    "Refusal",
+]
 
 #: How long a workload may take to accept a connection (real time) [s]; Istio's connectTimeout.
 CONNECT_TIMEOUT_S = 10.0
 #: How much of a body is read before the workload has accepted the connection [bytes].
 WAITING_MAX_BYTES = 1 << 16
+#: Header of a gateway's request that stands for its authority.
+_AUTHORITY = "x-meshsim-authority"
+#: What is answered to requests that access rules refuse; the others are reset.
+_STATUS = {ACCESS_FORBIDDEN: 403, ACCESS_NOT_FOUND: 404}
 
 
 class AcceptingListener(Protocol):
@@ -49,6 +76,19 @@ class AcceptingListener(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
+
+
+class AccessRules(Protocol):
+    """Whoever judges requests, as `emulator.decisions.inbound_access`."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to judge by."""
+
+    def authorize(
+        self, principal: str | None, method: str, path: str, host: str, headers: Mapping[str, str]
+    ) -> int:
+        """Return ACCESS_* for a request of a peer."""
 
 
 #: Given what makes the protocol of an admitted connection (called with the peer), the listener.
@@ -84,6 +124,8 @@ class InboundProxy(AcceptingProxy):
         Address to listen on; loopback unless the user says otherwise.
     admit : callable, optional
         Given the head of a request, status and headers to refuse it with, or None.
+    access : AccessRules, optional
+        Judges requests, before `admit`; None: all may pass.
     """
 
     def __init__(
@@ -94,10 +136,12 @@ class InboundProxy(AcceptingProxy):
         *,
         host: str = "127.0.0.1",
         admit: Callable[[RequestHead], Refusal | None] | None = None,
+        access: AccessRules | None = None,
     ) -> None:
         super().__init__(self._begin, host)
         self.workload = _Workload(name, "127.0.0.1", upstream_port)
         self._admit = admit
+        self._access = access
         self._listener = make_listener(self._protocol) if make_listener is not None else None
         self._idle: list[UpstreamConnection] = []  # used last: rightmost
         self._connections: set[UpstreamConnection] = set()
@@ -133,16 +177,40 @@ class InboundProxy(AcceptingProxy):
         return counts
 
     def _protocol(self, peer: object) -> DownstreamConnection:
-        return self.downstream.protocol()
+        connection = self.downstream.protocol()
+        connection.peer = peer
+        return connection
 
     def _begin(self, head: RequestHead, connection: DownstreamConnection) -> _Exchange:
         exchange = _Exchange(self, head, connection)
+        if self._access is not None and self._access.active:
+            outcome = self._judge(self._access, head, connection)
+            if outcome not in (ACCESS_UNRESTRICTED, ACCESS_ALLOWED):
+                exchange.forbid(outcome)
+                return exchange
         refusal = self._admit(head) if self._admit is not None else None
         if refusal is None:
             self.connect(exchange)
         else:
             exchange.refuse(*refusal)
         return exchange
+
+    def _judge(
+        self, access: AccessRules, head: RequestHead, connection: DownstreamConnection
+    ) -> int:
+        """Return what the access rules say of a request, and count it."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        outcome = access.authorize(
+            getattr(connection.peer, "principal", None),
+            head.method.decode("latin-1"),
+            head.target.decode("latin-1"),
+            headers.get(_AUTHORITY, head.host),
+            headers,
+        )
+        if outcome != ACCESS_UNRESTRICTED:
+            allowed = outcome == ACCESS_ALLOWED
+            self.downstream.counts["rbac_allowed" if allowed else "rbac_denied"] += 1
+        return outcome
 
     # --- Connections to the workload -------------------------------------------------------
 
@@ -201,6 +269,7 @@ class _Exchange:
         "_held_bytes",
         "_method",
         "_proxy",
+        "_refusal",
         "_request_done",
         "_started",
         "ended",
@@ -219,8 +288,24 @@ class _Exchange:
         ]  # not sent, as there is no connection yet
         self._held_bytes = 0
         self._request_done = head.length == 0
+        self._refusal: int | None = None  # what the access rules say, if they refuse
         self._started = False
         self.ended = False
+
+    def forbid(self, outcome: int) -> None:
+        """Answer what the access rules refuse when its body is here."""
+        self._refusal = outcome
+        if self._request_done:
+            self._answer_refusal(outcome)
+
+    def _answer_refusal(self, outcome: int) -> None:
+        """Send the status, or close the connection without an answer."""
+        status = _STATUS.get(outcome)
+        self._end(FLAG_NONE if status is not None else FLAG_LR)
+        if status is not None:
+            self._downstream.respond(status, ())
+        else:
+            self._downstream.cut()
 
     # --- As the client of the workload's connection ------------------------------------------
 
@@ -282,6 +367,11 @@ class _Exchange:
 
     def on_request_body(self, piece: bytes) -> None:
         """Pass a part of the body up, or hold it while there is no connection."""
+        if self._refusal is not None:
+            self._held_bytes += len(piece)
+            if self._held_bytes >= WAITING_MAX_BYTES and not self.ended:
+                self._answer_refusal(self._refusal)
+            return
         data = encode_chunk(piece) if self._chunked else piece
         if self._connection is not None:
             self._connection.write(data)
@@ -296,6 +386,8 @@ class _Exchange:
         if self._request_done:
             return
         self._request_done = True
+        if self._refusal is not None and not self.ended:
+            self._answer_refusal(self._refusal)
         if not self._chunked:
             return
         if self._connection is not None:

@@ -265,7 +265,7 @@ class Recorder:
         self._endpoint_sources.append((endpoint, source))
 
     def watch_proxy(self, proxy: int, source: Callable[[], tuple[int, ...]]) -> None:
-        """Ask `source` for (requests, CPU [ns], connections) of row `proxy` likewise."""
+        """Ask `source` for the fields of `PROXY_RECORD_DTYPE` of row `proxy` likewise."""
         self._proxy_sources.append((proxy, source))
 
     def segment_ends_ns(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import functools
 import importlib
 import resource
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from emulator.clock import Clock
 from emulator.decisions.engine import run_seed_of
 from emulator.decisions.stimuli import StimulusLog
+from emulator.proxy import InboundProxy
 from emulator.results.recording import Recorder
 from emulator.running.lag import LagProbe
 from emulator.running.members import leave_signals
@@ -221,17 +223,18 @@ class Node:
             sample_share=spec.sample_share,
             drain_min_ns=_DRAIN_MIN_NS,
         )
-        self._watch_proxy(gateway, lambda: sidecar)
+        self._watch_proxy(gateway, lambda: _proxy_record(sidecar, None))
 
     def _watch(self, replica: Replica) -> None:
         """Let the recorder read this replica's counters at the end of each segment."""
         self.recorder.watch_endpoint(replica.index, replica.record)
-        self._watch_proxy(replica.name, lambda: replica.sidecar)
+        record = functools.partial(_replica_record, replica)
+        self._watch_proxy(replica.name, record)
 
-    def _watch_proxy(self, name: str, sidecar: Callable[[], Sidecar | None]) -> None:
+    def _watch_proxy(self, name: str, record: Callable[[], tuple[int, ...]]) -> None:
         for index, (_, proxy) in enumerate(self.compiled.catalog.proxies):
             if proxy == name:
-                self.recorder.watch_proxy(index, lambda: _proxy_record(sidecar()))
+                self.recorder.watch_proxy(index, record)
 
     def _sidecars(self) -> dict[str, Sidecar]:
         alive = {name: item.sidecar for name, item in self._replicas.items() if item.sidecar}
@@ -372,7 +375,7 @@ class Node:
             if not replica.is_alive and enrolment is not None:
                 await replica.start(Enrolment(**enrolment))
                 assert replica.sidecar is not None
-                replica.sidecar.outbound.partition(self._unreachable.get(replica.name, ()))
+                replica.sidecar.cut_off(self._unreachable.get(replica.name, ()))
             replica.heal()
         return Answer()
 
@@ -397,7 +400,7 @@ class Node:
         """Cut the proxies named off the endpoints named; an empty list heals."""
         self._unreachable = values["unreachable"]
         for name, sidecar in self._sidecars().items():
-            sidecar.outbound.partition(self._unreachable.get(name, ()))
+            sidecar.cut_off(self._unreachable.get(name, ()))
         return Answer()
 
     async def _certificates(self, values: dict[str, Any]) -> Answer:
@@ -427,13 +430,18 @@ class Node:
         return Answer()
 
 
-def _proxy_record(sidecar: Sidecar | None) -> tuple[int, int, int]:
-    """Return (requests, CPU [ns], open connections); CPU is known of processes only."""
-    if sidecar is None:
-        return 0, 0, 0
-    counters = sidecar.outbound.counters()
-    requests = counters.get("downstream_rq_total", 0)
-    return requests, 0, counters.get("upstream_cx_active", 0)
+def _replica_record(replica: Replica) -> tuple[int, ...]:
+    return _proxy_record(replica.sidecar, replica.inbound)
+
+
+def _proxy_record(sidecar: Sidecar | None, inbound: InboundProxy | None) -> tuple[int, ...]:
+    """Return the fields of `PROXY_RECORD_DTYPE`; CPU is known of processes only."""
+    counters = {} if sidecar is None else sidecar.outbound.counters()
+    judged = Counter[str]() if inbound is None else inbound.downstream.counts
+    requests, connections = (
+        counters.get(name, 0) for name in ("downstream_rq_total", "upstream_cx_active")
+    )
+    return requests, 0, connections, judged["rbac_allowed"], judged["rbac_denied"]
 
 
 def _cpu_s() -> float:

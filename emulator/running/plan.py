@@ -18,6 +18,7 @@ from emulator.running.addresses import checked_host, is_loopback
 from emulator.running.budget import ENDPOINTS_MAX, Dilation, Share, assign, choose_dilation
 from emulator.running.faults import LiveControl
 from emulator.running.node import compiled_of
+from meshsim.controlplane.access import check_enforceable
 from meshsim.controlplane.configuration import Mode, configurations_of
 from meshsim.errors import ConfigError, Problem
 from meshsim.meshes import profile, resolve
@@ -128,7 +129,8 @@ def plan_run(
     dilation : float, optional
         Real seconds of one model second, > 0; by default as `emulator.running.budget` decides.
     mtls : "STRICT", "PERMISSIVE" or "DISABLE", optional
-        Mutual TLS between proxies; STRICT by default, DISABLE in a mesh without proxies.
+        Mutual TLS between proxies; STRICT by default, DISABLE in a mesh without proxies.  Where
+        the scenario has access rules, they state it, unless this is DISABLE.
     draws : "same" or "fresh"
         The simulator's own draws, or others.
     changes : sequence of (time, path, value)
@@ -168,6 +170,7 @@ def plan_run(
     _check("mtls", mode, mode in _MODES, ", ".join(_MODES))
     if mode != "DISABLE" and not sidecars:
         raise ConfigError(f"mtls: the mesh {resolved.mesh} has no proxies that could speak it")
+    check_enforceable(resolved, sidecars)
     compiled = compiled_of(resolved)
     shares = assign(resolved, compiled.layout, processes)
     cores = os.cpu_count() or 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,13 +133,29 @@ class Sidecar:
             on_configuration=self._configure,
         )
         self._running: asyncio.Task[None] | None = None
+        #: Endpoints to which packets are lost: by a fault, and by that or access rules.
+        self._cut_off: frozenset[str] = frozenset()
+        self._unreachable: frozenset[str] = frozenset()
 
     def _configure(self, configuration: ProxyConfiguration) -> None:
         """Take a configuration; what raises ConfigError here is refused as a whole."""
         self.engine.apply(configuration, self.surroundings.clock.now_ns())
         self.outbound.reconfigured()
+        self.cut_off()
         if self.listener is not None:
             self.listener.update(policy=configuration.listener)
+
+    def cut_off(self, names: Iterable[str] | None = None) -> None:
+        """Lose every packet to the endpoints `names`, and to those that access rules name.
+
+        None keeps those that were named last.
+        """
+        self._cut_off = self._cut_off if names is None else frozenset(names)
+        access = self.engine.configuration.listener.access
+        dropped = () if access is None else access.unreachable
+        if (unreachable := self._cut_off | frozenset(dropped)) != self._unreachable:
+            self._unreachable = unreachable
+            self.outbound.partition(unreachable)
 
     async def start(self, port: int = 0) -> tuple[str, int]:
         """Listen to the workload; return where.  The agent begins to ask for configuration."""
@@ -257,9 +273,15 @@ class Replica:
             sidecar.listener = Listener(policy, sidecar.identity, factory, clock, name=self.name)
             return sidecar.listener
 
-        host = surroundings.host
-        admit = Admission(sidecar.engine, surroundings.clock).admit
-        return InboundProxy(self.name, self._server_port, make_listener, host=host, admit=admit)
+        engine = sidecar.engine
+        return InboundProxy(
+            self.name,
+            self._server_port,
+            make_listener,
+            host=surroundings.host,
+            admit=Admission(engine, surroundings.clock).admit,
+            access=engine.inbound,
+        )
 
     async def drain(self) -> bool:
         """Finish what is running, callers' side first; return whether all ended in time."""

@@ -1,4 +1,4 @@
-"""The command line: ``meshsim run | explain | schema | bench | emulate | replay | validate``.
+"""The command line: ``meshsim run | explain | can-i | emulate | validate ...``.
 
 Rule: a command reads its arguments, calls the library, and prints; it decides nothing about
 the mesh.  Exit status 0: done; 1: the input is wrong or the run failed, every problem on
@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from meshsim.cli.asking import can_i
 from meshsim.cli.describing import explain, schema
 from meshsim.cli.emulating import emulate
 from meshsim.cli.replaying import replay
@@ -30,7 +31,7 @@ def _commands() -> None:
     """Simulate a service mesh: latency, errors, CPU and memory before it is built."""
 
 
-for _command in (run, explain, schema, bench, emulate, replay, validate):
+for _command in (run, explain, can_i, schema, bench, emulate, replay, validate):
     _commands.add_command(_command)
 
 

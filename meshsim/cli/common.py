@@ -31,6 +31,7 @@ __all__ = [
     "check_writable",
     "load_scenario",
     "progress",
+    "read_assignment",
     "read_duration",
     "read_precision",
     "reports_problems",
@@ -109,7 +110,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
             "values",
             multiple=True,
             metavar="PATH=VALUE",
-            callback=_read_assignment,
+            callback=read_assignment,
             help="Any field, e.g. services.reviews.workloads.v1.replicas=3; may be repeated.",
         ),
     )
@@ -170,7 +171,7 @@ def load_scenario(scenario: str | None, manifests: str | None, traffic: str | No
     return meshsim.load(scenario or manifests or "", traffic=traffic)
 
 
-def _read_assignment(
+def read_assignment(
     context: click.Context, parameter: click.Parameter, assignments: tuple[str, ...]
 ) -> dict[str, str]:
     """Read ``NAME=VALUE`` options in order; the last one of a name wins."""
@@ -190,7 +191,7 @@ def _read_rates(
 ) -> dict[str, float]:
     """Read ``CLASS=R`` options; a rate is a number [1/s]."""
     rates = {}
-    for name, text in _read_assignment(context, parameter, assignments).items():
+    for name, text in read_assignment(context, parameter, assignments).items():
         try:
             rates[name] = float(text)
         except ValueError:

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from meshsim.controlplane.access import AccessWriter, ListenerAccess
 from meshsim.controlplane.completeness import find_open
 from meshsim.controlplane.names import (
     cluster_name,
@@ -78,6 +79,7 @@ __all__ = [
 ]
 
 Mode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
+_MODE: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 #: Types of resources in the order Istio pushes them: a route must not name a cluster that is
 #: not there yet (istio/istio pilot/pkg/xds/delta.go, PushOrder: CDS, EDS, LDS, RDS).
@@ -139,6 +141,8 @@ class ListenerPolicy:
         Accepted clients; empty accepts every identity of the trust domains.
     rate_limit : LocalRateLimit or None
         Of the requests that come in.
+    access : ListenerAccess or None
+        Access rules of its requests; None without any.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -147,6 +151,7 @@ class ListenerPolicy:
     trust_domains: tuple[str, ...] = ("cluster.local",)
     principals: tuple[str, ...] = ()
     rate_limit: LocalRateLimit | None = None
+    access: ListenerAccess | None = None
 
 
 class _Routes(Model):
@@ -316,7 +321,7 @@ def configurations_of(
     sidecars: bool = True,
     mode: Mode = "STRICT",
     modes: Mapping[str, Mode] | None = None,
-    trust_domain: str = "cluster.local",
+    trust_domain: str | None = None,
 ) -> dict[str, ProxyConfiguration]:
     """Return the configuration of every proxy by name: endpoints first, then gateways.
 
@@ -332,33 +337,32 @@ def configurations_of(
     sidecars : bool
         Whether the mesh's clients are proxies (`MeshProfile.sidecars`).
     mode : "STRICT", "PERMISSIVE" or "DISABLE"
-        Of every listener.
+        Of every listener; where the topology has access rules, they state it, but for DISABLE.
     modes : mapping of str to mode, optional
         By service, before `mode`.
-    trust_domain : str
+    trust_domain : str, optional
+        In place of the topology's.
 
     Returns
     -------
     dict of str to ProxyConfiguration
         Without versions: `meshsim.controlplane.snapshots` numbers them.
     """
-    writer = _Writer(topology, layout, addresses, sidecars, trust_domain)
-    listeners = {
-        service: ListenerPolicy(
-            (modes or {}).get(service, mode),
-            (trust_domain,),
-            rate_limit=topology.policies[service].rate_limit,
-        )
-        for service in topology.services
-    }
+    access = AccessWriter(topology, layout, sidecars, trust_domain)
+    writer = _Writer(topology, layout, addresses, access)
+    domains = (access.map.trust_domain,)
     configurations: dict[str, ProxyConfiguration] = {}
     for place in layout.workloads:
-        shared = writer.of_workload(place, listeners[place.service])
+        stated = access.mode(place.service, place.workload, (modes or {}).get(place.service, mode))
+        rules = access.of_workload(place.service, place.workload)
+        limit = topology.policies[place.service].rate_limit
+        listener = ListenerPolicy(_MODE[stated], domains, rate_limit=limit, access=rules)
+        shared = writer.of_workload(place, listener)
         for row in range(place.first_endpoint, place.first_endpoint + place.replicas):
             name = layout.endpoint_names[row]
             configurations[name] = replace(shared, proxy=name)
     for name, traffic in topology.traffic.items():
-        listener = ListenerPolicy(mode, (trust_domain,))
+        listener = ListenerPolicy(mode, domains, access=access.of_gateway(name))
         gateway = gateway_name(name)
         configurations[gateway] = writer.configuration(gateway, {}, {traffic.to}, listener)
     return configurations
@@ -372,14 +376,12 @@ class _Writer:
         topology: Topology,
         layout: Layout,
         addresses: Mapping[str, tuple[str, int]],
-        sidecars: bool,
-        trust_domain: str,
+        access: AccessWriter,
     ) -> None:
         self.topology = topology
         self.layout = layout
         self.addresses = addresses
-        self.sidecars = sidecars
-        self.trust_domain = trust_domain
+        self.access = access
         self._endpoints: dict[ClusterName, tuple[EndpointAddress, ...]] = {}
 
     def of_workload(self, place: Place, listener: ListenerPolicy) -> ProxyConfiguration:
@@ -387,23 +389,32 @@ class _Writer:
         workload = self.topology.services[place.service].workloads[place.workload]
         labels = {"version": place.workload, **workload.labels}
         called = {call.service for _, call, _ in call_steps(workload)}
-        if self.sidecars and not workload.meshed:
-            return self.bare(labels, called)
+        if self.access.map.sidecars and not workload.meshed:
+            return self.bare(labels, called, listener)
         return self.configuration("", labels, called, listener)
 
-    def bare(self, labels: dict[str, str], called: set[str]) -> ProxyConfiguration:
-        """Return the configuration of a client without a proxy of its own."""
+    def bare(
+        self, labels: dict[str, str], called: set[str], listener: ListenerPolicy
+    ) -> ProxyConfiguration:
+        """Return the configuration of a client without a proxy of its own.
+
+        Where there are access rules it speaks plaintext, because they tell the two apart.
+        """
         names = sorted(called)
+        plain = self.access.map.used
         return ProxyConfiguration(
             "",
             labels,
             dict.fromkeys(names, _BARE_POLICY),
             {
-                name: tuple(replace(item, weight=1) for item in self.endpoints((name, None)))
+                name: tuple(
+                    replace(item, weight=1, principal="" if plain else item.principal)
+                    for item in self.endpoints((name, None))
+                )
                 for name in names
             },
             {name: (Route(split=(WeightedCluster(service=name),)),) for name in names},
-            ListenerPolicy("DISABLE", (self.trust_domain,)),
+            replace(listener, mode="DISABLE"),
         )
 
     def configuration(
@@ -451,15 +462,12 @@ class _Writer:
             return None
         host, port = self.addresses[name]
         place = self.layout.workloads[self.layout.endpoint_workload[row]]
-        workload = self.topology.services[place.service].workloads[place.workload]
-        proxied = self.sidecars and workload.meshed
-        account = f"{place.service}-{place.workload}"
         return EndpointAddress(
             name,
             place.workload,
             host,
             port,
             weights.get(place.workload, 1),
-            principal_of(account, self.trust_domain) if proxied else "",
+            self.access.presents(place.service, place.workload),
             self.layout.zones[self.layout.endpoint_zone[row]],
         )

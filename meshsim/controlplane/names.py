@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meshsim.topology.compiled.access import AccessMap
 from meshsim.topology.compiled.layout import Layout
 from meshsim.topology.model import Route, Topology
 
@@ -66,13 +67,17 @@ def principal_of(account: str, trust_domain: str = "cluster.local") -> str:
 
 
 def principals_of(
-    topology: Topology, layout: Layout, trust_domain: str = "cluster.local"
+    topology: Topology, layout: Layout, trust_domain: str | None = None
 ) -> dict[str, str]:
-    """Return the SPIFFE id of every proxy by name: endpoints first, then gateways."""
-    accounts = {
-        layout.endpoint_names[row]: f"{place.service}-{place.workload}"
+    """Return the SPIFFE id of every proxy by name: endpoints first, then gateways.
+
+    `trust_domain` stands in place of the topology's.
+    """
+    access = AccessMap(topology, True, trust_domain)
+    principals = {
+        layout.endpoint_names[row]: access.principal(place.service, place.workload)
         for place in layout.workloads
         for row in range(place.first_endpoint, place.first_endpoint + place.replicas)
     }
-    accounts |= {gateway_name(name): gateway_name(name) for name in topology.traffic}
-    return {name: principal_of(account, trust_domain) for name, account in accounts.items()}
+    gateways = {gateway_name(name): access.gateway_principal(name) for name in topology.traffic}
+    return principals | gateways

@@ -143,6 +143,8 @@ class Assembly:
         self.services: dict[str, ServiceRecord] = {}
         self.workload_records: list[WorkloadRecord] = []
         self.unmeshed_namespaces: set[str] = set()
+        #: Access objects, which are read together at the end.
+        self.access_views: list[View] = []
         self._service_records: list[ServiceRecord] = []
         self._by_host: dict[str, ServiceRecord] = {}
         self._unknown_hosts: dict[str, str] = {}

@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from meshsim.errors import ConfigError, Problem
 
 # Importing a family registers the kinds it reads.
-from meshsim.importers import istio_destination, istio_routes, kubernetes
+from meshsim.importers import access, istio_destination, istio_routes, kubernetes
 from meshsim.importers.assembly import Assembly
 from meshsim.importers.documents import read_manifests
 from meshsim.importers.registry import read_all
+from meshsim.topology.access import Access
 from meshsim.topology.load import TrafficFile, load_traffic
 from meshsim.topology.model import Provenance, Topology, Workload
 from meshsim.topology.problems import refuse, translate
@@ -30,7 +31,7 @@ from meshsim.yamlfile import Document, did_you_mean, field_path
 
 __all__ = ["load_manifests"]
 
-FAMILIES = (kubernetes, istio_destination, istio_routes)
+FAMILIES = (kubernetes, istio_destination, istio_routes, access)
 #: The workload name of a traffic file that stands for all of a service.
 _ALL = "*"
 
@@ -72,6 +73,7 @@ def load_manifests(directory: str | Path, traffic: str | Path | TrafficFile) -> 
     assembly = Assembly()
     assembly.findings.notices.extend(notices)
     families = read_all(manifests, assembly)
+    access.write_access(assembly, Access() if file is None else file.access)
     if file is not None:
         _add_behaviour(file, assembly)
     problems += dict.fromkeys(assembly.findings.problems)

@@ -58,6 +58,7 @@ from meshsim.state.exchange import (
     ATTEMPT_ENDED,
     ATTEMPT_PENDING,
     ATTEMPT_SENT,
+    CONNECTING_UNANSWERED,
 )
 from meshsim.state.server import (
     ON_TIMEOUT_CONTINUE,
@@ -194,12 +195,15 @@ def _fail_pending(state: Any, attempt: int, reset: int) -> None:
 def connected(state: Any, connection: int) -> None:
     """`connection` is established: serve a pending request.
 
-    If its endpoint refuses, everything pending for the host fails with it, one an event.
+    If its endpoint refuses, or has not answered until the connect timeout, everything pending
+    for the host fails with it, one an event.
     """
     host = state.connections["host"][connection]
+    connecting = state.connections["connecting"][connection]
     state.connections["connecting"][connection] = 0
     state.hosts["connections_connecting"][host] -= 1
-    if state.endpoints["alive"][state.hosts["endpoint"][host]] == 1:
+    alive = state.endpoints["alive"][state.hosts["endpoint"][host]]
+    if alive == 1 and connecting != CONNECTING_UNANSWERED:
         serve_pending(state, host, connection)
         return
     attempt = state.hosts["pending_head"][host]
@@ -209,6 +213,7 @@ def connected(state: Any, connection: int) -> None:
         leave_pending(state, host, attempt)
         _fail_pending(state, attempt, RESET_CONNECT_FAILURE)
         announce_connection(state, connection, 0)
+        state.connections["connecting"][connection] = connecting
 
 
 @kernel_jit_inline

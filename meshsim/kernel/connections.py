@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.access import connect_timeout_ns, is_dropped
 from meshsim.kernel.events import CONNECTED, pack, schedule
 from meshsim.kernel.passes import charge_handshake, wire_ns
 from meshsim.kernel.pools import free_connection, take_connection
@@ -32,7 +33,7 @@ from meshsim.policy.circuit_breakers import (
     on_pending_removed,
 )
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.exchange import ATTEMPT_PENDING
+from meshsim.state.exchange import ATTEMPT_PENDING, CONNECTING_UNANSWERED
 
 __all__ = [
     "OVERFLOW",
@@ -147,6 +148,10 @@ def _open_connection(state: Any, host: int, attempt: int) -> int:
     state.connections["host"][connection] = host
     state.hosts["connections_open"][host] += 1
     on_connection_opened(state.clusters, state.hosts["cluster"][host])
+    if is_dropped(state, attempt):
+        announce_connection(state, connection, connect_timeout_ns(state, host))
+        state.connections["connecting"][connection] = CONNECTING_UNANSWERED
+        return connection
     delay_ns = _establish_ns(state, attempt)
     if delay_ns > 0:
         announce_connection(state, connection, delay_ns)
@@ -214,7 +219,7 @@ def connect_or_wait(state: Any, host: int, attempt: int) -> int:
     if not can_wait(state.clusters, state.hosts["cluster"][host], state.configs):
         return OVERFLOW
     connection = connect_for_pending(state, host, attempt)
-    if connection == NO_INDEX or state.connections["connecting"][connection] == 1:
+    if connection == NO_INDEX or state.connections["connecting"][connection] != 0:
         return NO_INDEX
     return connection
 

@@ -76,7 +76,8 @@ def _append_endpoint(kernel: Any, like: int) -> int:
     model = int(state.endpoints["proxy"][like])
     proxies = state.proxies[model : model + 1].copy()
     proxies["endpoint"] = endpoint
-    proxies["requests"] = proxies["cpu_ns"] = 0
+    for field in ("requests", "cpu_ns", "rbac_allowed", "rbac_denied"):
+        proxies[field] = 0
     proxies["worker_start"] = len(state.worker_free_ns)
     proxies["cluster_start"] = len(state.clusters)
     workers = np.full(int(proxies["workers"][0]), kernel.now_ns, np.int64)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.kernel.access import refuses
 from meshsim.kernel.attempts import connected
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.events import (
@@ -87,6 +88,8 @@ def at_machine(state: Any, attempt: int) -> int:
     proxy = state.endpoints["proxy"][attempts["endpoint"][attempt]]
     what = pack(ADMIT, attempt, attempts["generation"][attempt])
     if state.proxies["costs"][proxy] == 0:
+        if refuses(state, attempt):
+            return cross_back(state, attempt, state.counters["now_ns"][0])
         return admit(state, attempt)
     state.proxies["requests"][proxy] += 1
     attempts["entered_ns"][attempt] = state.counters["now_ns"][0]
@@ -101,6 +104,8 @@ def passed_inbound(state: Any, attempt: int) -> int:
     attempts = state.attempts
     now_ns = state.counters["now_ns"][0]
     attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
+    if refuses(state, attempt):
+        return cross_back(state, attempt, now_ns)
     endpoint = attempts["endpoint"][attempt]
     if state.endpoints["inbound"][endpoint] != NO_INDEX:
         return _filtered_inbound(state, attempt, endpoint)

@@ -273,7 +273,7 @@ def _connections(state: KernelState) -> Story:
     used = _used(state, "connection")
     found = _tally(connections["host"][used], len(hosts))
     yield from _differs("connections_open of host", hosts["connections_open"], found)
-    connecting = used & (connections["connecting"] == 1)
+    connecting = used & (connections["connecting"] != 0)
     found = _tally(connections["host"][connecting], len(hosts))
     yield from _differs("connections_connecting of host", hosts["connections_connecting"], found)
     places = connecting.astype(np.int64)

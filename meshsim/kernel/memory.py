@@ -76,6 +76,7 @@ __all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke", "prefetch", "pr
 
 Rows = npt.NDArray[Any]
 
+_I1 = np.dtype("i1")
 _I4 = np.dtype("i4")
 _I8 = np.dtype("i8")
 _U8 = np.dtype("u8")
@@ -102,6 +103,8 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "codes": (_I4, 1),
     "routes_by_traffic": (_I4, 1),  # [proxies.route_base + calls.route_start + traffic class]
     "hash_keys": (_U8, 1),
+    "access_rows": (_I4, 1),  # [calls.route_start + traffic class]; empty without access rules
+    "access_outcomes": (_I1, 2),  # ACCESS_* by [row, workload]
     "timers": (TIMER_DTYPE, 1),
     # filters: of routes, of proxies
     "filters": (FILTER_DTYPE, 1),

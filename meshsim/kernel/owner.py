@@ -270,8 +270,8 @@ class Kernel:
         count = len(self.compiled.catalog.proxies)
         proxies = np.zeros(count, PROXY_RECORD_DTYPE)
         if count:
-            proxies["requests"] = self.state.proxies["requests"][:count]
-            proxies["cpu_ns"] = self.state.proxies["cpu_ns"][:count]
+            for name in ("requests", "cpu_ns", "rbac_allowed", "rbac_denied"):
+                proxies[name] = self.state.proxies[name][:count]
             owners = self.state.clusters["proxy"]
             np.add.at(
                 proxies["connections"],

@@ -236,8 +236,20 @@ def _notes(result: Result) -> list[str]:
         for noun, count in counts.items()
         if count > _ROWS_MAX
     ]
+    notes += _access_notes(result)
     notes += list(result.notices)
     return notes + assumption_lines(result.defaults)
+
+
+def _access_notes(result: Result) -> list[str]:
+    """Say that access rules refused requests: 403 and 404 are no failures (below 500)."""
+    proxies = result.proxies()
+    denied, allowed = (int(proxies[name].sum()) for name in ("rbac_denied", "rbac_allowed"))
+    if not denied:
+        return []
+    worst = proxies.nlargest(1, "rbac_denied")["name"].item()
+    judged = f"{denied:,} of the {denied + allowed:,} requests that they judged"
+    return [f"access rules refused {judged}, most at {worst}; a 403 is no failure (below 500)."]
 
 
 def _headline(result: Result) -> str:

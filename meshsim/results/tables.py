@@ -245,6 +245,7 @@ def proxies(measured: Measured) -> pd.DataFrame:
 
     Memory is that of an idle proxy and of the connections open at the end of the run; a mesh
     whose `meshsim.topology.profile.ProxyCost` states no memory of a connection counts none.
+    `rbac_allowed` and `rbac_denied` count the inbound requests that its access rules judged.
     """
     catalog = measured.catalog
     time_ns = measured.segments_time_s * NS_PER_S
@@ -261,6 +262,8 @@ def proxies(measured: Measured) -> pd.DataFrame:
             "cpu_cores": measured.cumulative("proxies", "cpu_ns") / time_ns,
             "connections": connections,
             "memory_mb": memory / _BYTES_PER_MB,
+            "rbac_allowed": measured.cumulative("proxies", "rbac_allowed"),
+            "rbac_denied": measured.cumulative("proxies", "rbac_denied"),
         }
     )
 

@@ -21,6 +21,14 @@ PEAK_EWMA = 5
 #: LEAST_REQUEST with selection_method FULL_SCAN.
 LEAST_REQUEST_FULL_SCAN = 6
 
+# What access rules say of a request (meshsim.policy.authorization).
+ACCESS_UNRESTRICTED = 0  # no rule bears on it
+ACCESS_ALLOWED = 1
+ACCESS_FORBIDDEN = 2  # the proxy answers 403
+ACCESS_NOT_FOUND = 3  # the proxy answers 404
+ACCESS_RESET = 4  # the connection is reset
+ACCESS_DROPPED = 5  # packets are dropped
+
 # Response flags of Envoy, in the order of the columns of every table of flags.
 FLAG_NONE = 0
 FLAG_UH = 1  # no healthy upstream

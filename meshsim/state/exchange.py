@@ -107,13 +107,16 @@ ATTEMPT_DTYPE = row_dtype(
     ]
 )
 
+#: The packets of a connection are dropped: it ends when its connect timeout does.
+CONNECTING_UNANSWERED = 2
+
 CONNECTION_DTYPE = np.dtype(
     [
         ("generation", "i4"),
         ("host", "i4"),
         ("next", "i4"),  # free list, or the next older idle connection
         ("newer", "i4"),  # the next newer idle connection
-        ("connecting", "i4"),
+        ("connecting", "i4"),  # 0: established; 1; or CONNECTING_UNANSWERED
         ("requests", "i4"),  # served so far
         ("idle_since_ns", "i8"),
     ],

@@ -53,6 +53,8 @@ PROXY_DTYPE = row_dtype(
         ("handshake_ns", "i4"),  # CPU of one mutual TLS handshake; 0: plain text
         ("bucket_start", "i4"),  # token buckets of its rate limits
         ("bucket_count", "i4"),
+        ("rbac_allowed", "i8"),  # requests that access rules let in
+        ("rbac_denied", "i8"),  # and refused
     ]
 )
 

@@ -93,6 +93,8 @@ PROXY_RECORD_DTYPE = np.dtype(
         ("requests", "i8"),  # exchanges routed (outbound) or accepted (inbound)
         ("cpu_ns", "i8"),
         ("connections", "i8"),  # open upstream connections at this moment
+        ("rbac_allowed", "i8"),  # inbound requests that access rules let in
+        ("rbac_denied", "i8"),  # and refused
     ],
     align=True,
 )

@@ -23,6 +23,7 @@ from meshsim.topology.base import Model
 from meshsim.topology.checks import Finding
 from meshsim.topology.generate import GeneratedScenario, generate_scenario
 from meshsim.topology.model import (
+    Access,
     Arrivals,
     Call,
     Distribution,
@@ -63,6 +64,7 @@ class TrafficFile(Model):
 
     `services` maps a service to workload names (``"*"``: all of them) and these to what is
     known of the workload; only the fields that are written count (`model_fields_set`).
+    `access` is added to what the manifests say of it.
     """
 
     name: str = ""
@@ -72,6 +74,7 @@ class TrafficFile(Model):
     services: dict[str, dict[str, Workload]] = Field(default_factory=dict)
     nodes: dict[str, Node] = Field(default_factory=dict)
     network: Network = Network()
+    access: Access = Access()
     faults: tuple[TimedFault, ...] = ()
     provenance: dict[str, Provenance] = Field(default_factory=dict, exclude=True, repr=False)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from meshsim.topology.access.model import Access
 from meshsim.topology.base import (
     Boolean,
     Constant,
@@ -80,6 +81,7 @@ from meshsim.topology.traffic import (
 )
 
 __all__ = [
+    "Access",
     "Arrivals",
     "Batch",
     "Call",
@@ -326,6 +328,7 @@ class Topology(Model):
     services: dict[str, Service] = Field(min_length=1)
     traffic: dict[str, TrafficClass] = Field(default_factory=dict)
     policies: dict[str, ServicePolicy] = Field(default_factory=dict)
+    access: Access = Access()
     faults: tuple[TimedFault, ...] = ()
     #: Mesh family whose configuration the policies were read from ("istio", ...); empty if the
     #: scenario states them itself.  A client without that mesh's proxy ignores them.

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from meshsim.errors import Problem
 from meshsim.topology import model
+from meshsim.topology.access.checks import access_findings
 from meshsim.topology.calls import call_steps, endless_calls, operation_names
 from meshsim.topology.checks import CHECKS, Finding
 from meshsim.topology.model import Provenance, Topology
@@ -271,5 +272,6 @@ _LOOKUPS: tuple[Callable[[Topology], Iterator[Finding]], ...] = (
     _traffic_targets,
     _policy_targets,
     _fault_targets,
+    access_findings,
     _endless,
 )

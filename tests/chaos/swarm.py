@@ -199,7 +199,23 @@ class Swarm:
             },
             nodes=nodes,
             policies={name: self.policy(names[i + 1 :]) for i, name in enumerate(names)},
+            access=self.access(names),
         )
+
+    def access(self, names: list[str]) -> dict:
+        """Rules that refuse, reset and drop; drawn apart, so that all other draws stay."""
+        rng = np.random.default_rng([self.seed, 1])
+        policies = []
+        for name in names:
+            kind = int(rng.integers(0, 8))
+            selector = {"services": [name]}
+            if kind == 0:
+                policies.append({"name": name, "selector": selector, "network": True})
+            elif kind == 1:
+                rules = [{"sources": [{"services": names[:1]}]}]
+                policies.append({"name": name, "selector": selector, "rules": rules})
+        strict = [{"mode": "STRICT"}] if rng.random() < 0.1 else []
+        return {"policies": policies, "peer_authentication": strict}
 
     def disturb(self, run: Run) -> str:
         """Do something to the mesh, between two slices; return what."""

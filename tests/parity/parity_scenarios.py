@@ -115,12 +115,38 @@ def everything() -> Topology:
     )
 
 
+ACCESS = {
+    "peer_authentication": [{"mode": "STRICT"}],
+    "policies": [
+        {
+            "name": "no slow",
+            "action": "DENY",
+            "selector": {"services": ["sharing"]},
+            "rules": [{"when": [{"key": "request.headers[user]", "values": ["*"]}]}],
+        },
+        {
+            "name": "closed",
+            "network": True,
+            "selector": {"services": ["last"]},
+            "rules": [{"sources": [{"workloads": [{"services": ["hashed"]}]}]}],
+        },
+    ],
+}
+
+
+def guarded() -> Topology:
+    """Everything, behind rules that refuse, and a network policy that drops."""
+    return Topology.model_validate({**everything().model_dump(), "access": ACCESS})
+
+
 def run(name: str, seed: int = 1, replications: int = 1) -> list:
     """Return the records of a scenario by name."""
     if name == "everything":
         topology, duration = everything().model_copy(update={"mesh": "istio-sidecar"}), "400ms"
     elif name == "everything-none":
         topology, duration = everything().model_copy(update={"mesh": "none"}), "400ms"
+    elif name == "guarded":
+        topology, duration = guarded(), "300ms"
     else:
         topology, duration = ms.load(ROOT / "topologies" / f"{name}.yaml"), "300ms"
     result = ms.simulate(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from parity_scenarios import digest, run
 
-SCENARIOS = ("everything", "everything-none", "bookinfo")
+SCENARIOS = ("everything", "everything-none", "guarded", "bookinfo")
 
 
 @pytest.fixture(scope="module")

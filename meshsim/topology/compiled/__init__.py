@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.record import Catalog
+from meshsim.topology.compiled.access_table import compile_access
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows, lay_out
 from meshsim.topology.compiled.programs import CallSite, Programs, compile_programs
@@ -88,6 +89,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         **upstreams.arrays,
         **servers.arrays,
         **compile_traffic(topology, layout, programs, draws),
+        **compile_access(topology, layout, programs, profile.sidecars),
     }
     return CompiledTopology(
         topology,

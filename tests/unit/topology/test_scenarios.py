@@ -4,7 +4,15 @@ import pytest
 
 from meshsim.topology import dump_topology, load_topology, loads_topology
 
-NAMES = ["bookinfo", "chain", "online-boutique", "retry-storm", "thousand", "tree"]
+NAMES = [
+    "bookinfo",
+    "bookshop-access",
+    "chain",
+    "online-boutique",
+    "retry-storm",
+    "thousand",
+    "tree",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
