@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from meshsim import policy as policy
     from meshsim.errors import ConfigError as ConfigError
     from meshsim.errors import MeshsimError as MeshsimError
     from meshsim.explanation import explain as explain
@@ -44,10 +45,12 @@ _HOME = {
     "with_values": "meshsim.topology",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "policy"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "policy":
+        return import_module("meshsim.policy")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -19,6 +19,7 @@ from typing import Any
 from meshsim import kernel as engine
 from meshsim.errors import ConfigError
 from meshsim.explanation import explain
+from meshsim.kernel.autoscaling import autoscaling_processes
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.faults import fault_process
@@ -220,6 +221,8 @@ class _Runs:
         for fault in self.compiled.topology.faults:
             if with_trigger or not fault.trigger:
                 env.process(fault_process(env, control, fault))
+        for scaling in autoscaling_processes(env, control, self.compiled.topology):
+            env.process(scaling)
         for process in self.processes:
             env.process(process(env, control))
         self._run(kernel, env)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     ACTION_BACK_OFF,
     ACTION_DELAY,
     ACTION_RESPOND,

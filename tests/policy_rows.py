@@ -18,6 +18,8 @@ from meshsim.state.upstream import (
 
 #: HOST rows before the cluster's, and members of another cluster: a position is not a row.
 OFFSET = 3
+#: What custom policies remember where there are none.
+NO_MEMORY = np.zeros(1)
 
 
 class Cluster(NamedTuple):
@@ -29,6 +31,7 @@ class Cluster(NamedTuple):
     configs: np.ndarray
     table: np.ndarray
     rng: np.ndarray
+    memory: np.ndarray = NO_MEMORY
 
     def pick(self, hash_key=0, attempt_number=0, now_ns=0):
         """Pick once and return the position."""
@@ -40,6 +43,7 @@ class Cluster(NamedTuple):
             1,
             self.configs,
             self.table,
+            self.memory,
             key,
             attempt_number,
             now_ns,

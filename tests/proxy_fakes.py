@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from emulator.proxy import OutboundProxy
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
     ACTION_RESPOND,

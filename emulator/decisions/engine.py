@@ -42,6 +42,7 @@ from meshsim.policy.circuit_breakers import (
     on_request_ended,
     on_request_started,
 )
+from meshsim.policy.custom.decisions import learn
 from meshsim.policy.load_balancing import (
     on_abandoned,
     on_error,
@@ -49,14 +50,10 @@ from meshsim.policy.load_balancing import (
     on_response,
     pick_host,
 )
-from meshsim.policy.request import (
-    ACTION_RESPOND,
-    STIMULUS_DELAY_EXPIRED,
-    STIMULUS_REQUEST,
-    step,
-)
+from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split
 from meshsim.policy.timeout import per_try_deadline_ns
+from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_DELAY_EXPIRED, STIMULUS_REQUEST
 from meshsim.state.codes import NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
 from meshsim.state.exchange import (
     EXCHANGE_ATTEMPTING,
@@ -65,6 +62,9 @@ from meshsim.state.exchange import (
 )
 
 __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
+
+#: Fields that mean something in one process only.
+_ADDRESSES = {"custom_pick", "custom_learn", "custom_admit"}
 
 
 class ProxyEngine(ConnectionDecisions, FilterDecisions):
@@ -158,6 +158,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._clusters = holdings.clusters
         self._configs = holdings.configs
         self._hash_table = holdings.table
+        self._memory = holdings.memory
+        self._learning = set(np.flatnonzero(holdings.configs["custom_learn"]).tolist())
         self._cluster_of = holdings.cluster_of
         self._member_starts: list[int] = holdings.clusters["member_start"].tolist()
         self._connections_open = holdings.hosts["connections_open"]
@@ -276,6 +278,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             table.codes,
             self._clusters,
             self._configs,
+            self._memory,
             stimulus,
             status,
             reset,
@@ -308,6 +311,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
                 item.cluster,
                 self._configs,
                 self._hash_table,
+                self._memory,
                 item.hash_key,
                 pick_number,
                 now_ns,
@@ -359,6 +363,9 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         on_ended(self._hosts, host, self._configs, cluster, rtt_ns, now_ns)
         if failed:
             on_error(self._hosts, host)
+        if cluster in self._learning:
+            clusters, configs = self._clusters, self._configs
+            learn(self._hosts, host, clusters, configs, self._memory, failed, rtt_ns, now_ns)
         if self._log is not None:
             self._log.write(
                 f'[{self.index},"ended",{exchange},{host},"{outcome}",'
@@ -408,6 +415,10 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         """Return Envoy's counters of each cluster of the configuration in force."""
         return self._holdings.counters()
 
+    def invalid_picks(self) -> int:
+        """Return how often custom load balancers returned what is no position of a member."""
+        return int(self._clusters["invalid_picks"].sum())
+
     def host_rows(self) -> list[HostReport]:
         """Return what was counted of every host that still has a row, by its name."""
         return self._holdings.reports()
@@ -415,8 +426,10 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
     def digest(self) -> str:
         """Return a digest of the whole state: equal states, equal digests (64 hex digits)."""
         digest = hashlib.sha256(f"{self.name},{self.index},{self._exchanges.count}".encode())
-        for rows in (self._hosts, self._members, self._clusters, self._configs, self._rng):
-            digest.update(rows.tobytes())
+        for array in (self._hosts, self._members, self._clusters, self._memory, self._rng):
+            digest.update(array.tobytes())
+        for field in sorted(set(self._configs.dtype.names or ()) - _ADDRESSES):
+            digest.update(self._configs[field].tobytes())  # without what is between the fields
         for part in self._filters.state():
             digest.update(part)
         for number, item in self._live.items():

@@ -15,8 +15,8 @@ import numpy as np
 
 from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filters import AUTHORITY, ProxyFilters
-from meshsim.policy.request import STIMULUS_REQUEST
 from meshsim.policy.routing import RequestAttributes, is_mirrored, mirror_key
+from meshsim.policy.transitions import STIMULUS_REQUEST
 from meshsim.state.codes import NO_INDEX, RESET_NONE
 from meshsim.state.filters import INBOUND, OUTBOUND
 

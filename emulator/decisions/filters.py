@@ -15,13 +15,13 @@ import numpy as np
 
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
 from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
-from meshsim.policy.request import (
+from meshsim.policy.routing import RequestAttributes
+from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
     STIMULUS_FAULT_DELAY,
     STIMULUS_RATE_LIMITED,
     STIMULUS_REQUEST,
 )
-from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.filters import (
     DIRECTION_COUNT,

@@ -25,7 +25,12 @@ from meshsim.state.upstream import (
     TABLE_DTYPE,
 )
 from meshsim.topology.compiled.layout import Rows
-from meshsim.topology.compiled.policies import fill_cluster_config, hash_table, no_hosts
+from meshsim.topology.compiled.policies import (
+    fill_cluster_config,
+    hash_table,
+    memory_count,
+    no_hosts,
+)
 
 if TYPE_CHECKING:
     from meshsim.topology.model import ClusterPolicy
@@ -74,6 +79,8 @@ class Holdings:
     clusters : ndarray[CLUSTER_DTYPE]
     configs : ndarray[CLUSTER_CONFIG_DTYPE], as long as `clusters`
     table : ndarray[TABLE_DTYPE]
+    memory : ndarray[float64]
+        Of custom policies, by cluster as ``clusters["memory_start"]`` says.
     cluster_rows : dict of str to int
         By cluster name, of the configuration in force.
     addresses : list of EndpointAddress
@@ -92,6 +99,7 @@ class Holdings:
         self.clusters: Rows = np.zeros(_ROWS_FIRST, CLUSTER_DTYPE)
         self.configs: Rows = np.zeros(_ROWS_FIRST, CLUSTER_CONFIG_DTYPE)
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
+        self.memory: Rows = np.zeros(1)
         self.cluster_rows: dict[str, int] = {}
         self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
         self.pending: list[int] = [0] * _ROWS_FIRST
@@ -146,6 +154,7 @@ class Holdings:
             self._configure(cluster, configuration.clusters[name], endpoints, tables)
         self._host_rows = host_rows
         self._empty_departed()
+        self._remember(configuration)
         self.members = np.array(members or [0], np.int32)
         self.table = np.concatenate(tables)
         return tuple(sorted(before - set(host_rows.values())))
@@ -274,6 +283,20 @@ class Holdings:
         own = self.hosts["cluster"] == cluster
         self.hosts["edf_deadline"][own] = 0.0
         self.hosts["edf_order"][own] = 0
+
+    def _remember(self, configuration: ProxyConfiguration) -> None:
+        """Give each cluster memory for its custom policies; one that had as much keeps it."""
+        routes = [route for table in configuration.routes.values() for route in table]
+        parts = [np.zeros(1)]
+        for name, row in self.cluster_rows.items():
+            fields = self.clusters[row : row + 1]
+            start, count = int(fields["memory_start"][0]), int(fields["memory_count"][0])
+            needed = memory_count(configuration.clusters[name], routes)
+            fields["memory_start"] = sum(len(part) for part in parts)
+            fields["memory_count"] = needed
+            same = needed == count
+            parts.append(self.memory[start : start + count] if same else np.zeros(needed))
+        self.memory = np.concatenate(parts)
 
     def _empty_departed(self) -> None:
         """Leave clusters that are gone without members: a retry finds no host, as in Envoy.

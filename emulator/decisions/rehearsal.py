@@ -7,14 +7,19 @@ requests calls all of them before.
 
 from __future__ import annotations
 
+import numpy as np
+
 from emulator.decisions.engine import ProxyEngine
 from meshsim.controlplane.configuration import (
     EndpointAddress,
     ListenerPolicy,
     ProxyConfiguration,
 )
-from meshsim.policy.request import STIMULUS_RESPONSE
+from meshsim.policy.custom.decisions import learn
+from meshsim.policy.transitions import STIMULUS_DOWNSTREAM_RESET, STIMULUS_RESPONSE
 from meshsim.state.codes import RESET_NONE
+from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, CLUSTER_DTYPE
+from meshsim.topology.compiled.policies import no_hosts
 from meshsim.topology.model import (
     CircuitBreakers,
     ClusterPolicy,
@@ -49,8 +54,15 @@ def rehearse() -> None:
         engine.tell(exchange, STIMULUS_RESPONSE, status, RESET_NONE, _MS)
         engine.ended(exchange, host, outcome, status >= 500, _MS, _MS)
         engine.closed(host)
+        engine.pace(exchange, 1, _MS)
+        copy, _ = engine.mirror(exchange, 0, _MS)
+        engine.tell(copy, STIMULUS_DOWNSTREAM_RESET, 0, RESET_NONE, _MS)
+        engine.finish(copy)
         engine.finish(exchange)
     engine.admit("GET", "/", "service", {}, 1, _MS)
+    # Of a load balancer that learns; nobody has one here.
+    clusters, configs = np.zeros(1, CLUSTER_DTYPE), np.zeros(1, CLUSTER_CONFIG_DTYPE)
+    learn(no_hosts(1), 0, clusters, configs, np.zeros(1), False, 0, 0)
 
 
 def _configuration() -> ProxyConfiguration:
@@ -71,7 +83,9 @@ def _configuration() -> ProxyConfiguration:
             "fault": {
                 "delay": {"fixed_delay": "1ms", "percentage": 100.0},
                 "abort": {"http_status": 503, "percentage": 1e-9},
+                "response_rate_limit": {"limit_kbps": 1, "percentage": 100.0},
             },
+            "mirrors": [{"percentage": 100.0}],
             "rate_limit": limit,
         }
     )

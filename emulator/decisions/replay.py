@@ -23,7 +23,7 @@ from emulator.decisions.engine import ProxyEngine
 from emulator.decisions.stimuli import Stimulus, StimulusFile
 from meshsim.controlplane.configuration import ProxyConfiguration, with_resource
 from meshsim.errors import MeshsimError
-from meshsim.policy.request import ACTION_NAMES, STIMULUS_COUNT, STIMULUS_NAMES
+from meshsim.policy.transitions import ACTION_NAMES, STIMULUS_COUNT, STIMULUS_NAMES
 from meshsim.state.codes import FLAG_NAMES, NEVER_NS
 
 __all__ = ["Divergence", "Life", "Replay", "describe", "replay"]

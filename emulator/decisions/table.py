@@ -16,6 +16,7 @@ from meshsim.policy.circuit_breakers import (
     on_request_ended,
     on_request_started,
 )
+from meshsim.policy.custom.decisions import learn
 from meshsim.policy.fault import abort_status, delay_ns, on_fault_ended, pace_ns
 from meshsim.policy.load_balancing import (
     on_abandoned,
@@ -43,6 +44,7 @@ DECISIONS = {
         choose_split,
         delay_ns,
         is_mirrored,
+        learn,
         mirror_key,
         on_abandoned,
         on_connection_closed,

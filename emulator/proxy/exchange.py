@@ -36,7 +36,7 @@ from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
 from meshsim.errors import InvariantError, LimitError
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     ACTION_BACK_OFF,
     ACTION_DELAY,
     ACTION_INVALID,

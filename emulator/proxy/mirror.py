@@ -21,7 +21,7 @@ from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_ch
 from emulator.proxy.context import RequestContext
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
     STIMULUS_RESET,

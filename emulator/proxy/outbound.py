@@ -71,8 +71,13 @@ class OutboundProxy(AcceptingProxy):
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
-        counts = {**self.downstream.counters(), "upstream_cx_active": len(self.pools)}
-        return counts | self._services.engine.filter_counters()
+        engine = self._services.engine
+        counts = {
+            **self.downstream.counters(),
+            "upstream_cx_active": len(self.pools),
+            "lb_invalid_picks": engine.invalid_picks(),
+        }
+        return counts | engine.filter_counters()
 
     def _copy(self, *values: Any) -> None:
         self._copies.send(*values)

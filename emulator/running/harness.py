@@ -102,6 +102,10 @@ def emulate(
         raise
 
 
+#: How often whoever waits for the end looks up [s].
+_TURN_S = 0.2
+
+
 class Emulation:
     """A run in the background: a thread with an event loop of its own.
 
@@ -175,8 +179,10 @@ class Emulation:
         MeshsimError
             If the run failed.
         """
-        if not self._ended.wait(timeout_s):
-            raise TimeoutError("the run has not ended")
+        # In turns, because Ctrl-C in the moment at which a process is started wakes nobody.
+        while not self._ended.wait(_TURN_S if timeout_s is None else timeout_s):
+            if timeout_s is not None:
+                raise TimeoutError("the run has not ended")
         self._thread.join()
         if self._error is not None:
             raise self._error

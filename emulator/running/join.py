@@ -315,7 +315,7 @@ def _invitation(url: str) -> _Invitation:
 
 async def _serve(invitation: _Invitation, host: str) -> None:
     name, token, bus_url, mesh, password = invitation
-    node = Node(name, {"bus_url": bus_url, "host": host, "record": ""})
+    node = Node(name, {"bus_url": bus_url, "host": host, "record": "", "policies": {}})
     peer = Peer("the harness", node.verbs)
     asked = asyncio.Event()
 

@@ -27,6 +27,7 @@ from emulator.decisions.engine import run_seed_of
 from emulator.decisions.stimuli import StimulusLog
 from emulator.proxy import InboundProxy
 from emulator.results.recording import Recorder
+from emulator.running.definitions import unpack
 from emulator.running.lag import LagProbe
 from emulator.running.members import leave_signals
 from emulator.running.messages import Answer, Peer, SocketCarrier
@@ -85,6 +86,8 @@ class NodeSpec:
     key_type: str = "ecdsa-p256"
     host: str = "127.0.0.1"
     record: str = ""
+    #: Custom policies by name, as `emulator.running.definitions` packs them.
+    policies: Mapping[str, str] = field(default_factory=dict)
     #: Ports of endpoints that listened before their process was killed.
     ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -171,6 +174,7 @@ class Node:
         """Build and start everything; return addresses of endpoints."""
         spec = NodeSpec.from_values({**values, **self._own})
         topology = Topology.model_validate_json(spec.topology)
+        unpack(spec.policies)
         compiled = compiled_of(topology)
         self.spec, self.compiled = spec, compiled
         self.clock = Clock(spec.dilation)

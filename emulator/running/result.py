@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from emulator.results import recording
 from emulator.running.plan import Plan
 from emulator.running.run import Outcome
+from meshsim.errors import ConfigError
 from meshsim.explanation import explain
 from meshsim.results import Result
 from meshsim.state.filters import FAULT_STATS, LIMIT_STATS
@@ -49,6 +50,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
         stats=_stats(outcome),
     )
     facts = _facts(plan, outcome, record.counters)
+    _check_picks(facts)
     topology = plan.compiled.topology
     return Result.from_records(
         plan.compiled.catalog,
@@ -73,6 +75,21 @@ def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
             if counts:
                 found[proxy] = counts
     return found
+
+
+def _check_picks(facts: Mapping[str, Any]) -> None:
+    """Refuse a run whose custom load balancer answered what it must not, as the simulator does."""
+    times = sum(
+        count
+        for counters in facts["counters"].values()
+        for name, count in counters.items()
+        if name.endswith("lb_invalid_picks")
+    )
+    if times:
+        raise ConfigError(
+            "a custom load balancer returned no position of a member; "
+            f"found: {times} times, allowed: 0 to len(members) - 1, or NO_HOST"
+        )
 
 
 def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[str, Any]:
@@ -123,6 +140,12 @@ def _notices(plan: Plan, outcome: Outcome, facts: Mapping[str, Any]) -> list[str
         f"{os.cpu_count() or 1} cores for proxies, workloads and load together; "
         f"mutual TLS {plan.mode}; draws {plan.draws}.",
     ]
+    if any(
+        workload.autoscale is not None
+        for service in plan.compiled.topology.services.values()
+        for workload in service.workloads.values()
+    ):
+        notices.append("autoscaling is not emulated: replicas stay as the scenario declares them.")
     late = {
         name: lag["p99"]
         for name, lag in facts["lag_ms"].items()

@@ -24,6 +24,7 @@ from emulator.control.broker_url import EMBEDDED_MESH, credential_for, new_mesh,
 from emulator.control.controlplane import ControlPlane
 from emulator.results.recording import Arrays
 from emulator.running.budget import EDGE, Share
+from emulator.running.definitions import packed
 from emulator.running.join import RemoteNodes, clock_offset
 from emulator.running.measuring import Measuring
 from emulator.running.members import Member, ProcessServer
@@ -241,6 +242,7 @@ class Run:
             record=f"{plan.record}/{share.process} {len(self.outcome.losses)}"
             if plan.record
             else "",
+            policies=packed(plan.compiled.topology),
             ports={name: self._addresses[name][1] for name in names if name in self._addresses},
         )
 

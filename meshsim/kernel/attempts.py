@@ -37,6 +37,7 @@ from meshsim.policy.circuit_breakers import (
     on_request_ended,
     on_request_started,
 )
+from meshsim.policy.custom.decisions import learn
 from meshsim.policy.hashing import NO_HASH_KEY
 from meshsim.policy.load_balancing import (
     on_abandoned,
@@ -125,6 +126,7 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
             cluster,
             state.configs,
             state.table,
+            state.memory,
             key,
             pick_number,
             state.counters["now_ns"][0],
@@ -241,6 +243,7 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
         on_abandoned(hosts, host, state.configs, config, rtt_ns, now_ns)
     if failed:
         on_error(hosts, host)
+    learn(hosts, host, state.clusters, state.configs, state.memory, failed, rtt_ns, now_ns)
     attempts["connection"][attempt] = NO_INDEX
     if not answered or is_used_up(state, host, connection):
         close_connection(state, host, connection)

@@ -22,7 +22,7 @@ import numpy as np
 
 from meshsim.errors import ConfigError, Problem
 from meshsim.kernel.events import CONFIGURE, pack, schedule
-from meshsim.kernel.growth import push_routes, with_replicas
+from meshsim.kernel.growth import push_routes, with_replicas, without_replica
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
 from meshsim.state.codes import NO_INDEX
@@ -48,6 +48,7 @@ class MeshControl:
         self._kernel = kernel
         self._nominal_speed = kernel.state.endpoints["speed"].copy()
         self._nominal_errors = kernel.state.endpoints["error_rate"].copy()
+        self._removed: set[int] = set()
 
     def kill(
         self,
@@ -151,7 +152,7 @@ class MeshControl:
         ConfigError
             If there is no such workload, it has no replica to copy, or `count` < 1.
         """
-        endpoints = self._endpoints(service, workload, None, None)
+        endpoints = self._members(service, workload)
         if count < 1:
             raise ConfigError([Problem("at least one replica is added", found=str(count))])
         like = endpoints[0]
@@ -161,6 +162,38 @@ class MeshControl:
             self._nominal_errors = np.append(self._nominal_errors, self._nominal_errors[like])
             # What is wrong with the replica that was copied is not wrong with the new one.
             self._heal(len(self._nominal_speed) - 1)
+        self._note_replicas(service, workload)
+
+    def remove_replicas(self, service: str, workload: str, count: int = 1) -> None:
+        """Take the `count` newest replicas out of every proxy; they finish what they have.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such workload, or it has not more than `count` replicas.
+        """
+        endpoints = self._members(service, workload)
+        if not 0 < count < len(endpoints):
+            allowed = f"1 to {len(endpoints) - 1}"
+            raise ConfigError([Problem("replicas to remove", found=str(count), allowed=allowed)])
+        for endpoint in endpoints[-count:]:
+            without_replica(self._kernel, endpoint)
+            self._removed.add(endpoint)
+        self._note_replicas(service, workload)
+
+    def cpu_ns(self, service: str, workload: str) -> dict[int, int]:
+        """Return the CPU time of each replica that proxies know, by endpoint row [ns]."""
+        used_ns = self._kernel.state.endpoints["cpu_ns"]
+        return {endpoint: int(used_ns[endpoint]) for endpoint in self._members(service, workload)}
+
+    def _members(self, service: str, workload: str) -> list[int]:
+        """Return the endpoints of a workload that were not removed, the newest last."""
+        endpoints = self._endpoints(service, workload, None, None)
+        return [endpoint for endpoint in endpoints if endpoint not in self._removed]
+
+    def _note_replicas(self, service: str, workload: str) -> None:
+        count = len(self._members(service, workload))
+        self._kernel.replicas.append((self._kernel.now_ns, service, workload, count))
 
     def set_rate(self, traffic: str, factor: float) -> None:
         """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""

@@ -17,7 +17,7 @@ from meshsim.jit import kernel_jit
 from meshsim.kernel.events import RELEASE, pack, schedule
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
 from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
     STIMULUS_FAULT_DELAY,
     STIMULUS_RATE_LIMITED,

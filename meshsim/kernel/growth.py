@@ -1,4 +1,4 @@
-"""Rows that are added while the run goes on: replicas, and versions of the routes.
+"""Rows that come, or are named no more, while the run goes on: replicas, versions of the routes.
 
 Rule: rows never move.  A new endpoint and its proxy are appended; every cluster that the
 workload belongs to gets a HOST row at the end and a new member list, and the old list is
@@ -20,7 +20,7 @@ from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.filters import DIRECTION_COUNT
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
-__all__ = ["push_routes", "with_replicas"]
+__all__ = ["push_routes", "with_replicas", "without_replica"]
 
 
 def with_replicas(kernel: Any, like: int) -> None:
@@ -51,6 +51,28 @@ def with_replicas(kernel: Any, like: int) -> None:
     for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
         hosts[field] = NO_INDEX
     state.replace(hosts=_joined(state.hosts, hosts), members=np.concatenate(members))
+    _rebuild_tables(kernel, holding)
+
+
+def without_replica(kernel: Any, endpoint: int) -> None:
+    """Take `endpoint` out of every proxy's members; what it has to do, it finishes."""
+    state = kernel.state
+    holding = np.unique(state.hosts["cluster"][state.hosts["endpoint"] == endpoint])
+    members = [state.members]
+    size = len(state.members)
+    for cluster in holding:
+        start, count = (
+            state.clusters["member_start"][cluster],
+            state.clusters["member_count"][cluster],
+        )
+        current = state.members[start : start + count]
+        rest = current[state.hosts["endpoint"][current] != endpoint]
+        state.hosts["table_index"][rest] = np.arange(len(rest))
+        members.append(rest)
+        state.clusters["member_start"][cluster] = size
+        state.clusters["member_count"][cluster] = len(rest)
+        size += len(rest)
+    state.replace(members=np.concatenate(members))
     _rebuild_tables(kernel, holding)
 
 
@@ -114,11 +136,15 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
         clusters["member_start"][row] = size
         size += count
         first_host += count
-    keep = {"config", "member_start", "member_count"}
+    keep = {"config", "member_start", "member_count", "memory_count"}
     for field in set(clusters.dtype.names) - keep:
         clusters[field] = 0
     clusters["proxy"] = proxy
+    ends = len(state.memory) + np.cumsum(clusters["memory_count"])
+    clusters["memory_start"] = ends - clusters["memory_count"]
+    forgotten = np.zeros(int(clusters["memory_count"].sum()))
     state.replace(
+        memory=np.concatenate([state.memory, forgotten]),
         clusters=_joined(state.clusters, clusters),
         hosts=_joined(*host_blocks),
         members=np.concatenate(member_blocks),

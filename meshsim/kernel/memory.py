@@ -117,6 +117,7 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "inbound": (INBOUND_DTYPE, 1),
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),
+    "memory": (np.dtype("f8"), 1),  # of custom policies, by CLUSTER row
     # servers and proxies
     "endpoints": (ENDPOINT_DTYPE, 1),
     "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX

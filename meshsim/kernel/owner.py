@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.errors import ConfigError
 from meshsim.kernel.advance import EVENTS, GROW, WAKE, advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.buckets import BUCKET_SHIFT
@@ -118,6 +119,8 @@ class Kernel:
         self.config_names = list(compiled.config_names)
         #: (ROUTE, SPLIT, routed service, subset) of the newest version of the routes.
         self.splits = list(compiled.splits)
+        #: (time [ns], service, workload, replicas that proxies know) of each change.
+        self.replicas: list[tuple[int, str, str, int]] = []
         self._on_slice = on_slice
         self._wall_clock = wall_clock
         self._wall_s = 0.0
@@ -282,6 +285,7 @@ class Kernel:
 
     def record(self) -> RunRecord:
         """Return what the run left behind; the kernel is not used afterwards."""
+        self._check_picks()
         while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
             self._snapshot()
         state = self.state
@@ -312,6 +316,7 @@ class Kernel:
             counters=counters,
             stats=stats(state, self._proxy_names),
             limit=self.limit,
+            replicas=tuple(self.replicas),
             wall_s=self._wall_s,
         )
 
@@ -321,6 +326,22 @@ class Kernel:
         catalog = self.compiled.catalog
         clients = [*(name for _, _, name in catalog.endpoints), *catalog.traffic]
         return [name for _, name in catalog.proxies] or clients
+
+    def _check_picks(self) -> None:
+        """Refuse a run whose custom load balancer answered what it must not.
+
+        Raises
+        ------
+        ConfigError
+        """
+        clusters = self.state.clusters
+        if clusters["invalid_picks"].any():
+            row = int(np.argmax(clusters["invalid_picks"]))
+            service, _ = self.config_names[clusters["config"][row]]
+            times = int(clusters["invalid_picks"].sum())
+            message = f"the custom load balancer of {service} returned no position of a member"
+            allowed = "0 to len(members) - 1, or NO_HOST"
+            raise ConfigError(f"{message}; found: {times} times, allowed: {allowed}")
 
     def _take_histogram(self, name: str) -> SparseHistogram:
         """Return the histograms `name` compressed, and free the dense ones at once."""

@@ -52,7 +52,9 @@ from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
     can_send_request,
 )
-from meshsim.policy.request import (
+from meshsim.policy.request import step
+from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
+from meshsim.policy.transitions import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
     ACTION_DELAY,
@@ -69,9 +71,7 @@ from meshsim.policy.request import (
     STIMULUS_RESET,
     STIMULUS_RESPONSE,
     STIMULUS_ROUTE_TIMEOUT,
-    step,
 )
-from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
 from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix_in
 from meshsim.state.codes import (
     NO_HOST,
@@ -173,6 +173,7 @@ def _tell(state: Any, exchange: int, stimulus: int, status: int, reset: int) -> 
         state.codes,
         state.clusters,
         state.configs,
+        state.memory,
         stimulus,
         status,
         reset,

@@ -7,8 +7,9 @@ route gets one that sends everything to itself.  A service that states routes ge
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget`` (no budget), ``direct_response`` and ``redirect`` (forward), ``fault`` and
-``rate_limit`` (none), and the ``subset`` of a split or mirror (all).
+``retry_budget``, ``retry_throttling``, ``fault`` and ``rate_limit`` (none), ``direct_response``
+and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the user's), and the
+``subset`` of a split or mirror (all).
 
 References
 ----------
@@ -157,6 +158,8 @@ class _Filler:
                 self._copy_provenance(
                     inherited[block], f"{service_path}.{block}", f"{path}.{block}"
                 )
+        if subset.admission is None:
+            own = own.model_copy(update={"admission": service.admission})
         return self._cluster(own.model_copy(update=inherited), path)
 
     def _copy_provenance(self, block: Model, source: str, target: str) -> None:

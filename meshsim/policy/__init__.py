@@ -9,6 +9,27 @@ compiled functions and decide alike.
 - `load_balancing`: which host; `hashing` hashes keys as Envoy does.
 - `routing`: which route, and which destination of a split.
 - `retry`, `timeout`, `circuit_breakers`: whether to try again, until when, and how many at once.
+- `custom`: policies of the user's, by the decorators `load_balancer`, `retry_policy` and
+  `admission_policy`, which are names of this package too.
 
 Strings are matched in plain Python once per configuration; compiled code reads integers.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshsim.policy.custom import admission_policy as admission_policy
+    from meshsim.policy.custom import load_balancer as load_balancer
+    from meshsim.policy.custom import retry_policy as retry_policy
+
+__all__ = ["admission_policy", "load_balancer", "retry_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from meshsim.policy import custom
+
+    return getattr(custom, name)

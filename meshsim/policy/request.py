@@ -2,22 +2,24 @@
 
 Rule: an exchange (one request at one routing proxy) is in one of six states; a *stimulus*
 (the request is routed, a response, a reset, a timeout, ...) moves it to another and yields
-one *action* for whoever runs the machine.  `TRANSITIONS` is the whole of the legal behaviour;
-a pair that is not in it is a bug of the caller and yields `ACTION_INVALID`, changing nothing.
+one *action* for whoever runs the machine.  `meshsim.policy.transitions.TRANSITIONS` is the whole
+of the legal behaviour; a pair that is not in it is a bug of the caller and yields
+`ACTION_INVALID`, changing nothing.
 
 How the pieces compose, as Envoy's router does it:
 
 - The route timeout starts with STIMULUS_REQUEST and covers all tries and back-offs: 504, UT.
 - A try that fails retriably (`meshsim.policy.retry`) is followed by another after a back-off,
-  if retries remain and then if the retry circuit breaker allows.  A retry occupies the
-  breaker from the decision until its own outcome; the breaker is asked after the previous
-  retry of the same request has left it.  A retry that the breaker refused is used up.
+  if retries remain, then if the retry circuit breaker allows, then if the throttling does
+  (`meshsim.policy.retry_throttling`).  A retry occupies the breaker from the decision until its
+  own outcome; the breaker is asked after the previous retry of the same request has left it.  A
+  retry that was refused is used up.
 - A response that is not retried goes down as it is; flag URX if it was retriable and no
   retries remained, UO if the retry breaker refused.  A try without response ends as 503 UF
   (connection failure), UC (closed by the upstream), UR (refused stream), UO (circuit breaker),
   UH (no healthy host), or 504 UT (per-try timeout).  Envoy would report such a cause *and*
   URX or UO; an exchange has one flag, and the cause is kept.
-- No route is 404 NR, no cluster 503 NC, a direct response is itself.
+- No route is 404 NR, no cluster 503 NC, a direct response is itself, a custom admission UO.
 - Before a request is forwarded its filters may delay it, abort it (flag FI) or find it over a
   limit (flag RL); none of these is retried, and no timeout runs meanwhile.  A delayed request
   that ends without another flag has DI.
@@ -40,14 +42,44 @@ source/common/router/retry_state_impl.cc (shouldRetry, resetRetry).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.policy.circuit_breakers import can_retry, on_retry_ended, on_retry_started
+from meshsim.policy.custom.decisions import admitted_status, custom_back_off_ns
+from meshsim.policy.custom.entries import NO_FUNCTION
 from meshsim.policy.retry import back_off_ns, retry_allowed
+from meshsim.policy.retry_throttling import (
+    on_first_try,
+    on_retriable_failure,
+    on_success,
+    take_retry,
+)
 from meshsim.policy.timeout import deadline_after, per_try_deadline_ns, route_deadline_ns
+from meshsim.policy.transitions import (
+    ACTION_ABANDON,
+    ACTION_BACK_OFF,
+    ACTION_DELAY,
+    ACTION_INVALID,
+    ACTION_NONE,
+    ACTION_RESPOND,
+    ACTION_SEND,
+    HANDLE_ANSWERED,
+    HANDLE_DOWNSTREAM_GONE,
+    HANDLE_FAILED,
+    HANDLE_HELD_BACK,
+    HANDLE_LET_GO,
+    HANDLE_REFUSED,
+    HANDLE_RETRY_DUE,
+    HANDLE_ROUTED,
+    HANDLE_TIMED_OUT,
+    HANDLERS,
+    STIMULUS_COUNT,
+    STIMULUS_NO_HOST,
+    STIMULUS_OVERFLOW,
+    STIMULUS_PER_TRY_TIMEOUT,
+    STIMULUS_RATE_LIMITED,
+)
 from meshsim.rng import next_uniform
 from meshsim.state.codes import (
     FLAG_DC,
@@ -80,177 +112,9 @@ from meshsim.state.exchange import (
     EXCHANGE_FREE,
     EXCHANGE_RESPONDING,
     EXCHANGE_ROUTING,
-    EXCHANGE_STATE_COUNT,
 )
 
-__all__ = [
-    "ACTION_ABANDON",
-    "ACTION_BACK_OFF",
-    "ACTION_DELAY",
-    "ACTION_INVALID",
-    "ACTION_NAMES",
-    "ACTION_NONE",
-    "ACTION_RESPOND",
-    "ACTION_SEND",
-    "STATE_NAMES",
-    "STIMULUS_BACK_OFF_EXPIRED",
-    "STIMULUS_COUNT",
-    "STIMULUS_DELAY_EXPIRED",
-    "STIMULUS_DOWNSTREAM_RESET",
-    "STIMULUS_FAULT_ABORT",
-    "STIMULUS_FAULT_DELAY",
-    "STIMULUS_NAMES",
-    "STIMULUS_NO_HOST",
-    "STIMULUS_OVERFLOW",
-    "STIMULUS_PER_TRY_TIMEOUT",
-    "STIMULUS_RATE_LIMITED",
-    "STIMULUS_REQUEST",
-    "STIMULUS_RESET",
-    "STIMULUS_RESPONSE",
-    "STIMULUS_ROUTE_TIMEOUT",
-    "TRANSITIONS",
-    "Transition",
-    "step",
-    "transitions_mermaid",
-]
-
-# --- Stimuli: what happened ------------------------------------------------------------------
-
-STIMULUS_REQUEST = 0  # the request is complete and routed
-# `status`; reset = RESET_OVERFLOW if marked x-envoy-overloaded, or RESET_RATELIMITED
-STIMULUS_RESPONSE = 1
-STIMULUS_RESET = 2  # `reset`: the try ended without a response
-STIMULUS_PER_TRY_TIMEOUT = 3  # the caller has already given the try up
-STIMULUS_ROUTE_TIMEOUT = 4
-STIMULUS_BACK_OFF_EXPIRED = 5
-STIMULUS_OVERFLOW = 6  # a circuit breaker refused the try
-STIMULUS_NO_HOST = 7  # no selectable host for the try
-STIMULUS_DOWNSTREAM_RESET = 8  # whoever asked is gone
-STIMULUS_FAULT_DELAY = 9  # a filter holds the request back; `status`: for how long [ns]
-STIMULUS_DELAY_EXPIRED = 10
-STIMULUS_FAULT_ABORT = 11  # a filter answers with `status`
-STIMULUS_RATE_LIMITED = 12  # the request is over a limit; `status`
-STIMULUS_COUNT = 13
-STIMULUS_NAMES = (
-    "REQUEST",
-    "RESPONSE",
-    "RESET",
-    "PER_TRY_TIMEOUT",
-    "ROUTE_TIMEOUT",
-    "BACK_OFF_EXPIRED",
-    "OVERFLOW",
-    "NO_HOST",
-    "DOWNSTREAM_RESET",
-    "FAULT_DELAY",
-    "DELAY_EXPIRED",
-    "FAULT_ABORT",
-    "RATE_LIMITED",
-)
-
-# --- Actions: what the caller must do --------------------------------------------------------
-
-ACTION_INVALID = -1  # no such transition: a bug of the caller
-ACTION_NONE = 0
-ACTION_SEND = 1  # pick a host and send a try; deadline: its per-try timeout
-ACTION_BACK_OFF = 2  # do nothing until the deadline, then STIMULUS_BACK_OFF_EXPIRED
-ACTION_RESPOND = 3  # send `status` and `response_flag` of the exchange down; give up live tries
-ACTION_ABANDON = 4  # nobody waits: give up live tries and free the exchange
-ACTION_DELAY = 5  # do nothing until the deadline, then STIMULUS_DELAY_EXPIRED
-ACTION_NAMES = ("NONE", "SEND", "BACK_OFF", "RESPOND", "ABANDON", "DELAY")
-
-STATE_NAMES = ("FREE", "ROUTING", "ATTEMPTING", "BACKING_OFF", "RESPONDING", "DELAYED")
-
-# --- The table -------------------------------------------------------------------------------
-
-_INVALID = 0
-_ROUTED = 1
-_ANSWERED = 2
-_FAILED = 3
-_TIMED_OUT = 4
-_RETRY_DUE = 5
-_DOWNSTREAM_GONE = 6
-_HELD_BACK = 7
-_LET_GO = 8
-_REFUSED = 9
-
-
-class Transition(NamedTuple):
-    """One legal pair of state and stimulus.
-
-    Parameters
-    ----------
-    state, stimulus : int
-        `EXCHANGE_*` and `STIMULUS_*` codes.
-    handler : int
-        Which handler of this module decides.
-    next_states : tuple of int
-        Every state the exchange may be in afterwards.
-    """
-
-    state: int
-    stimulus: int
-    handler: int
-    next_states: tuple[int, ...]
-
-
-_RETRY_OR_RESPOND = (EXCHANGE_BACKING_OFF, EXCHANGE_RESPONDING)
-_RESPOND_ONLY = (EXCHANGE_RESPONDING,)
-
-#: All legal behaviour; whatever is missing is a bug of the caller.
-TRANSITIONS = tuple(
-    Transition(*row)
-    for row in (
-        (
-            EXCHANGE_ROUTING,
-            STIMULUS_REQUEST,
-            _ROUTED,
-            (EXCHANGE_ATTEMPTING, EXCHANGE_RESPONDING),
-        ),
-        (EXCHANGE_ROUTING, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
-        (EXCHANGE_ROUTING, STIMULUS_FAULT_DELAY, _HELD_BACK, (EXCHANGE_DELAYED,)),
-        (EXCHANGE_ROUTING, STIMULUS_FAULT_ABORT, _REFUSED, _RESPOND_ONLY),
-        (EXCHANGE_ROUTING, STIMULUS_RATE_LIMITED, _REFUSED, _RESPOND_ONLY),
-        (EXCHANGE_DELAYED, STIMULUS_DELAY_EXPIRED, _LET_GO, (EXCHANGE_ROUTING,)),
-        (EXCHANGE_DELAYED, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
-        (EXCHANGE_ATTEMPTING, STIMULUS_RESPONSE, _ANSWERED, _RETRY_OR_RESPOND),
-        (EXCHANGE_ATTEMPTING, STIMULUS_RESET, _FAILED, _RETRY_OR_RESPOND),
-        (EXCHANGE_ATTEMPTING, STIMULUS_PER_TRY_TIMEOUT, _FAILED, _RETRY_OR_RESPOND),
-        (EXCHANGE_ATTEMPTING, STIMULUS_OVERFLOW, _FAILED, _RESPOND_ONLY),
-        (EXCHANGE_ATTEMPTING, STIMULUS_NO_HOST, _FAILED, _RESPOND_ONLY),
-        (EXCHANGE_ATTEMPTING, STIMULUS_ROUTE_TIMEOUT, _TIMED_OUT, _RESPOND_ONLY),
-        (EXCHANGE_ATTEMPTING, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
-        (EXCHANGE_BACKING_OFF, STIMULUS_BACK_OFF_EXPIRED, _RETRY_DUE, (EXCHANGE_ATTEMPTING,)),
-        (EXCHANGE_BACKING_OFF, STIMULUS_ROUTE_TIMEOUT, _TIMED_OUT, _RESPOND_ONLY),
-        (EXCHANGE_BACKING_OFF, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
-        (EXCHANGE_RESPONDING, STIMULUS_DOWNSTREAM_RESET, _DOWNSTREAM_GONE, (EXCHANGE_FREE,)),
-    )
-)
-
-
-def _handler_table() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    table = np.full(EXCHANGE_STATE_COUNT * STIMULUS_COUNT, _INVALID, np.int64)
-    for row in TRANSITIONS:
-        table[row.state * STIMULUS_COUNT + row.stimulus] = row.handler
-    return table
-
-
-#: Handler by state * STIMULUS_COUNT + stimulus; a constant of the compiled code.
-_HANDLERS = _handler_table()
-
-
-def transitions_mermaid() -> str:
-    """Return `TRANSITIONS` as the text of a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", f"    [*] --> {STATE_NAMES[EXCHANGE_ROUTING]}"]
-    lines += [
-        f"    {STATE_NAMES[row.state]} --> "
-        f"{'[*]' if after == EXCHANGE_FREE else STATE_NAMES[after]} : "
-        f"{STIMULUS_NAMES[row.stimulus]}"
-        for row in TRANSITIONS
-        for after in row.next_states
-    ]
-    lines.append(f"    {STATE_NAMES[EXCHANGE_RESPONDING]} --> [*] : delivered")
-    return "\n".join(lines) + "\n"
-
+__all__ = ["step"]
 
 # --- Handlers --------------------------------------------------------------------------------
 
@@ -273,7 +137,16 @@ def _release_retry(exchanges: Any, exchange: int, clusters: Any) -> None:
 
 
 @kernel_jit_inline
-def _on_routed(exchanges: Any, exchange: int, routes: Any, now_ns: int) -> tuple[int, int]:
+def _on_routed(
+    exchanges: Any,
+    exchange: int,
+    routes: Any,
+    clusters: Any,
+    configs: Any,
+    memory: Any,
+    now_ns: int,
+    rng: Any,
+) -> tuple[int, int]:
     route = exchanges["route"][exchange]
     exchanges["retry_count"][exchange] = 0
     exchanges["retry_held"][exchange] = 0
@@ -282,8 +155,13 @@ def _on_routed(exchanges: Any, exchange: int, routes: Any, now_ns: int) -> tuple
         return _respond(exchanges, exchange, 404, FLAG_NR)
     if routes["direct_response"][route] != 0:
         return _respond(exchanges, exchange, routes["direct_response"][route], FLAG_NONE)
-    if exchanges["cluster"][exchange] < 0:
+    cluster = exchanges["cluster"][exchange]
+    if cluster < 0:
         return _respond(exchanges, exchange, 503, FLAG_NC)
+    refused = admitted_status(clusters, cluster, configs, memory, now_ns, rng)
+    if refused != 0:
+        return _respond(exchanges, exchange, refused, FLAG_UO)
+    on_first_try(clusters, cluster, configs, memory, now_ns)
     exchanges["status"][exchange] = 0
     exchanges["retries_remaining"][exchange] = routes["num_retries"][route]
     exchanges["deadline_ns"][exchange] = route_deadline_ns(routes, route, now_ns)
@@ -298,7 +176,9 @@ def _retry_or_respond(
     routes: Any,
     clusters: Any,
     configs: Any,
+    memory: Any,
     retriable: bool,
+    reset: int,
     status: int,
     flag: int,
     now_ns: int,
@@ -306,21 +186,36 @@ def _retry_or_respond(
 ) -> tuple[int, int]:
     """Follow a try that ended with `status` and `flag` by another, or answer with them."""
     _release_retry(exchanges, exchange, clusters)
-    if not retriable:
+    route = exchanges["route"][exchange]
+    cluster = exchanges["cluster"][exchange]
+    retry_number = exchanges["retry_count"][exchange] + 1
+    custom = routes["custom_retry"][route]
+    wanted_ns = 0
+    if retriable and custom != NO_FUNCTION:
+        seen = status if flag == FLAG_NONE else 0
+        wanted_ns = custom_back_off_ns(
+            custom, clusters, cluster, configs, memory, seen, reset, retry_number, now_ns, rng
+        )
+    if not retriable or wanted_ns < 0:
+        if status < 500:
+            on_success(clusters, cluster, configs, memory)
         return _respond(exchanges, exchange, status, flag)
+    on_retriable_failure(clusters, cluster, configs, memory)
     if exchanges["retries_remaining"][exchange] <= 0:
         return _respond(exchanges, exchange, status, flag if flag != FLAG_NONE else FLAG_URX)
     exchanges["retries_remaining"][exchange] -= 1
-    cluster = exchanges["cluster"][exchange]
-    if not can_retry(clusters, cluster, configs):
+    if not (
+        can_retry(clusters, cluster, configs)
+        and take_retry(clusters, cluster, configs, memory, now_ns)
+    ):
         return _respond(exchanges, exchange, status, flag if flag != FLAG_NONE else FLAG_UO)
     on_retry_started(clusters, cluster)
     exchanges["retry_held"][exchange] = 1
-    exchanges["retry_count"][exchange] += 1
+    exchanges["retry_count"][exchange] = retry_number
     exchanges["state"][exchange] = EXCHANGE_BACKING_OFF
-    retry_number = exchanges["retry_count"][exchange]
-    route = exchanges["route"][exchange]
-    return ACTION_BACK_OFF, now_ns + back_off_ns(routes, route, retry_number, next_uniform(rng))
+    if custom == NO_FUNCTION:
+        wanted_ns = back_off_ns(routes, route, retry_number, next_uniform(rng))
+    return ACTION_BACK_OFF, now_ns + wanted_ns
 
 
 @kernel_jit_inline
@@ -357,6 +252,7 @@ def _step_rarely(
     codes: Any,
     clusters: Any,
     configs: Any,
+    memory: Any,
     handler: int,
     stimulus: int,
     status: int,
@@ -365,47 +261,45 @@ def _step_rarely(
     rng: Any,
 ) -> tuple[int, int]:
     """Handle everything that is not on the path of a request without trouble."""
-    if handler == _ANSWERED:
-        retriable = retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
+    if handler in (HANDLE_ANSWERED, HANDLE_FAILED):
+        flag = FLAG_NONE
+        if handler == HANDLE_FAILED:
+            reset = _reset_of(stimulus, reset)
+            status = 504 if reset == RESET_PER_TRY_TIMEOUT else 503
+            flag = _flag_of(reset)
         return _retry_or_respond(
             exchanges,
             exchange,
             routes,
             clusters,
             configs,
-            retriable,
+            memory,
+            retry_allowed(routes, exchanges["route"][exchange], codes, status, reset),
+            reset,
             status,
-            FLAG_NONE,
+            flag,
             now_ns,
             rng,
         )
-    if handler == _FAILED:
-        cause = _reset_of(stimulus, reset)
-        retriable = retry_allowed(routes, exchanges["route"][exchange], codes, 0, cause)
-        status = 504 if cause == RESET_PER_TRY_TIMEOUT else 503
-        flag = _flag_of(cause)
-        return _retry_or_respond(
-            exchanges, exchange, routes, clusters, configs, retriable, status, flag, now_ns, rng
-        )
-    if handler == _RETRY_DUE:
+    if handler == HANDLE_RETRY_DUE:
         exchanges["state"][exchange] = EXCHANGE_ATTEMPTING
         return ACTION_SEND, per_try_deadline_ns(routes, exchanges["route"][exchange], now_ns)
-    if handler == _TIMED_OUT:
+    if handler == HANDLE_TIMED_OUT:
         _release_retry(exchanges, exchange, clusters)
         return _respond(exchanges, exchange, 504, FLAG_UT)
-    if handler == _DOWNSTREAM_GONE:
+    if handler == HANDLE_DOWNSTREAM_GONE:
         _release_retry(exchanges, exchange, clusters)
         exchanges["response_flag"][exchange] = FLAG_DC
         exchanges["state"][exchange] = EXCHANGE_FREE
         return ACTION_ABANDON, NEVER_NS
-    if handler == _HELD_BACK:
+    if handler == HANDLE_HELD_BACK:
         exchanges["response_flag"][exchange] = FLAG_DI
         exchanges["state"][exchange] = EXCHANGE_DELAYED
         return ACTION_DELAY, deadline_after(now_ns, status)
-    if handler == _LET_GO:
+    if handler == HANDLE_LET_GO:
         exchanges["state"][exchange] = EXCHANGE_ROUTING
         return ACTION_NONE, NEVER_NS
-    if handler == _REFUSED:
+    if handler == HANDLE_REFUSED:
         flag = FLAG_RL if stimulus == STIMULUS_RATE_LIMITED else FLAG_FI
         return _respond(exchanges, exchange, status, flag)
     return ACTION_INVALID, NEVER_NS
@@ -419,6 +313,7 @@ def step(
     codes: Any,
     clusters: Any,
     configs: Any,
+    memory: Any,
     stimulus: int,
     status: int,
     reset: int,
@@ -441,6 +336,8 @@ def step(
         Row of the exchange's cluster is modified in place (retries only).
     configs : ndarray[CLUSTER_CONFIG_DTYPE], shape (n_configs,)
         Read only.
+    memory : ndarray[float64], shape (n_floats,)
+        What custom policies of all clusters remember.  Modified in place by these.
     stimulus : int
         `STIMULUS_*` code.
     status : int
@@ -470,13 +367,17 @@ def step(
     O(1), except for the list of retriable status codes.  Retries use `retry_count` as their
     number; the host-selection attempts within one try are the caller's.
     """
-    handler = _HANDLERS[exchanges["state"][exchange] * STIMULUS_COUNT + stimulus]
-    if handler == _ROUTED:
-        action, deadline_ns = _on_routed(exchanges, exchange, routes, now_ns)
-    elif handler == _ANSWERED and not (
+    handler = HANDLERS[exchanges["state"][exchange] * STIMULUS_COUNT + stimulus]
+    if handler == HANDLE_ROUTED:
+        action, deadline_ns = _on_routed(
+            exchanges, exchange, routes, clusters, configs, memory, now_ns, rng
+        )
+    elif handler == HANDLE_ANSWERED and not (
         exchanges["retry_held"][exchange] != 0
         or retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
     ):
+        if status < 500:
+            on_success(clusters, exchanges["cluster"][exchange], configs, memory)
         action, deadline_ns = _respond(exchanges, exchange, status, FLAG_NONE)
     else:
         action, deadline_ns = _step_rarely(
@@ -486,6 +387,7 @@ def step(
             codes,
             clusters,
             configs,
+            memory,
             handler,
             stimulus,
             status,

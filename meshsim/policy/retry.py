@@ -39,6 +39,7 @@ from meshsim.state.codes import (
     RESET_REFUSED_STREAM,
     RETRY_5XX,
     RETRY_CONNECT_FAILURE,
+    RETRY_CUSTOM,
     RETRY_ENVOY_RATELIMITED,
     RETRY_GATEWAY_ERROR,
     RETRY_GRPC_CANCELLED,
@@ -74,7 +75,7 @@ RETRY_ON_BITS = {
 }
 
 _NS_PER_MS = 1_000_000
-_RESET_ANY = RETRY_5XX | RETRY_GATEWAY_ERROR | RETRY_RESET
+_RESET_ANY = RETRY_5XX | RETRY_GATEWAY_ERROR | RETRY_RESET | RETRY_CUSTOM
 
 
 def retry_on_bits(names: Iterable[str]) -> int:
@@ -112,6 +113,8 @@ def retry_on_bits(names: Iterable[str]) -> int:
 @kernel_jit_inline
 def _status_retriable(retry_on: int, codes: Any, start: int, count: int, status: int) -> bool:
     """Decide whether a response `status` meets one of the conditions `retry_on`."""
+    if retry_on & RETRY_CUSTOM:
+        return True
     if status >= 500 and (
         retry_on & RETRY_5XX or (retry_on & RETRY_GATEWAY_ERROR and 502 <= status <= 504)
     ):
@@ -161,8 +164,8 @@ def retry_allowed(routes: Any, route: int, codes: Any, status: int, reset: int) 
     Returns
     -------
     bool
-        True if the conditions hold.  Retries remaining and the retry circuit breaker are not
-        its concern.
+        True if the conditions hold, or if a custom policy is to be asked.  Retries remaining
+        and the retry circuit breaker are not its concern.
     """
     retry_on = routes["retry_on"][route]
     if retry_on == 0:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshsim.results import scaling
 from meshsim.results.assumptions import assumption_lines
 from meshsim.results.breakdown import PARTS
 from meshsim.results.estimates import METRICS, SCARCE, TAIL_MINIMUM, Estimate
@@ -237,6 +238,7 @@ def _notes(result: Result) -> list[str]:
         if count > _ROWS_MAX
     ]
     notes += _access_notes(result)
+    notes += scaling.sentences(result.records)
     notes += list(result.notices)
     return notes + assumption_lines(result.defaults)
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from meshsim.errors import ConfigError, Problem
-from meshsim.results import report, storage, tables
+from meshsim.results import report, scaling, storage, tables
 from meshsim.results.breakdown import breakdown
 from meshsim.results.estimates import METRICS, QUANTILES, Estimate
 from meshsim.results.measured import Measured
@@ -294,6 +294,10 @@ class Result:
     def timeline(self) -> pd.DataFrame:
         """Return rates, latency and requests in flight by window and class."""
         return tables.timeline(self.measured)
+
+    def replicas(self) -> pd.DataFrame:
+        """Return every change of a workload's number of replicas, by time; empty if none."""
+        return scaling.table(self.records)
 
     def traces(self) -> tuple[Trace, ...]:
         """Return the sampled requests as span trees; print one to see it."""

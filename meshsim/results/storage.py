@@ -73,6 +73,7 @@ _SCALARS = (
     "stats",
     "limit",
     "wall_s",
+    "replicas",
 )
 
 
@@ -244,7 +245,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Catalog, tuple[RunRecord, ...], 
         problem = Problem(f"damaged result: {error}", file=str(folder))
         raise ConfigError([problem]) from error
     records = tuple(
-        RunRecord(**scalars, **fields)
+        RunRecord(**{name: _tuples(value) for name, value in scalars.items()}, **fields)
         for scalars, fields in zip(header["records"], arrays, strict=True)
     )
     catalog = Catalog(**{key: _tuples(value) for key, value in header["catalog"].items()})

@@ -20,6 +20,8 @@ MAGLEV = 4
 PEAK_EWMA = 5
 #: LEAST_REQUEST with selection_method FULL_SCAN.
 LEAST_REQUEST_FULL_SCAN = 6
+#: A function of the user's (meshsim.policy.custom).
+CUSTOM = 7
 
 # What access rules say of a request (meshsim.policy.authorization).
 ACCESS_UNRESTRICTED = 0  # no rule bears on it
@@ -90,3 +92,5 @@ RETRY_GRPC_DEADLINE_EXCEEDED = 1 << 10
 RETRY_GRPC_INTERNAL = 1 << 11
 RETRY_GRPC_RESOURCE_EXHAUSTED = 1 << 12
 RETRY_ENVOY_RATELIMITED = 1 << 13
+#: Not Envoy's: the route's custom policy is asked.
+RETRY_CUSTOM = 1 << 14

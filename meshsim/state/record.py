@@ -183,3 +183,5 @@ class RunRecord:
     #: Empty, or why the run ended early ("exchanges limit reached at 12.4s").
     limit: str = ""
     wall_s: float = 0.0  # inside advance
+    #: (time [ns], service, workload, replicas that proxies know) of each change of their number.
+    replicas: tuple[tuple[int, str, str, int], ...] = ()

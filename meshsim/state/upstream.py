@@ -59,6 +59,9 @@ CLUSTER_DTYPE = row_dtype(
         ("pending_overflow", "i8"),  # upstream_rq_pending_overflow
         ("request_overflow", "i8"),  # upstream_rq_active_overflow
         ("retry_overflow", "i8"),  # upstream_rq_retry_overflow
+        ("memory_start", "i4"),  # memory[memory_start:][:memory_count]: tokens, custom policies
+        ("memory_count", "i4"),
+        ("invalid_picks", "i8"),  # positions out of range that a custom load balancer returned
     ]
 )
 
@@ -82,6 +85,13 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("connect_timeout_ns", "i8"),
         ("idle_timeout_ns", "i8"),  # NEVER_NS: off
         ("max_requests_per_connection", "i8"),  # 0: no limit
+        ("throttle", "i4"),  # retry throttling: THROTTLE_* of meshsim.policy.retry_throttling
+        ("throttle_ttl_ns", "i8"),
+        ("throttle_ratio", "f8"),  # tokens a first try deposits, or a success earns
+        ("throttle_reserve", "f8"),  # tokens that are always there; gRPC: at most
+        ("custom_pick", "i8"),  # addresses of custom policies; 0: none
+        ("custom_learn", "i8"),
+        ("custom_admit", "i8"),
     ],
     align=True,
 )
@@ -110,6 +120,7 @@ ROUTE_DTYPE = np.dtype(
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),
         ("max_interval_ns", "i8"),
+        ("custom_retry", "i8"),  # address of a custom policy; 0: none
     ],
     align=True,
 )

@@ -93,6 +93,16 @@ def _workload(path: FieldPath, element: model.Workload) -> Iterator[Finding]:
     if element.steps and "default" in element.operations:
         at = (*path, "operations", "default")
         yield Finding(at, "steps are the default operation already; say it once")
+    if element.autoscale is not None and element.cpu is None:
+        message = "an autoscaled workload says its cpu, of which utilisation is a share"
+        yield Finding((*path, "autoscale"), message)
+
+
+def _autoscale(path: FieldPath, element: model.Autoscale) -> Iterator[Finding]:
+    yield from _positive(path, "sync_period", element.sync_period)
+    if element.min_replicas > element.max_replicas:
+        found = f"{element.min_replicas} to {element.max_replicas}"
+        yield Finding((*path, "min_replicas"), "more than max_replicas", found)
 
 
 def _renewal(path: FieldPath, element: model.Renewal) -> Iterator[Finding]:
@@ -209,6 +219,10 @@ def _is_prime(number: int) -> bool:
 
 
 def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[Finding]:
+    if (element.policy == "CUSTOM") != (element.custom is not None):
+        message = "policy CUSTOM and custom, the function that picks, are said together"
+        found = f"policy {element.policy}, custom {element.custom}"
+        yield Finding((*path, "policy"), message, found)
     if element.table_size is not None and not _is_prime(element.table_size):
         message = "the size of a Maglev table is a prime number"
         near = next(n for n in range(element.table_size, 6_000_000) if _is_prime(n))
@@ -273,6 +287,7 @@ CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.ParetoBounded: _pareto,
     model.Hyperexponential: _hyperexponential,
     model.Workload: _workload,
+    model.Autoscale: _autoscale,
     model.Renewal: _renewal,
     model.Batch: _batch,
     model.ModulatedPhase: _modulated,

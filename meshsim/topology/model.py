@@ -58,6 +58,7 @@ from meshsim.topology.policies import (
     RetryBudget,
     RetryOn,
     RetryPolicy,
+    RetryThrottling,
     Route,
     RouteMatch,
     ServicePolicy,
@@ -79,10 +80,12 @@ from meshsim.topology.traffic import (
     Renewal,
     TrafficClass,
 )
+from meshsim.units import NS_PER_S
 
 __all__ = [
     "Access",
     "Arrivals",
+    "Autoscale",
     "Batch",
     "Call",
     "CircuitBreakers",
@@ -129,6 +132,7 @@ __all__ = [
     "RetryBudget",
     "RetryOn",
     "RetryPolicy",
+    "RetryThrottling",
     "Route",
     "RouteMatch",
     "Service",
@@ -231,6 +235,22 @@ class Step(Model):
         return self
 
 
+class Autoscale(Model):
+    """A HorizontalPodAutoscaler of one workload; utilisation is a share of its `cpu`.
+
+    `start_up` is how long a new replica takes until proxies know it.
+    """
+
+    target_utilization: Number = Field(default=0.8, gt=0, le=10)
+    min_replicas: Integer = Field(default=1, ge=1, le=10_000)
+    max_replicas: Integer = Field(ge=1, le=10_000)
+    sync_period: Duration = 15 * NS_PER_S
+    tolerance: Number = Field(default=0.1, ge=0, le=1)
+    stabilization_up: Duration = 0
+    stabilization_down: Duration = 300 * NS_PER_S
+    start_up: Duration = 0
+
+
 class Workload(Model):
     """A versioned set of equal replicas of one service.
 
@@ -256,6 +276,7 @@ class Workload(Model):
     speed: Number = Field(default=1.0, ge=0, le=1000)
     concurrency_penalty: Number = Field(default=0.0, ge=0, le=100)
     error_rate: Probability = 0.0
+    autoscale: Autoscale | None = None
     nodes: tuple[str, ...] = ()
     meshed: Boolean = True
     steps: tuple[Step, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
 from meshsim.topology.filters import Fault, LocalRateLimit, Mirror, Redirect
@@ -17,21 +17,36 @@ __all__ = [
     "CircuitBreakers",
     "ClusterPolicy",
     "ConnectionPool",
+    "CustomName",
+    "GrpcThrottling",
     "LoadBalancing",
     "LoadBalancingPolicy",
     "RetryBudget",
     "RetryOn",
     "RetryPolicy",
+    "RetryThrottling",
     "Route",
     "RouteMatch",
     "ServicePolicy",
     "StringMatch",
     "Subset",
+    "TokenBudget",
     "WeightedCluster",
 ]
 
+
+def _read_custom(value: Any) -> Any:
+    """Return the name of a decorated function, or the text that is one."""
+    return getattr(value, "name", value)
+
+
+#: ``module:function`` of a policy of the user's (`meshsim.policy.custom`), or that policy itself.
+CustomName = Annotated[
+    str, BeforeValidator(_read_custom), Field(pattern=r"^[\w.]+:[\w.<>]+$", max_length=200)
+]
+
 LoadBalancingPolicy = Literal[
-    "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA"
+    "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA", "CUSTOM"
 ]
 
 
@@ -106,6 +121,9 @@ class RetryPolicy(Model):
     """When and how often a failed attempt is followed by another."""
 
     num_retries: Integer | None = Field(default=None, ge=0, le=1000)
+    custom: CustomName | None = Field(
+        default=None, description="module:function that decides instead of retry_on and intervals"
+    )
     retry_on: tuple[RetryOn, ...] | None = None
     retriable_status_codes: tuple[StatusCode, ...] | None = None
     per_try_timeout: Duration | None = None
@@ -145,6 +163,9 @@ class LoadBalancing(Model):
     """Which host of a cluster the next request (or connection) goes to."""
 
     policy: LoadBalancingPolicy | None = None
+    custom: CustomName | None = Field(
+        default=None, description="module:function, for policy CUSTOM"
+    )
     choice_count: Integer | None = Field(default=None, ge=2, le=1000)
     active_request_bias: Number | None = Field(default=None, ge=0, le=100)
     selection_method: Literal["N_CHOICES", "FULL_SCAN"] | None = None
@@ -160,12 +181,47 @@ class LoadBalancing(Model):
         default=None, description="endpoint weight by workload name, 1 to 128"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """Take a decorated function for a policy of that name."""
+        if getattr(value, "kind", None) == "load_balancer":
+            return {"policy": "CUSTOM", "custom": value}
+        return value
+
 
 class RetryBudget(Model):
     """Envoy's retry budget: concurrent retries as a share of active and pending requests."""
 
     budget_percent: Number | None = Field(default=None, ge=0, le=100)
     min_retry_concurrency: Integer | None = Field(default=None, ge=0)
+
+
+class TokenBudget(Model):
+    """Finagle's and Linkerd's retry budget: requests deposit tokens, retries withdraw them."""
+
+    retry_ratio: Number = Field(default=0.2, ge=0, le=1000)
+    min_retries_per_second: Integer = Field(default=10, ge=0, le=1_000_000)
+    ttl: Duration = 10_000_000_000
+
+
+class GrpcThrottling(Model):
+    """gRPC's retry throttling: failures cost a token, successes earn a part of one."""
+
+    max_tokens: Integer = Field(default=10, ge=1, le=1000)
+    token_ratio: Number = Field(default=0.1, gt=0, le=1000)
+
+
+class RetryThrottling(Model):
+    """How a client throttles its retries: exactly one of token_budget, grpc."""
+
+    token_budget: TokenBudget | None = None
+    grpc: GrpcThrottling | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RetryThrottling:
+        one_of(self, ("token_budget", "grpc"))
+        return self
 
 
 class CircuitBreakers(Model):
@@ -176,6 +232,7 @@ class CircuitBreakers(Model):
     max_requests: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     max_retries: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     retry_budget: RetryBudget | None = None
+    retry_throttling: RetryThrottling | None = None
 
 
 class ConnectionPool(Model):
@@ -194,6 +251,9 @@ class ClusterPolicy(Model):
     load_balancing: LoadBalancing | None = None
     circuit_breakers: CircuitBreakers | None = None
     connection_pool: ConnectionPool | None = None
+    admission: CustomName | None = Field(
+        default=None, description="module:function that admits or refuses each request"
+    )
 
 
 class Subset(ClusterPolicy):

@@ -7,6 +7,8 @@ Sections, chosen by name on the command line (all by default):
   events/s, at most 8 events a hop.
 - ``scale``: 10 to 10,000 pods with sidecars.  Floor: at 10,000 pods 40 % of the events/s of 100
   pods; the topology compiled in 10 s.
+- ``policies``: the chain with a load balancer of the user's own against the built-in it copies.
+  Floor: 70 % of its events/s.
 - ``data_plane``: a proxy hop on live sockets, plain and mTLS, against nginx and Envoy, where
   they are installed.  Aim: half of Envoy's requests per core, added p50 within twice Envoy's.
 - ``push``: how long until 10, 100 and 500 proxies know of a change, embedded broker and
@@ -23,6 +25,7 @@ import sys
 from pathlib import Path
 
 import data_plane
+import policies
 import push_latency
 import scale
 import start
@@ -32,6 +35,7 @@ SECTIONS = {
     "simpy": versus.simpy,
     "prototype": versus.prototype,
     "scale": scale.measure,
+    "policies": policies.measure_policies,
     "data_plane": data_plane.measure,
     "push": push_latency.measure,
     "start": start.measure,

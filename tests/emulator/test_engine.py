@@ -10,7 +10,7 @@ from emulator.decisions.rehearsal import rehearse
 from emulator.decisions.streams import own_key, split_uniform
 from meshsim.errors import InvariantError, LimitError
 from meshsim.jit import JIT_ENABLED
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
     ACTION_INVALID,

@@ -15,7 +15,7 @@ from emulator.proxy import InboundProxy, OutboundProxy
 from emulator.proxy.admission import Admission
 from meshsim.controlplane.configuration import ListenerPolicy, ProxyConfiguration
 from meshsim.errors import InvariantError
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     ACTION_DELAY,
     ACTION_RESPOND,
     ACTION_SEND,

@@ -17,7 +17,7 @@ from proxy_fakes import (
 )
 
 from emulator.proxy import OutboundProxy
-from meshsim.policy.request import (
+from meshsim.policy.transitions import (
     STIMULUS_BACK_OFF_EXPIRED,
     STIMULUS_DOWNSTREAM_RESET,
     STIMULUS_PER_TRY_TIMEOUT,

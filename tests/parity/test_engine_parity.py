@@ -9,6 +9,7 @@ must have counted the same and drawn equally often.
 import importlib
 import pkgutil
 
+import custom_policies as own
 import numpy as np
 import pytest
 from engine_mesh import Mesh, Outcome
@@ -20,6 +21,7 @@ from meshsim.controlplane.configuration import configurations_of, gateway_name
 from meshsim.kernel.statistics import stats
 from meshsim.policy import (
     circuit_breakers,
+    custom,
     fault,
     load_balancing,
     rate_limit,
@@ -148,6 +150,11 @@ SCENARIOS = {
             }
         ],
     },
+    "custom": {"load_balancing": own.fastest, "admission": own.two_at_once},
+    "custom_retry": {
+        "load_balancing": own.at_random,
+        "routes": [{"retry": {"num_retries": 2, "custom": own.thrice}}],
+    },
     "no_route": {"routes": [{"match": [{"headers": {"x-user": "nobody"}}]}]},
 }
 
@@ -274,6 +281,8 @@ def test_the_scenarios_meet_what_they_are_for():
     assert "UO" in flags("request_overflow")
     assert "UO" in flags("pending_overflow")
     assert "UO" in flags("retry_overflow")
+    assert "UO" in flags("custom")
+    assert flags("custom_retry") >= {"-", "URX"}
     assert flags("no_route") == {"NR"}
     assert flags("pending") == {"-"}
     for name in ("limit_ticks", "limit_shares", "limit_descriptors"):
@@ -286,7 +295,16 @@ def test_run_seed_is_the_kernels():
     assert run_seed_of(11, 3) == run.kernel.stream_seed
 
 
-POLICIES = (circuit_breakers, fault, load_balancing, rate_limit, request, routing, timeout)
+POLICIES = (
+    circuit_breakers,
+    custom.decisions,
+    fault,
+    load_balancing,
+    rate_limit,
+    request,
+    routing,
+    timeout,
+)
 
 
 def test_decisions_are_the_functions_of_the_policy_engine():
@@ -313,7 +331,7 @@ def test_the_engine_calls_no_other_policy_function():
 
     deciding = {
         id(getattr(module, name)): name
-        for module in (circuit_breakers, fault, load_balancing, rate_limit, request, timeout)
+        for module in POLICIES
         for name in module.__all__
         if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
     }

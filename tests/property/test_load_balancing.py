@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_rows import OFFSET, make_cluster, make_exchange, make_limits, make_route
+from policy_rows import NO_MEMORY, OFFSET, make_cluster, make_exchange, make_limits, make_route
 
 from meshsim.jit import JIT_ENABLED
 from meshsim.policy import request as machine
+from meshsim.policy import transitions
 from meshsim.policy.load_balancing import (
     build_maglev,
     build_ring,
@@ -158,7 +159,7 @@ def test_host_counts_are_never_negative_and_end_at_zero(happenings, seed):
 
 @given(
     happenings=st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, machine.STIMULUS_COUNT - 1)), max_size=80
+        st.tuples(st.integers(0, 3), st.integers(0, transitions.STIMULUS_COUNT - 1)), max_size=80
     ),
     status=st.sampled_from([200, 503]),
     max_retries=st.integers(0, 3),
@@ -171,9 +172,20 @@ def test_retries_in_the_breaker_are_those_the_exchanges_hold(happenings, status,
     rng = make_streams(1, PURPOSE_BACK_OFF, 1)[0]
     codes = np.zeros(0, np.int32)
     for exchange, stimulus in happenings:
-        reset = RESET_CONNECT_FAILURE if stimulus == machine.STIMULUS_RESET else RESET_NONE
+        reset = RESET_CONNECT_FAILURE if stimulus == transitions.STIMULUS_RESET else RESET_NONE
         machine.step(
-            exchanges, exchange, routes, codes, clusters, configs, stimulus, status, reset, 0, rng
+            exchanges,
+            exchange,
+            routes,
+            codes,
+            clusters,
+            configs,
+            NO_MEMORY,
+            stimulus,
+            status,
+            reset,
+            0,
+            rng,
         )
         held = exchanges["retry_held"]
         assert set(held.tolist()) <= {0, 1}
@@ -205,13 +217,13 @@ def digest_of_picks():
     exchanges, routes = make_exchange(), make_route(num_retries=9, retry_on=RETRY_5XX)
     (clusters, configs), rng = make_limits(), make_streams(1, PURPOSE_BACK_OFF, 1)[0]
     codes = np.zeros(0, np.int32)
-    stimuli = [machine.STIMULUS_REQUEST]
-    stimuli += [machine.STIMULUS_RESPONSE, machine.STIMULUS_BACK_OFF_EXPIRED] * 9
-    stimuli += [machine.STIMULUS_RESPONSE, machine.STIMULUS_DOWNSTREAM_RESET]
+    stimuli = [transitions.STIMULUS_REQUEST]
+    stimuli += [transitions.STIMULUS_RESPONSE, transitions.STIMULUS_BACK_OFF_EXPIRED] * 9
+    stimuli += [transitions.STIMULUS_RESPONSE, transitions.STIMULUS_DOWNSTREAM_RESET]
     for stimulus in stimuli:
-        reset = RESET_OVERFLOW if stimulus == machine.STIMULUS_OVERFLOW else RESET_NONE
+        reset = RESET_OVERFLOW if stimulus == transitions.STIMULUS_OVERFLOW else RESET_NONE
         decided = machine.step(
-            exchanges, 0, routes, codes, clusters, configs, stimulus, 503, reset, 5, rng
+            exchanges, 0, routes, codes, clusters, configs, NO_MEMORY, stimulus, 503, reset, 5, rng
         )
         digest.update(repr([int(item) for item in decided]).encode())
     digest.update(exchanges.tobytes() + clusters.tobytes() + rng.tobytes())

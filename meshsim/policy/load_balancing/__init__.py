@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.policy.custom.decisions import custom_pick
 from meshsim.policy.hashing import NO_HASH_KEY
 from meshsim.policy.load_balancing import (
     edf,
@@ -34,6 +35,7 @@ from meshsim.policy.load_balancing.maglev import build_maglev
 from meshsim.policy.load_balancing.ring_hash import build_ring
 from meshsim.rng import next_uint64
 from meshsim.state.codes import (
+    CUSTOM,
     LEAST_REQUEST,
     LEAST_REQUEST_FULL_SCAN,
     MAGLEV,
@@ -101,6 +103,7 @@ def _pick_rarely(
     cluster: int,
     configs: Any,
     table: Any,
+    memory: Any,
     hash_key: Any,
     attempt_number: int,
     now_ns: int,
@@ -113,6 +116,19 @@ def _pick_rarely(
     balancing = configs["balancing"][config]
     if balancing == PEAK_EWMA:
         return peak_ewma.pick(hosts, members, start, count, configs, config, now_ns, rng)
+    if balancing == CUSTOM:
+        return custom_pick(
+            hosts,
+            members,
+            clusters,
+            cluster,
+            configs,
+            memory,
+            hash_key,
+            attempt_number,
+            now_ns,
+            rng,
+        )
     if balancing in (RING_HASH, MAGLEV):
         return _pick_by_hash(
             hosts, members, clusters, cluster, configs, table, hash_key, attempt_number, rng
@@ -133,6 +149,7 @@ def pick_host(
     cluster: int,
     configs: Any,
     table: Any,
+    memory: Any,
     hash_key: Any,
     attempt_number: int,
     now_ns: int,
@@ -154,6 +171,8 @@ def pick_host(
         Read only.
     table : ndarray[TABLE_DTYPE], shape (n_entries,)
         Rings and Maglev tables of all configs.  Read only.
+    memory : ndarray[float64], shape (n_floats,)
+        What custom load balancers of all clusters remember.  Modified in place by these.
     hash_key : uint64
         Hash of the request, for RING_HASH and MAGLEV; `NO_HASH_KEY` if it has none.
     attempt_number : int
@@ -197,6 +216,7 @@ def pick_host(
             cluster,
             configs,
             table,
+            memory,
             hash_key,
             attempt_number,
             now_ns,

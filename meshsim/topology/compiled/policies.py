@@ -8,14 +8,18 @@ the caller's.  None means Envoy's default: no limit, or off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from meshsim.policy.custom import find
+from meshsim.policy.custom.entries import NO_FUNCTION
 from meshsim.policy.load_balancing.maglev import build_maglev
 from meshsim.policy.load_balancing.ring_hash import build_ring
 from meshsim.policy.retry import retry_on_bits
+from meshsim.policy.retry_throttling import THROTTLE_FLOATS, THROTTLE_GRPC, THROTTLE_TOKENS
 from meshsim.state.codes import (
+    CUSTOM,
     LEAST_REQUEST,
     LEAST_REQUEST_FULL_SCAN,
     MAGLEV,
@@ -23,12 +27,20 @@ from meshsim.state.codes import (
     NO_INDEX,
     PEAK_EWMA,
     RANDOM,
+    RETRY_CUSTOM,
     RING_HASH,
     ROUND_ROBIN,
 )
 from meshsim.state.upstream import HOST_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.layout import Rows
-from meshsim.topology.model import ClusterPolicy, LoadBalancing, Route, WeightedCluster
+from meshsim.topology.model import (
+    ClusterPolicy,
+    LoadBalancing,
+    RetryThrottling,
+    Route,
+    WeightedCluster,
+)
+from meshsim.units import NS_PER_S
 
 __all__ = [
     "copy_of",
@@ -36,6 +48,7 @@ __all__ = [
     "fill_route",
     "hash_source",
     "hash_table",
+    "memory_count",
     "no_hosts",
     "weighted",
 ]
@@ -47,6 +60,7 @@ _BALANCING = {
     "RING_HASH": RING_HASH,
     "MAGLEV": MAGLEV,
     "PEAK_EWMA": PEAK_EWMA,
+    "CUSTOM": CUSTOM,
 }
 
 
@@ -137,6 +151,9 @@ def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
         return
     fields["num_retries"] = retry.num_retries or 0
     fields["retry_on"] = retry_on_bits(retry.retry_on or ())
+    if retry.custom is not None:
+        fields["retry_on"] |= RETRY_CUSTOM
+        fields["custom_retry"] = find(retry.custom, "retry").address
     fields["code_count"] = len(retry.retriable_status_codes or ())
     codes += retry.retriable_status_codes or ()
     fields["previous_hosts"] = int(bool(retry.previous_hosts))
@@ -179,6 +196,49 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     if breakers.retry_budget is not None:
         fields["budget_percent"] = breakers.retry_budget.budget_percent
         fields["min_retry_concurrency"] = breakers.retry_budget.min_retry_concurrency
+    _fill_throttling(fields, breakers.retry_throttling)
     fields["connect_timeout_ns"] = _never(pool.connect_timeout)
     fields["idle_timeout_ns"] = _never(pool.idle_timeout)
     fields["max_requests_per_connection"] = pool.max_requests_per_connection or 0
+    if settings.custom is not None:
+        balancer = find(settings.custom, "load_balancer")
+        fields["custom_pick"] = balancer.address
+        fields["custom_learn"] = balancer.learns.address if balancer.learns else NO_FUNCTION
+    if policy.admission is not None:
+        fields["custom_admit"] = find(policy.admission, "admission").address
+
+
+def _fill_throttling(fields: Rows, throttling: RetryThrottling | None) -> None:
+    if throttling is None:
+        return
+    if throttling.grpc is not None:
+        fields["throttle"] = THROTTLE_GRPC
+        fields["throttle_ratio"] = throttling.grpc.token_ratio
+        fields["throttle_reserve"] = throttling.grpc.max_tokens
+    if throttling.token_budget is not None:
+        budget = throttling.token_budget
+        fields["throttle"] = THROTTLE_TOKENS
+        fields["throttle_ratio"] = budget.retry_ratio
+        fields["throttle_ttl_ns"] = budget.ttl
+        fields["throttle_reserve"] = budget.min_retries_per_second * budget.ttl / NS_PER_S
+
+
+def memory_count(policy: ClusterPolicy, routes: Iterable[Route]) -> int:
+    """Return how many floats a cluster remembers: retry tokens, then its custom policies'.
+
+    Parameters
+    ----------
+    policy : ClusterPolicy
+    routes : iterable of Route
+        That may lead to the cluster.
+    """
+    balancing = policy.load_balancing
+    named = [
+        (balancing.custom if balancing else None, "load_balancer"),
+        (policy.admission, "admission"),
+        *((route.retry.custom, "retry") for route in routes if route.retry),
+    ]
+    custom = max((find(name, kind).memory for name, kind in named if name is not None), default=0)
+    breakers = policy.circuit_breakers
+    throttled = breakers is not None and breakers.retry_throttling is not None
+    return custom + (THROTTLE_FLOATS if throttled else 0)

@@ -40,6 +40,7 @@ from meshsim.topology.compiled.policies import (
     fill_route,
     hash_source,
     hash_table,
+    memory_count,
     no_hosts,
     weighted,
 )
@@ -258,6 +259,7 @@ class _Compiler:
         configs, table = self._configs()
         hosts, members, clusters, start, count = self._holdings(configs)
         filter_arrays, bucket_start, bucket_count = self.filters.build(self._callers(), len(start))
+        memory = self._memory(clusters)
         arrays = {
             **route_arrays,
             **filter_arrays,
@@ -268,6 +270,7 @@ class _Compiler:
             "hosts": hosts,
             "members": members,
             "clusters": clusters,
+            "memory": memory,
             "timers": timers.build(),
         }
         splits = tuple(
@@ -384,6 +387,15 @@ class _Compiler:
             dtype=CLUSTER_DTYPE,
         )
         return hosts, np.arange(max(host_total, 1), dtype=np.int32), clusters, start, count
+
+    def _memory(self, clusters: Rows) -> Rows:
+        """Give each CLUSTER row its part of the memory of custom policies; return that."""
+        routes = [row[0] for row in self.route_rows]
+        counts = [memory_count(policy_of(self.topology, name), routes) for name in self.configs]
+        clusters["memory_count"] = np.array(counts or [0], np.int32)[clusters["config"]]
+        ends = np.cumsum(clusters["memory_count"])
+        clusters["memory_start"] = ends - clusters["memory_count"]
+        return np.zeros(max(int(ends[-1]), 1))
 
     def _callers(self) -> Iterable[tuple[int, int, int]]:
         """Yield (caller, first proxy, number of proxies) in the order of the proxies."""

@@ -7,7 +7,10 @@ from meshsim.meshes import PROFILES, profile, resolve
 from meshsim.topology.model import Provenance, Topology
 
 MAY_BE_NONE = {
+    "admission",
+    "custom",
     "hash_header",
+    "retry_throttling",
     "retry_budget",
     "direct_response",
     "redirect",
@@ -92,8 +95,9 @@ def test_every_filled_field_has_a_provenance(mesh: str) -> None:
         for field, value in getattr(policy, block):
             if value is not None:
                 assert resolved.provenance[f"policies.a.{block}.{field}"].default
-    for field, _ in policy.routes[0].retry or ():
-        assert resolved.provenance[f"policies.a.routes[0].retry.{field}"].default
+    for field, value in policy.routes[0].retry or ():
+        if value is not None:
+            assert resolved.provenance[f"policies.a.routes[0].retry.{field}"].default
     assert resolved.provenance["policies.a.routes[0].timeout"].default
 
 
