@@ -32,6 +32,7 @@ from emulator.decisions.filtering import FilterDecisions
 from emulator.decisions.filters import ProxyFilters
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
+from emulator.decisions.picking import pick_once
 from emulator.decisions.route_table import RouteTable
 from emulator.decisions.stimuli import StimulusLog, changed_parts
 from emulator.decisions.streams import own_key, pick_stream, run_seed_of, split_uniform
@@ -48,7 +49,6 @@ from meshsim.policy.load_balancing import (
     on_error,
     on_request_sent,
     on_response,
-    pick_host,
 )
 from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split
@@ -157,11 +157,9 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._members = holdings.members
         self._clusters = holdings.clusters
         self._configs = holdings.configs
-        self._hash_table = holdings.table
         self._memory = holdings.memory
         self._learning = set(np.flatnonzero(holdings.configs["custom_learn"]).tolist())
         self._cluster_of = holdings.cluster_of
-        self._member_starts: list[int] = holdings.clusters["member_start"].tolist()
         self._connections_open = holdings.hosts["connections_open"]
         fields = ("connect_timeout_ns", "idle_timeout_ns", "max_requests_per_connection")
         columns = [holdings.configs[field].tolist() for field in fields]
@@ -229,6 +227,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
                 uniform = split_uniform(self._key(exchange, item))
                 split = choose_split(table.splits, split, count, total, uniform)
             cluster = table.split_clusters[split]
+            item.asked = table.split_asked[split]
             item.hash_key = np.uint64(table.hash_key(route, item.headers))
         item.cluster = cluster
         self._exchanges.clusters[item.row] = cluster
@@ -304,24 +303,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             tries += item.table.selection_tries[item.route]
         host = NO_HOST
         for pick_number in range(tries):
-            position = pick_host(
-                self._hosts,
-                self._members,
-                self._clusters,
-                item.cluster,
-                self._configs,
-                self._hash_table,
-                self._memory,
-                item.hash_key,
-                pick_number,
-                now_ns,
-                self._rng,
-            )
-            if position == NO_HOST:
-                host = NO_HOST
-                break
-            host = int(self._members[self._member_starts[item.cluster] + position])
-            if host not in item.tried:
+            host = pick_once(self._holdings, item, pick_number, now_ns, self._rng)
+            if host == NO_HOST or host not in item.tried:
                 break
         if host != NO_HOST:
             item.tried.append(host)
@@ -432,6 +415,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             digest.update(self._configs[field].tobytes())  # without what is between the fields
         for part in self._filters.state():
             digest.update(part)
+        for rows in self._holdings.localities.values():
+            digest.update(rows.tobytes())
         for number, item in self._live.items():
             digest.update(f"{number},{item.tried}".encode())
             digest.update(self._exchanges.rows[item.row].tobytes())

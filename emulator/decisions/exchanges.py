@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from emulator.decisions.grouping import Asked
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
@@ -63,6 +64,8 @@ class Exchange:
     route, cluster : int
         ROUTE row of `table` and CLUSTER row, once routed; or `NO_INDEX`.
     hash_key : uint64
+    asked : Asked or None
+        What its route asks of the hosts of a cluster that picks by subset.
     tried : list of int
         Hosts of its tries, in order.
     holds_fault : bool
@@ -70,6 +73,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "asked",
         "cluster",
         "hash_key",
         "headers",
@@ -104,6 +108,7 @@ class Exchange:
         self.route = NO_INDEX
         self.cluster = NO_INDEX
         self.hash_key = NO_HASH_KEY
+        self.asked: Asked | None = None
         self.tried: list[int] = []
         self.holds_fault = False
 

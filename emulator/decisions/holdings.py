@@ -6,6 +6,10 @@ get fresh rows, and those that are gone leave the membership at once but keep th
 nothing runs on it.  Rows of what is gone are given out again at a later configuration, never
 in between, so a host handle means the same host as long as anything of it is open.
 
+A cluster with priorities and localities has lanes (`meshsim.state.locality`): CLUSTER rows beside
+its own, which keep their cursors from one configuration to the next as long as it has such a
+priority, or zone in it.
+
 Configuration row i belongs to CLUSTER row i: a push overwrites it, and running requests see
 new limits at once, as Envoy's do.  Rings and Maglev tables are built over the members, and
 built again only if names, weights or settings have changed.
@@ -13,27 +17,45 @@ built again only if names, weights or settings have changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from emulator.decisions.grouping import (
+    NOTHING_ASKED,
+    Asked,
+    Lane,
+    as_labels,
+    asked_of,
+    grouped,
+    lane_weights,
+)
+from meshsim.controlplane.configuration import (
+    EndpointAddress,
+    ProxyConfiguration,
+    destinations,
+)
+from meshsim.state.codes import PICK_GROUPED, PICK_SUBSET
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
     CLUSTER_DTYPE,
     TABLE_DTYPE,
 )
 from meshsim.topology.compiled.layout import Rows
+from meshsim.topology.compiled.localities import GroupingRows, locality_configs
 from meshsim.topology.compiled.policies import (
     fill_cluster_config,
     hash_table,
     memory_count,
     no_hosts,
+    weighted,
 )
+from meshsim.topology.compiled.subsetting import ClusterSubsets, table_of_subset
 
 if TYPE_CHECKING:
-    from meshsim.topology.model import ClusterPolicy
+    from meshsim.topology.compiled.placement import Group
+    from meshsim.topology.model import ClusterPolicy, LocalityLoadBalancing
 
 __all__ = ["Holdings", "HostReport"]
 
@@ -81,6 +103,12 @@ class Holdings:
     table : ndarray[TABLE_DTYPE]
     memory : ndarray[float64]
         Of custom policies, by cluster as ``clusters["memory_start"]`` says.
+    localities : dict of str to ndarray
+        Of grouped clusters: `locality_configs`, `groupings`, `priorities`, `localities`.
+    grouped, by_subset : set of int
+        CLUSTER rows that are grouped, and that pick by subset.
+    chains : ndarray[int32]
+        Chains of lanes of the latter (`chain_of`).
     cluster_rows : dict of str to int
         By cluster name, of the configuration in force.
     addresses : list of EndpointAddress
@@ -100,6 +128,12 @@ class Holdings:
         self.configs: Rows = np.zeros(_ROWS_FIRST, CLUSTER_CONFIG_DTYPE)
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
         self.memory: Rows = np.zeros(1)
+        self.localities: dict[str, Rows] = {"locality_configs": locality_configs(())}
+        self.localities |= GroupingRows().build()
+        self.grouped: set[int] = set()
+        self.by_subset: set[int] = set()
+        self.chains: Rows = np.zeros(0, np.int32)
+        self._asked: dict[str, dict[Asked, int]] = {}  # chain by cluster and what is asked
         self.cluster_rows: dict[str, int] = {}
         self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
         self.pending: list[int] = [0] * _ROWS_FIRST
@@ -108,6 +142,7 @@ class Holdings:
         self._host_rows: dict[tuple[str, str], int] = {}  # of members, by cluster and endpoint
         self._forgotten: _Counted = {}  # of hosts whose rows were given back
         self._tables: dict[int, tuple[Any, Rows]] = {}  # by CLUSTER row: what decided it, it
+        self._lanes: dict[Lane, int] = {}  # their CLUSTER rows
 
     def apply(
         self,
@@ -137,8 +172,11 @@ class Holdings:
         host_rows: dict[tuple[str, str], int] = {}
         members: list[int] = []
         tables = [np.zeros(1, TABLE_DTYPE)]
+        groups_of: dict[str, list[Group]] = {}
         for name, cluster in rows.items():
             endpoints = configuration.endpoints.get(name, ())
+            if configuration.clusters[name].locality is not None:
+                endpoints, groups_of[name] = grouped(endpoints)
             start = len(members)
             for item in endpoints:
                 host = self._host_rows.get((name, item.name))
@@ -151,11 +189,18 @@ class Holdings:
                 members.append(host)
             self.clusters["member_start"][cluster] = start
             self.clusters["member_count"][cluster] = len(members) - start
-            self._configure(cluster, configuration.clusters[name], endpoints, tables)
+            # Of a grouped cluster the lanes have the hash tables.
+            hashed = () if name in groups_of else endpoints
+            weights = [item.weight for item in hashed]
+            self._configure(cluster, configuration.clusters[name], hashed, weights, tables)
         self._host_rows = host_rows
+        self.members = np.array(members or [0], np.int32)
+        lanes: dict[Lane, int] = {}
+        self._group(configuration, groups_of, clusters_free, lanes, tables)
+        self._subset(configuration, clusters_free, lanes, tables)
+        self._lanes = lanes
         self._empty_departed()
         self._remember(configuration)
-        self.members = np.array(members or [0], np.int32)
         self.table = np.concatenate(tables)
         return tuple(sorted(before - set(host_rows.values())))
 
@@ -194,7 +239,7 @@ class Holdings:
 
     def _free_clusters(self, in_use: Collection[int]) -> list[int]:
         """Return the CLUSTER rows to give out, the first to be taken last."""
-        held = set(self.cluster_rows.values()) | set(in_use)
+        held = set(self.cluster_rows.values()) | set(self._lanes.values()) | set(in_use)
         active = ("connections_active", "pending_active", "requests_active", "retries_active")
         return [
             row
@@ -255,19 +300,19 @@ class Holdings:
         self,
         cluster: int,
         policy: ClusterPolicy,
-        endpoints: tuple[EndpointAddress, ...],
+        endpoints: Sequence[EndpointAddress],
+        weights: Sequence[int],
         tables: list[Rows],
     ) -> None:
         """Overwrite the configuration row of a cluster and add its hash table to `tables`."""
         fields = np.zeros(1, CLUSTER_CONFIG_DTYPE)
         fill_cluster_config(fields, policy)
-        weights = [item.weight for item in endpoints]
         fields["weights_equal"] = int(len(set(weights)) <= 1)
-        decided_by = (policy.load_balancing, tuple((item.name, item.weight) for item in endpoints))
+        named = tuple(item.name for item in endpoints)
+        decided_by = (policy.load_balancing, named, tuple(weights))
         known = self._tables.get(cluster)
         if known is None or known[0] != decided_by:
-            names = [item.name for item in endpoints]
-            known = decided_by, hash_table(names, policy, range(len(names)), weights)
+            known = decided_by, hash_table(named, policy, range(len(named)), weights)
             self._tables[cluster] = known
         fields["table_start"] = sum(len(table) for table in tables)
         fields["table_count"] = len(known[1])
@@ -275,6 +320,121 @@ class Holdings:
         if fields["balancing"][0] != self.configs["balancing"][cluster]:
             self._forget_schedule(cluster)
         self.configs[cluster] = fields[0]
+
+    def _group(
+        self,
+        configuration: ProxyConfiguration,
+        groups_of: dict[str, list[Group]],
+        free: list[int],
+        lanes: dict[Lane, int],
+        tables: list[Rows],
+    ) -> None:
+        """Give grouped clusters their rows and lanes."""
+        settings: list[LocalityLoadBalancing] = []
+        rows = GroupingRows()
+        groupings: dict[int, int] = {}
+        for name, groups in groups_of.items():
+            cluster = self.cluster_rows[name]
+            policy = configuration.clusters[name]
+            assert policy.locality is not None
+            whole: set[int] = set()  # priorities that have their lane
+
+            def new_lane(
+                part: Sequence[Group],
+                position: int,
+                name: str = name,
+                cluster: int = cluster,
+                policy: ClusterPolicy = policy,
+                whole: set[int] = whole,
+            ) -> int:
+                priority = part[0].priority
+                lane = Lane(name, priority, part[0].zone if priority in whole else None)
+                row = self._lane_row(lane, free, lanes)
+                start = int(self.clusters["member_start"][cluster]) + position
+                count = sum(len(group.endpoints) for group in part)
+                hosts = self.members[start : start + count]
+                if priority not in whole:
+                    whole.add(priority)
+                    self.hosts["table_index"][hosts] = np.arange(count)
+                self.clusters["member_start"][row] = start
+                self.clusters["member_count"][row] = count
+                addresses = [self.addresses[host] for host in hosts]
+                told = [address for address in addresses if address is not None]
+                self._configure(row, policy, told, lane_weights(policy, part, told), tables)
+                return row
+
+            groupings[cluster] = rows.add(groups, new_lane)
+            self.configs["locality"][cluster] = len(settings)
+            self.configs["picking"][cluster] = PICK_GROUPED
+            settings.append(policy.locality)
+        for cluster, grouping in groupings.items():
+            self.clusters["grouping"][cluster] = grouping
+        self.grouped = set(groupings)
+        self.localities = {"locality_configs": locality_configs(settings), **rows.build()}
+
+    def _subset(
+        self,
+        configuration: ProxyConfiguration,
+        free: list[int],
+        lanes: dict[Lane, int],
+        tables: list[Rows],
+    ) -> None:
+        """Give clusters that pick by subset the chains and lanes of all that is ever asked."""
+        chains: list[int] = []
+        members = [self.members]
+        for service, routes in configuration.routes.items():
+            for route in routes:
+                names = destinations(service, route)
+                for destination, name in zip(weighted(route), names, strict=True):
+                    self._asked.setdefault(name, {})[asked_of(destination)] = 0
+        self.by_subset = set()
+        for name, cluster in self.cluster_rows.items():
+            policy = configuration.clusters[name]
+            if policy.subset_config is None:
+                continue
+            self.by_subset.add(cluster)
+            self.configs["picking"][cluster] = PICK_SUBSET
+            told = configuration.endpoints.get(name, ())
+            subsets = ClusterSubsets(policy.subset_config.rule(), [i.labels or {} for i in told])
+            asked = self._asked.setdefault(name, {})
+            asked.setdefault(NOTHING_ASKED, 0)
+            numbered: list[int] = []
+            starts = {item: subsets.chain(as_labels(item), numbered) for item in asked}
+            rows = []
+            first = int(self.clusters["member_start"][cluster])
+            for hosts in subsets.lanes:
+                own = [told[position] for position in hosts]
+                lane = Lane(name, endpoints=tuple(item.name for item in own))
+                row = self._lane_row(lane, free, lanes)
+                self.clusters["member_start"][row] = sum(len(part) for part in members)
+                self.clusters["member_count"][row] = len(hosts)
+                members.append(self.members[[first + position for position in hosts]])
+                self._configure(row, policy, own, [item.weight for item in own], tables)
+                tables[-1] = table_of_subset(tables[-1].copy(), hosts)
+                rows.append(row)
+            shift = len(chains)
+            for item, start in starts.items():
+                asked[item] = shift + start
+                count = numbered[start]
+                chains.append(count)
+                chains += [rows[lane] for lane in numbered[start + 1 : start + 1 + count]]
+            # Lanes are where there is room, not in a row behind a first one.
+            self.clusters["first_lane"][cluster] = 0
+        self.members = np.concatenate(members)
+        self.chains = np.array(chains, np.int32)
+
+    def chain_of(self, cluster: int, asked: Asked | None) -> int:
+        """Return where the chain of a cluster for what a route asks begins in `chains`."""
+        known = self._asked[self.cluster_names[cluster]]
+        return known.get(asked or NOTHING_ASKED, known[NOTHING_ASKED])
+
+    def _lane_row(self, lane: Lane, free: list[int], lanes: dict[Lane, int]) -> int:
+        """Return the CLUSTER row of a lane, the one it had if it had one."""
+        row = self._lanes.get(lane)
+        if row is None:
+            row = self._new_cluster(lane.cluster, free)
+        lanes[lane] = row
+        return row
 
     def _forget_schedule(self, cluster: int) -> None:
         """Clear the EDF schedule of a cluster that balances otherwise: hashing scribbles on it."""
@@ -305,6 +465,7 @@ class Holdings:
         """
         departed = np.ones(len(self.clusters), np.bool_)
         departed[list(self.cluster_rows.values())] = False
+        departed[list(self._lanes.values())] = False
         self.clusters["member_count"][departed] = 0
 
 

@@ -25,22 +25,30 @@ from meshsim.topology.model import (
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
+    LocalityLoadBalancing,
     LocalRateLimit,
     Route,
+    SubsetConfig,
     WeightedCluster,
 )
 
 __all__ = ["rehearse"]
 
 _MS = 1_000_000
+_PLAIN, _GROUPED, _BY_SUBSET = "service", "grouped", "labelled"
 
 
 def rehearse() -> None:
     """Call every function of `emulator.decisions.engine.DECISIONS` once."""
     engine = ProxyEngine("rehearsal", 0, 1)
     engine.apply(_configuration(), 0)
-    for outcome, status in (("response", 200), ("abandoned", 500)):
-        exchange = engine.start("service", "GET", "/", {}, None, 0)
+    rounds = (
+        (_PLAIN, "response", 200),
+        (_GROUPED, "abandoned", 500),
+        (_BY_SUBSET, "response", 200),
+    )
+    for service, outcome, status in rounds:
+        exchange = engine.start(service, "GET", "/", {}, None, 0)
         engine.route(exchange, 0)  # is delayed
         engine.route(exchange, 0)
         host = engine.pick(exchange, 0)
@@ -72,6 +80,15 @@ def _configuration() -> ProxyConfiguration:
         circuit_breakers=CircuitBreakers(),
         connection_pool=ConnectionPool(),
     )
+    locality = LocalityLoadBalancing(
+        overprovisioning_factor=140, healthy_panic_threshold=0, locality_weighted=False
+    )
+    by_subset = SubsetConfig(fallback_policy="ANY_ENDPOINT")
+    clusters = {
+        _PLAIN: policy,
+        _GROUPED: policy.model_copy(update={"locality": locality}),
+        _BY_SUBSET: policy.model_copy(update={"subset_config": by_subset}),
+    }
     # A split in two, because one destination needs no draw.
     split = (WeightedCluster(weight=1), WeightedCluster(weight=1))
     limit = {"token_bucket": {"max_tokens": 9, "tokens_per_fill": 9, "fill_interval": "1s"}}
@@ -92,8 +109,8 @@ def _configuration() -> ProxyConfiguration:
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
     return ProxyConfiguration(
         "rehearsal",
-        clusters={"service": policy},
-        endpoints={"service": (address,)},
-        routes={"service": (route,)},
+        clusters=clusters,
+        endpoints=dict.fromkeys(clusters, (address,)),
+        routes=dict.fromkeys(clusters, (route,)),
         listener=ListenerPolicy(rate_limit=LocalRateLimit.model_validate(limit)),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from emulator.decisions.filters import AUTHORITY, RouteFilters, filtered, limited_by
+from emulator.decisions.grouping import Asked, asked_of
 from meshsim.controlplane.configuration import ProxyConfiguration, destinations, mirror_names
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
@@ -77,6 +78,8 @@ class RouteTable:
     splits : ndarray[SPLIT_DTYPE], shape (n_splits,)
         `cluster` is a CLUSTER row, or `NO_INDEX` for a cluster the configuration lacks.
     codes : ndarray[int32], shape (n_codes,)
+    split_asked : list of Asked or None
+        What each split asks of the hosts of a cluster that picks by subset.
     """
 
     def __init__(self, configuration: ProxyConfiguration, cluster_rows: Mapping[str, int]) -> None:
@@ -93,8 +96,9 @@ class RouteTable:
         self.redirects: list[Redirect | None] = []
         #: By ROUTE row: what filters its requests pass, or None.
         self.filters: list[RouteFilters | None] = []
-        splits: list[tuple[int, int]] = []
+        splits: list[tuple[int, int, int]] = []
         codes: list[int] = []
+        self.split_asked: list[Asked | None] = []
         for service, routes in configuration.routes.items():
             first = len(self._hashing)
             for row, route in enumerate(routes, first):
@@ -106,7 +110,12 @@ class RouteTable:
                 fields["split_count"] = len(names)
                 fields["weight_total"] = sum(weights)
                 clusters = [cluster_rows.get(name, NO_INDEX) for name in names]
-                splits += zip(clusters, weights, strict=True)
+                chains = [NO_INDEX] * len(names)  # by `Holdings.chain_of`
+                splits += zip(clusters, chains, weights, strict=True)
+                self.split_asked += [
+                    asked_of(item) if _by_subset(configuration, name) else None
+                    for item, name in zip(weighted(route), names, strict=True)
+                ]
                 self._hashing.append(_hashing_of(configuration, names))
             self._services[service] = _Service(routes, first, self._hashing[first:])
             self.filters += filtered(service, routes)
@@ -114,7 +123,7 @@ class RouteTable:
         #: Rows of the mirrors of a ROUTE row.
         self.mirrors_of: dict[int, range] = {}
         self.mirrors = self._add_mirrors(configuration, cluster_rows, first_copy)
-        self.splits = np.array(splits or [(0, 0)], SPLIT_DTYPE)
+        self.splits = np.array(splits or [(0, NO_INDEX, 0)], SPLIT_DTYPE)
         self.codes = np.array(codes or [0], np.int32)
         # What every request asks for, as plain numbers: reading an array item costs more.
         rows = self.routes
@@ -203,6 +212,11 @@ class RouteTable:
                 self._keys.clear()
             key = self._keys[text] = xxh64(text)
         return key
+
+
+def _by_subset(configuration: ProxyConfiguration, name: str) -> bool:
+    policy = configuration.clusters.get(name)
+    return policy is not None and policy.subset_config is not None
 
 
 def _hashing_of(configuration: ProxyConfiguration, names: list[str]) -> _Hashing:

@@ -25,9 +25,11 @@ from meshsim.policy.load_balancing import (
     on_response,
     pick_host,
 )
+from meshsim.policy.locality import choose_lane
 from meshsim.policy.rate_limit import check_limit
 from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
+from meshsim.policy.subsets import pick_in_chain
 from meshsim.policy.timeout import per_try_deadline_ns
 
 __all__ = ["DECISIONS"]
@@ -41,6 +43,7 @@ DECISIONS = {
         can_send_request,
         can_wait,
         check_limit,
+        choose_lane,
         choose_split,
         delay_ns,
         is_mirrored,
@@ -60,6 +63,7 @@ DECISIONS = {
         pace_ns,
         per_try_deadline_ns,
         pick_host,
+        pick_in_chain,
         step,
     )
 }

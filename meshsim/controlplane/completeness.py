@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshsim.errors import Problem
-from meshsim.topology.model import ClusterPolicy, Route
+from meshsim.topology.model import ClusterPolicy, Route, Topology
 from meshsim.topology.validate import find_below
 from meshsim.yamlfile import field_path
 
-__all__ = ["find_open"]
+__all__ = ["find_open", "simulated_only"]
 
 #: What an engine reads of a cluster: (block, fields that must be filled).
 _WANTED = (
@@ -28,6 +28,33 @@ _TABLE_FIELDS: dict[str, tuple[str, ...]] = {
     "RING_HASH": ("minimum_ring_size", "maximum_ring_size"),
     "MAGLEV": ("table_size",),
 }
+#: What a cluster with priorities or localities needs.
+_LOCALITY_FIELDS = {
+    "locality": ("overprovisioning_factor", "healthy_panic_threshold", "locality_weighted"),
+    "locality.zone_aware": ("routing_enabled", "min_cluster_size"),
+}
+
+
+def simulated_only(topology: Topology) -> list[Problem]:
+    """Return what a topology asks for that only the simulator can do."""
+    problems: list[Problem] = []
+    for name, policy in topology.policies.items():
+        problems += _oracles(f"policies.{name}", policy)
+        for key, subset in policy.subsets.items():
+            problems += _oracles(f"policies.{name}.subsets.{key}", subset)
+    return problems
+
+
+def _oracles(path: str, policy: ClusterPolicy) -> Iterable[Problem]:
+    balancing = policy.load_balancing.policy if policy.load_balancing else None
+    message = ""
+    if balancing is not None and balancing.startswith("ORACLE"):
+        message = "a live proxy cannot see the queues of servers"
+    if balancing == "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN":
+        message = "live servers do not report their load"
+    if message:
+        at = f"{path}.load_balancing.policy"
+        yield Problem(f"{message}: this is for the simulator only", path=at, found=balancing or "")
 
 
 def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
@@ -41,6 +68,13 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
         for item in needed:
             if getattr(stated, item) is None:
                 yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    locality = policy.locality
+    zone_aware = locality.zone_aware if locality is not None else None
+    for part, stated in (("locality", locality), ("locality.zone_aware", zone_aware)):
+        for item in _LOCALITY_FIELDS[part] if stated is not None else ():
+            if getattr(stated, item) is None:
+                yield Problem("is missing", path=f"clusters.{name}.{part}.{item}")
+    yield from _oracles(f"clusters.{name}", policy)
     budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
     if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
         yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")

@@ -29,12 +29,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from meshsim.controlplane.access import AccessWriter, ListenerAccess
-from meshsim.controlplane.completeness import find_open
+from meshsim.controlplane.completeness import find_open, simulated_only
+from meshsim.controlplane.endpoints import EndpointAddress, EndpointLocality, Name, placed
 from meshsim.controlplane.names import (
     cluster_name,
     destinations,
@@ -44,14 +45,21 @@ from meshsim.controlplane.names import (
     principals_of,
 )
 from meshsim.errors import ConfigError, Problem
-from meshsim.topology.base import Integer, Model
+from meshsim.topology.base import Model
 from meshsim.topology.calls import call_steps
+from meshsim.topology.compiled.clusters import BARE
 from meshsim.topology.compiled.layout import Layout, Place
-from meshsim.topology.compiled.upstreams import ClusterName, cluster_endpoints
+from meshsim.topology.compiled.placement import (
+    Client,
+    clients_of,
+    gateway_client,
+    group_endpoints,
+    is_grouped,
+    workload_labels,
+)
+from meshsim.topology.compiled.upstreams import ClusterName, cluster_endpoints, policy_of
 from meshsim.topology.model import (
-    CircuitBreakers,
     ClusterPolicy,
-    ConnectionPool,
     LoadBalancing,
     LocalRateLimit,
     Route,
@@ -63,6 +71,7 @@ from meshsim.yamlfile import field_path
 __all__ = [
     "TYPES",
     "EndpointAddress",
+    "EndpointLocality",
     "ListenerPolicy",
     "Mode",
     "ProxyConfiguration",
@@ -87,44 +96,6 @@ TYPES = ("clusters", "endpoints", "listener", "routes")
 
 #: A resource as JSON: {"proxy": ..., "type": ..., "version": ..., "body": ...}.
 Resource = dict[str, Any]
-
-
-def _read_text(value: Any) -> Any:
-    if isinstance(value, str) and (not value or len(value) > 253):
-        raise ValueError("a name has 1 to 253 characters")
-    return value
-
-
-_Name = Annotated[str, BeforeValidator(_read_text)]
-
-
-@dataclass(frozen=True)
-class EndpointAddress:
-    """Where one endpoint of a cluster listens, and who it must prove to be.
-
-    Parameters
-    ----------
-    name, workload : str
-        The endpoint ("reviews-v1-0") and its workload ("v1").
-    host : str
-    port : int
-        Of the endpoint's inbound proxy, or of the workload where it has none; 1 to 65535.
-    weight : int
-        Load-balancing weight, 1 to 128.
-    principal : str
-        SPIFFE id its certificate must carry; empty if it has no proxy.
-    zone : str
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: _Name
-    workload: _Name
-    host: _Name
-    port: Annotated[Integer, Field(ge=1, le=65535)]
-    weight: Annotated[Integer, Field(ge=1, le=128)] = 1
-    principal: str = ""
-    zone: str = "default"
 
 
 @dataclass(frozen=True)
@@ -158,12 +129,12 @@ class _Routes(Model):
     """Body of the type "routes"."""
 
     labels: dict[str, str]
-    tables: dict[_Name, tuple[Route, ...]]
+    tables: dict[Name, tuple[Route, ...]]
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    "clusters": TypeAdapter(dict[_Name, ClusterPolicy]),
-    "endpoints": TypeAdapter(dict[_Name, tuple[EndpointAddress, ...]]),
+    "clusters": TypeAdapter(dict[Name, ClusterPolicy]),
+    "endpoints": TypeAdapter(dict[Name, tuple[EndpointAddress, ...]]),
     "routes": TypeAdapter(_Routes),
     "listener": TypeAdapter(ListenerPolicy),
 }
@@ -305,13 +276,6 @@ def missing_clusters(configuration: ProxyConfiguration) -> set[str]:
 
 # --- From a topology ------------------------------------------------------------------------
 
-#: What a client without a proxy does: kube-proxy picks at random, and nothing else is set.
-_BARE_POLICY = ClusterPolicy(
-    load_balancing=LoadBalancing(policy="RANDOM"),
-    circuit_breakers=CircuitBreakers(),
-    connection_pool=ConnectionPool(),
-)
-
 
 def configurations_of(
     topology: Topology,
@@ -347,7 +311,15 @@ def configurations_of(
     -------
     dict of str to ProxyConfiguration
         Without versions: `meshsim.controlplane.snapshots` numbers them.
+
+    Raises
+    ------
+    ConfigError
+        If the topology asks for what only the simulator can do.
     """
+    problems = simulated_only(topology)
+    if problems:
+        raise ConfigError(problems)
     access = AccessWriter(topology, layout, sidecars, trust_domain)
     writer = _Writer(topology, layout, addresses, access)
     domains = (access.map.trust_domain,)
@@ -357,14 +329,19 @@ def configurations_of(
         rules = access.of_workload(place.service, place.workload)
         limit = topology.policies[place.service].rate_limit
         listener = ListenerPolicy(_MODE[stated], domains, rate_limit=limit, access=rules)
-        shared = writer.of_workload(place, listener)
+        clients = clients_of(topology, layout, place)
+        shared: dict[int, ProxyConfiguration] = {}  # by zone
         for row in range(place.first_endpoint, place.first_endpoint + place.replicas):
+            zone = int(layout.endpoint_zone[row])
+            if zone not in shared:
+                shared[zone] = writer.of_workload(place, listener, clients[zone])
             name = layout.endpoint_names[row]
-            configurations[name] = replace(shared, proxy=name)
+            configurations[name] = replace(shared[zone], proxy=name)
     for name, traffic in topology.traffic.items():
         listener = ListenerPolicy(mode, domains, access=access.of_gateway(name))
         gateway = gateway_name(name)
-        configurations[gateway] = writer.configuration(gateway, {}, {traffic.to}, listener)
+        client = gateway_client(layout, traffic)
+        configurations[gateway] = writer.configuration(gateway, {}, {traffic.to}, listener, client)
     return configurations
 
 
@@ -383,15 +360,18 @@ class _Writer:
         self.addresses = addresses
         self.access = access
         self._endpoints: dict[ClusterName, tuple[EndpointAddress, ...]] = {}
+        self._rows = {name: row for row, name in enumerate(layout.endpoint_names)}
 
-    def of_workload(self, place: Place, listener: ListenerPolicy) -> ProxyConfiguration:
-        """Return what every replica of a workload receives."""
+    def of_workload(
+        self, place: Place, listener: ListenerPolicy, client: Client
+    ) -> ProxyConfiguration:
+        """Return what every replica of a workload in the zone of `client` receives."""
         workload = self.topology.services[place.service].workloads[place.workload]
-        labels = {"version": place.workload, **workload.labels}
+        labels = workload_labels(self.topology, place.service, place.workload)
         called = {call.service for _, call, _ in call_steps(workload)}
         if self.access.map.sidecars and not workload.meshed:
             return self.bare(labels, called, listener)
-        return self.configuration("", labels, called, listener)
+        return self.configuration("", labels, called, listener, client)
 
     def bare(
         self, labels: dict[str, str], called: set[str], listener: ListenerPolicy
@@ -405,7 +385,7 @@ class _Writer:
         return ProxyConfiguration(
             "",
             labels,
-            dict.fromkeys(names, _BARE_POLICY),
+            {name: policy_of(self.topology, (name, BARE)) for name in names},
             {
                 name: tuple(
                     replace(item, weight=1, principal="" if plain else item.principal)
@@ -418,7 +398,12 @@ class _Writer:
         )
 
     def configuration(
-        self, proxy: str, labels: dict[str, str], called: set[str], listener: ListenerPolicy
+        self,
+        proxy: str,
+        labels: dict[str, str],
+        called: set[str],
+        listener: ListenerPolicy,
+        client: Client,
     ) -> ProxyConfiguration:
         """Return the configuration of a proxy whose workload calls the services `called`."""
         routes = {name: self.topology.policies[name].routes for name in sorted(called)}
@@ -433,17 +418,17 @@ class _Writer:
             proxy,
             labels,
             {cluster_name(*name): self.policy(name) for name in clusters},
-            {cluster_name(*name): self.endpoints(name) for name in clusters},
+            {cluster_name(*name): self.located(name, client) for name in clusters},
             routes,
             listener,
         )
 
     def policy(self, name: ClusterName) -> ClusterPolicy:
         """Return the policies of a cluster, without a service's routes and subsets."""
-        service, subset = name
-        whole = self.topology.policies[service]
-        stated = whole if subset is None else whole.subsets[subset]
+        stated = policy_of(self.topology, name)
         blocks = {block: getattr(stated, block) for block in ClusterPolicy.model_fields}
+        if not is_grouped(self.layout, stated.locality):
+            blocks["locality"] = None
         return ClusterPolicy.model_construct(**blocks)
 
     def endpoints(self, name: ClusterName) -> tuple[EndpointAddress, ...]:
@@ -454,6 +439,25 @@ class _Writer:
             found = (self.address(int(row), weights) for row in rows)
             self._endpoints[name] = tuple(address for address in found if address is not None)
         return self._endpoints[name]
+
+    def located(self, name: ClusterName, client: Client) -> tuple[EndpointAddress, ...]:
+        """Return the addresses of a cluster's endpoints as `client` sees them."""
+        addresses = self.endpoints(name)
+        if self.policy(name).subset_config is not None:
+            return tuple(replace(item, labels=self.labels(item)) for item in addresses)
+        settings = self.policy(name).locality
+        if settings is None:
+            return addresses
+        rows = [self._rows[address.name] for address in addresses]
+        weights = [address.weight for address in addresses]
+        groups = group_endpoints(self.topology, self.layout, settings, rows, weights, client)
+        return placed(dict(zip(rows, addresses, strict=True)), groups)
+
+    def labels(self, address: EndpointAddress) -> dict[str, str]:
+        """Return the labels of an endpoint's workload."""
+        row = self._rows[address.name]
+        at = self.layout.workloads[self.layout.endpoint_workload[row]]
+        return workload_labels(self.topology, at.service, at.workload)
 
     def address(self, row: int, weights: Mapping[str, int]) -> EndpointAddress | None:
         """Return the address of endpoint `row`, or None if it has none."""

@@ -20,12 +20,13 @@ pilot/pkg/model/destination_rule.go.
 from __future__ import annotations
 
 from meshsim.importers.assembly import Assembly, Branch, ServiceRecord, host_specificity
+from meshsim.importers.istio_locality import write_locality
 from meshsim.importers.registry import Stage, reads
 from meshsim.importers.view import View
 
 __all__ = ["age", "read_destination_rules"]
 
-_BLOCKS = ("loadBalancer", "connectionPool", "retryBudget")
+_BLOCKS = ("loadBalancer", "connectionPool", "retryBudget", "outlierDetection")
 #: Blocks that change a simulation but are not carried out yet.
 _LATER_BLOCKS = ("outlierDetection", "tls", "tunnel", "proxyProtocol")
 _SIMPLE = {
@@ -150,6 +151,7 @@ def _write_cluster(branch: Branch, policy: _Policy) -> None:
         target = branch.at("load_balancing").touch()
         if "loadBalancer" in blocks:
             _write_load_balancer(target, blocks["loadBalancer"])
+    write_locality(branch, blocks.get("loadBalancer"), blocks.get("outlierDetection"))
     if "connectionPool" in blocks or "retryBudget" in blocks or replaced:
         branch.at("circuit_breakers").touch()
     if "connectionPool" in blocks or replaced:
@@ -161,7 +163,7 @@ def _write_cluster(branch: Branch, policy: _Policy) -> None:
 
 
 def _write_load_balancer(target: Branch, view: View) -> None:
-    view.not_simulated("localityLbSetting", "zoneAwareLbSetting", "warmup", "warmupDurationSecs")
+    view.not_simulated("zoneAwareLbSetting", "warmup", "warmupDurationSecs")
     simple = view.choice("simple", _SIMPLE)
     if simple == "PASSTHROUGH":
         view.notice("PASSTHROUGH is not simulated yet; Istio's default is used", "simple")

@@ -31,6 +31,8 @@ from meshsim.kernel.events import (
     schedule,
 )
 from meshsim.kernel.passes import wire_ns
+from meshsim.kernel.picks import pick_specially
+from meshsim.kernel.reports import take_report
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
     can_send_request,
@@ -50,6 +52,7 @@ from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
+    PICK_PLAIN,
     RESET_CONNECT_FAILURE,
     RESET_NONE,
     RESET_OVERFLOW,
@@ -118,23 +121,29 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
     if retry_count > 0 and state.routes["previous_hosts"][chosen] == 1:
         tries = 1 + state.routes["host_selection_attempts"][chosen]
     host = NO_HOST
+    plain = state.configs["picking"][state.clusters["config"][cluster]] == PICK_PLAIN
     for pick_number in range(tries):
-        position = pick_host(
-            state.hosts,
-            state.members,
-            state.clusters,
-            cluster,
-            state.configs,
-            state.table,
-            state.memory,
-            key,
-            pick_number,
-            state.counters["now_ns"][0],
-            rng,
-        )
-        if position == NO_HOST:
+        if not plain:
+            host = pick_specially(state, exchange, cluster, key, pick_number, rng)
+        else:
+            position = pick_host(
+                state.hosts,
+                state.members,
+                state.clusters,
+                cluster,
+                state.configs,
+                state.table,
+                state.memory,
+                key,
+                pick_number,
+                state.counters["now_ns"][0],
+                rng,
+            )
+            host = NO_HOST
+            if position != NO_HOST:
+                host = state.members[state.clusters["member_start"][cluster] + position]
+        if host == NO_HOST:
             return NO_HOST
-        host = state.members[state.clusters["member_start"][cluster] + position]
         if pick_number + 1 < tries and not _was_tried(state, exchange, host):
             break
     return host
@@ -239,6 +248,9 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
     )
     if answered:
         on_response(hosts, host, state.configs, config, rtt_ns, now_ns)
+        rule = state.configs["report_rule"][config]
+        if rule != NO_INDEX:
+            take_report(state, host, rule, failed)
     else:
         on_abandoned(hosts, host, state.configs, config, rtt_ns, now_ns)
     if failed:

@@ -17,6 +17,7 @@ from meshsim.jit import CACHE_FOLDER, JIT_ENABLED
 from meshsim.kernel.advance import advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.handlers import HANDLERS
+from meshsim.kernel.idle import begin_idle_queues, report_idle
 from meshsim.kernel.memory import HANDLER
 from meshsim.kernel.sources import begin_traffic
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
@@ -29,9 +30,11 @@ _STATE = HANDLER.args[0]
 #: What Python calls, with its signature.
 _DIRECT: tuple[tuple[Any, tuple[Any, ...]], ...] = (
     (advance, (_STATE, types.int64, types.int64, types.int64, types.boolean)),
+    (begin_idle_queues, (_STATE,)),
     (begin_traffic, (_STATE, types.Array(types.int64, 1, "C"))),
     (close_window, (_STATE,)),
     (settle_endpoints, (_STATE,)),
+    (report_idle, (_STATE, types.int64)),
     (count_tasks, (_STATE, types.int64)),
     (kill_endpoint, (_STATE, types.int64)),
     (set_speed, (_STATE, types.int64, types.float64)),

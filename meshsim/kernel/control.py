@@ -23,9 +23,11 @@ import numpy as np
 from meshsim.errors import ConfigError, Problem
 from meshsim.kernel.events import CONFIGURE, pack, schedule
 from meshsim.kernel.growth import push_routes, with_replicas, without_replica
+from meshsim.kernel.memory import Rows
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
 from meshsim.state.codes import NO_INDEX
+from meshsim.state.health import BY_DISCOVERY, HEALTHY, UNHEALTHY
 from meshsim.state.kernel import POOLS
 from meshsim.units import NS_PER_S
 
@@ -140,9 +142,38 @@ class MeshControl:
         healthy: bool = False,
     ) -> None:
         """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
-        endpoints = self._endpoints(service, workload, replica, zone)
+        hosts, rows = self._hosts_of(self._endpoints(service, workload, replica, zone))
+        hosts["healthy"][rows] = HEALTHY if healthy else UNHEALTHY
+        hosts["unhealthy"][rows] = 0 if healthy else BY_DISCOVERY
+        self._health_changed(rows)
+
+    def degrade(
+        self,
+        service: str | None = None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+        degraded: bool = True,
+    ) -> None:
+        """Let every proxy take these replicas for degraded, or no longer.
+
+        They get what the healthy hosts of a cluster cannot take; in a cluster without a
+        `locality` block they are like all others.
+        """
+        hosts, rows = self._hosts_of(self._endpoints(service, workload, replica, zone))
+        hosts["degraded"][rows] = int(degraded)
+        self._health_changed(rows)
+
+    def _hosts_of(self, endpoints: list[int]) -> tuple[Rows, Rows]:
+        """Return the HOST rows, and which of them are beliefs about `endpoints`."""
         hosts = self._kernel.state.hosts
-        hosts["healthy"][np.isin(hosts["endpoint"], endpoints)] = int(healthy)
+        return hosts, np.flatnonzero(np.isin(hosts["endpoint"], endpoints))
+
+    def _health_changed(self, hosts: Rows) -> None:
+        """Let grouped clusters know at their next pick that the health of `hosts` changed."""
+        state = self._kernel.state
+        state.clusters["health_version"][np.unique(state.hosts["cluster"][hosts])] += 1
 
     def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Add `count` equal replicas; every proxy knows them at once.

@@ -13,11 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.kernel.idle import report_idle
 from meshsim.kernel.memory import Rows
+from meshsim.kernel.regrouping import (
+    copy_lanes,
+    extend_subsets,
+    insert_host,
+    is_grouped,
+    rebuild_lane_tables,
+    recount_clients,
+    remove_host,
+    shrink_subsets,
+)
 from meshsim.policy.rate_limit import fill_bucket
-from meshsim.rng import PURPOSE_PICK, make_streams
+from meshsim.rng import PURPOSE_IDLE, PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.filters import DIRECTION_COUNT
+from meshsim.topology.compiled.oracle import oracle_rows
+from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
 __all__ = ["push_routes", "with_replicas", "without_replica"]
@@ -32,16 +45,20 @@ def with_replicas(kernel: Any, like: int) -> None:
     holding = np.unique(state.hosts["cluster"][holds])
     first_host = len(state.hosts)
     hosts = np.zeros(len(holding), state.hosts.dtype)
-    members = [state.members]
+    members, models = [state.members], []
     size = len(state.members)
     for row, cluster in enumerate(holding):
         start, count = clusters["member_start"][cluster], clusters["member_count"][cluster]
         current = state.members[start : start + count]
         model = current[state.hosts["endpoint"][current] == like][0]
+        models.append(model)
         hosts["weight"][row] = state.hosts["weight"][model]
         hosts["table_index"][row] = count
         hosts["cluster"][row] = cluster
-        members.append(np.append(current, np.int32(first_host + row)))
+        if is_grouped(state, cluster):
+            members.append(insert_host(state, cluster, model, first_host + row, size))
+        else:
+            members.append(np.append(current, np.int32(first_host + row)))
         clusters["member_start"][cluster] = size
         clusters["member_count"][cluster] = count + 1
         size += count + 1
@@ -51,7 +68,53 @@ def with_replicas(kernel: Any, like: int) -> None:
     for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
         hosts[field] = NO_INDEX
     state.replace(hosts=_joined(state.hosts, hosts), members=np.concatenate(members))
+    for row, cluster in enumerate(holding):
+        extend_subsets(kernel, int(cluster), int(models[row]), first_host + row)
     _rebuild_tables(kernel, holding)
+    _extend_oracle(kernel)
+    _extend_reports(kernel)
+    recount_clients(state, _siblings(kernel, endpoint))
+
+
+def _extend_oracle(kernel: Any) -> None:
+    """Let balancers that see the servers see the new one, if there are any."""
+    state = kernel.state
+    known = ("oracle_hosts", "oracle_clusters", "oracle_endpoints")
+    blank = oracle_rows(state.hosts, state.clusters, state.configs, len(state.endpoints))
+    if not len(blank["oracle_endpoints"]):
+        return
+    first = len(state.oracle_endpoints)
+    for name in known:
+        before = getattr(state, name)
+        for field in set(before.dtype.names) - {"host_start", "host_count"}:
+            blank[name][field][: len(before)] = before[field]
+    streams = make_streams(kernel.stream_seed, PURPOSE_IDLE, len(state.endpoints))
+    streams[:first] = state.idle_streams
+    state.replace(**blank, idle_streams=streams)
+    for endpoint in range(first, len(state.endpoints)):
+        report_idle(state, endpoint)
+
+
+def _extend_reports(kernel: Any) -> None:
+    """Let clusters that weigh by load reports take those of the new server, if there are any."""
+    state = kernel.state
+    counts = len(state.hosts), len(state.endpoints)
+    blank = report_rows(counts[0], state.clusters, state.configs, counts[1])
+    for name, rows in blank.items():
+        before = getattr(state, name)
+        rows[: len(before)] = before
+    first = len(state.load_reports)
+    blank["load_reports"]["since_ns"][first:] = kernel.now_ns
+    state.replace(**blank)
+
+
+def _siblings(kernel: Any, endpoint: int) -> list[int]:
+    """Return the proxies of all replicas of the service of `endpoint`."""
+    layout = kernel.compiled.layout
+    endpoints = kernel.state.endpoints
+    service = layout.workloads[int(endpoints["workload"][endpoint])].service
+    own = np.isin(endpoints["workload"], layout.services[service])
+    return [int(proxy) for proxy in endpoints["proxy"][own]]
 
 
 def without_replica(kernel: Any, endpoint: int) -> None:
@@ -66,13 +129,22 @@ def without_replica(kernel: Any, endpoint: int) -> None:
             state.clusters["member_count"][cluster],
         )
         current = state.members[start : start + count]
-        rest = current[state.hosts["endpoint"][current] != endpoint]
-        state.hosts["table_index"][rest] = np.arange(len(rest))
+        gone = current[state.hosts["endpoint"][current] == endpoint]
+        if len(gone) and is_grouped(state, cluster):
+            rest = remove_host(state, cluster, int(gone[0]), size)
+        else:
+            rest = current[state.hosts["endpoint"][current] != endpoint]
+            state.hosts["table_index"][rest] = np.arange(len(rest))
         members.append(rest)
         state.clusters["member_start"][cluster] = size
         state.clusters["member_count"][cluster] = len(rest)
         size += len(rest)
     state.replace(members=np.concatenate(members))
+    for cluster in holding:
+        hosts = np.flatnonzero(
+            (state.hosts["cluster"] == cluster) & (state.hosts["endpoint"] == endpoint)
+        )
+        shrink_subsets(kernel, int(cluster), int(hosts[0]))
     _rebuild_tables(kernel, holding)
 
 
@@ -149,6 +221,8 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
         hosts=_joined(*host_blocks),
         members=np.concatenate(member_blocks),
     )
+    for row in range(len(clusters)):
+        copy_lanes(kernel, start + row, first_cluster + row)
 
 
 def _copy_filters(state: Any, model: int) -> int:
@@ -167,7 +241,7 @@ def _copy_filters(state: Any, model: int) -> int:
 
 
 def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:
-    keep = {"endpoint", "weight", "table_index", "healthy"}
+    keep = {"endpoint", "weight", "table_index", "healthy", "unhealthy", "degraded"}
     for field in set(hosts.dtype.names or ()) - keep:
         hosts[field] = 0
     for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
@@ -206,6 +280,10 @@ def _copy_container(state: Any, container: int) -> int:
 def _rebuild_tables(kernel: Any, clusters: Rows) -> None:
     """Give hashing clusters a config row with a table over their present members."""
     state = kernel.state
+    grouped = np.array([is_grouped(state, cluster) for cluster in clusters], bool)
+    for cluster in clusters[grouped]:
+        rebuild_lane_tables(kernel, int(cluster))
+    clusters = clusters[~grouped]
     for old in np.unique(state.clusters["config"][clusters]):
         if state.configs["balancing"][old] not in (RING_HASH, MAGLEV):
             continue

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import NO_INDEX, PICK_GROUPED, PICK_SUBSET
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
@@ -57,6 +57,8 @@ def validate(state: KernelState) -> list[str]:
         _hosts,
         _connections,
         _filters,
+        _groupings,
+        _subsets,
         _tasks,
         _queues,
         _containers,
@@ -314,6 +316,49 @@ def _filters(state: KernelState) -> Story:
 def _looked_at(counts: Rows) -> Rows:
     looked_at: Rows = counts["ok"] + counts["rate_limited"]
     return looked_at
+
+
+def _groupings(state: KernelState) -> Story:
+    """Lanes of grouped clusters tile their members, and their loads add up."""
+    clusters, priorities, localities = state.clusters, state.priorities, state.localities
+    for cluster in np.flatnonzero(state.configs["picking"][clusters["config"]] == PICK_GROUPED):
+        row = state.groupings[clusters["grouping"][cluster]]
+        levels = range(row["priority_start"], row["priority_start"] + row["priority_count"])
+        yield from _tiles(clusters, int(cluster), priorities["lane"][levels], "priorities")
+        for level in levels:
+            first = priorities["locality_start"][level]
+            lanes = localities["lane"][first : first + priorities["locality_count"][level]]
+            lane = int(priorities["lane"][level])
+            yield from _tiles(clusters, lane, lanes, f"localities of priority {level}")
+        loads = priorities["load"][levels].sum() + priorities["degraded_load"][levels].sum()
+        if row["version"] == clusters["health_version"][cluster] and loads != 100:
+            yield f"cluster {cluster}: the loads of its priorities add up to {loads}"
+
+
+def _subsets(state: KernelState) -> Story:
+    """Lanes of an exchange's chain hold hosts of its cluster."""
+    clusters, exchanges = state.clusters, state.exchanges
+    for exchange in np.flatnonzero(_used(state, "exchange") & (exchanges["attempts_active"] > 0)):
+        cluster = int(exchanges["cluster"][exchange])
+        if state.configs["picking"][clusters["config"][cluster]] != PICK_SUBSET:
+            continue
+        chain = int(exchanges["chain"][exchange])
+        for number in state.chains[chain + 1 : chain + 1 + state.chains[chain]]:
+            lane = int(clusters["first_lane"][cluster]) + int(number)
+            start = clusters["member_start"][lane]
+            members = state.members[start : start + clusters["member_count"][lane]]
+            if (state.hosts["cluster"][members] != cluster).any():
+                yield f"cluster {cluster}: lane {lane} holds another's hosts"
+
+
+def _tiles(clusters: Rows, whole: int, parts: Rows, what: str) -> Story:
+    start = clusters["member_start"][whole]
+    for part in parts:
+        if clusters["member_start"][part] != start:
+            yield f"cluster {whole}: its {what} leave a gap before lane {part}"
+        start += clusters["member_count"][part]
+    if start != clusters["member_start"][whole] + clusters["member_count"][whole]:
+        yield f"cluster {whole}: its {what} do not cover its members"
 
 
 # --- Servers --------------------------------------------------------------------------------

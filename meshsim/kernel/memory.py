@@ -53,6 +53,23 @@ from meshsim.state.kernel import (
     TIMER_DTYPE,
     TRAFFIC_DTYPE,
 )
+from meshsim.state.load_report import (
+    LOAD_REPORT_DTYPE,
+    REPORT_RULE_DTYPE,
+    REPORTED_CLUSTER_DTYPE,
+    REPORTED_WEIGHT_DTYPE,
+)
+from meshsim.state.locality import (
+    GROUPING_DTYPE,
+    LOCALITY_CONFIG_DTYPE,
+    LOCALITY_DTYPE,
+    PRIORITY_DTYPE,
+)
+from meshsim.state.oracle import (
+    ORACLE_CLUSTER_DTYPE,
+    ORACLE_ENDPOINT_DTYPE,
+    ORACLE_HOST_DTYPE,
+)
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
 from meshsim.state.rows import CACHE_LINE_BYTES, aligned
 from meshsim.state.server import (
@@ -118,6 +135,24 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),
     "memory": (np.dtype("f8"), 1),  # of custom policies, by CLUSTER row
+    # clusters whose members are grouped
+    "locality_configs": (LOCALITY_CONFIG_DTYPE, 1),
+    "groupings": (GROUPING_DTYPE, 1),
+    "priorities": (PRIORITY_DTYPE, 1),
+    "localities": (LOCALITY_DTYPE, 1),
+    # clusters that pick by subset: a number of lanes, then the lanes
+    "chains": (_I4, 1),
+    # balancers that see the true queues of servers
+    "oracle_hosts": (ORACLE_HOST_DTYPE, 1),
+    "oracle_clusters": (ORACLE_CLUSTER_DTYPE, 1),
+    "oracle_endpoints": (ORACLE_ENDPOINT_DTYPE, 1),
+    "watchers": (_I4, 1),  # HOST rows by server
+    "idle_streams": (_U8, 2),
+    # weights by load reports
+    "report_rules": (REPORT_RULE_DTYPE, 1),
+    "load_reports": (LOAD_REPORT_DTYPE, 1),
+    "reported_weights": (REPORTED_WEIGHT_DTYPE, 1),
+    "reported_clusters": (REPORTED_CLUSTER_DTYPE, 1),
     # servers and proxies
     "endpoints": (ENDPOINT_DTYPE, 1),
     "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX

@@ -17,11 +17,12 @@ from meshsim.kernel.advance import EVENTS, GROW, WAKE, advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
+from meshsim.kernel.idle import begin_idle_queues
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
 from meshsim.kernel.statistics import stats
-from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
+from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_IDLE, PURPOSE_PICK, make_streams, mix, mix_in
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
 from meshsim.state.kernel import (
@@ -128,6 +129,7 @@ class Kernel:
         self._segments_proxies: list[Rows] = []
         self._margin = compiled.fan_out
         self.state = self._allocate(sample_share, hosts_large)
+        begin_idle_queues(self.state)
         begin_traffic(self.state, self._closed_loop_users())
 
     # --- Memory ---
@@ -164,6 +166,8 @@ class Kernel:
         self.stream_seed = run_seed = int(base >> np.uint64(2))
         arrays["arrival_streams"] = make_streams(run_seed, PURPOSE_ARRIVAL, len(arrays["traffic"]))
         arrays["pick_streams"] = make_streams(run_seed, PURPOSE_PICK, len(arrays["proxies"]))
+        servers = len(arrays["oracle_endpoints"])
+        arrays["idle_streams"] = make_streams(run_seed, PURPOSE_IDLE, servers)
         for row in range(len(arrays["traffic"])):
             arrays["traffic"]["key"][row] = mix_in(base, row)
 

@@ -257,6 +257,9 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
         local = state.splits["cluster"][split]
         first = state.proxies["cluster_start"][exchanges["proxy"][exchange]]
         exchanges["cluster"][exchange] = first + local
+        chain = state.splits["chain"][split]
+        if chain != NO_INDEX:
+            exchanges["chain"][exchange] = chain
     action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
         return pack(FINISH, exchange, 0)
@@ -303,6 +306,8 @@ def _mirror(state: Any, exchange: int, mirror: int, number: int) -> None:
     exchanges["route"][copy] = state.mirrors["route"][mirror]
     first = state.proxies["cluster_start"][proxy]
     exchanges["cluster"][copy] = first + state.mirrors["cluster"][mirror]
+    split = state.routes["split_start"][exchanges["route"][copy]]
+    exchanges["chain"][copy] = state.splits["chain"][split]
     _tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
     timer = state.routes["timeout_timer"][exchanges["route"][copy]]
     if timer != NO_INDEX:

@@ -19,6 +19,7 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
+from meshsim.kernel.idle import report_idle
 from meshsim.kernel.queues import (
     account,
     dequeue,
@@ -112,6 +113,8 @@ def _hand_worker(state: Any, endpoint: int) -> None:
     account(endpoints, endpoint, now_ns)
     if endpoints["queued"][endpoint] == 0:
         endpoints["busy"][endpoint] -= 1
+        if state.oracle_endpoints.shape[0] != 0 and endpoints["busy"][endpoint] == 0:
+            report_idle(state, endpoint)
         return
     task = dequeue(state, endpoint)
     tasks["wake"][task] = (tasks["wake"][task] + 1) & GENERATION_MASK

@@ -24,8 +24,10 @@ from meshsim.units import NS_PER_S
 
 __all__ = [
     "ENVOY_BALANCERS",
+    "ENVOY_LOCALITY",
     "ENVOY_RETRY_BUDGET",
     "ENVOY_TOKEN_BUCKET",
+    "ENVOY_ZONE_AWARE",
     "HASHING_POLICIES",
     "LOCAL_RATE_LIMIT",
     "MIRROR",
@@ -87,6 +89,8 @@ class PolicyDefaults:
     load_balancing, circuit_breakers, retry_budget, connection_pool, route, retry : Block
         Of `LoadBalancing`, `CircuitBreakers`, `RetryBudget` (only where a budget is stated),
         `ConnectionPool`, `Route` (the timeout) and `RetryPolicy`.
+    locality, zone_aware : Block
+        Of `LocalityLoadBalancing` and `ZoneAware`, only where they are stated.
     retry_stated : Block
         Replaces fields of `retry` in a route that states a retry policy.
     retry_hashed : Block
@@ -103,6 +107,8 @@ class PolicyDefaults:
     connection_pool: Block
     route: Block
     retry: Block
+    locality: Block = field(default_factory=lambda: ENVOY_LOCALITY)
+    zone_aware: Block = field(default_factory=lambda: ENVOY_ZONE_AWARE)
     retry_stated: Block = field(default_factory=dict)
     retry_hashed: Block = field(default_factory=dict)
     max_interval_factor: int = 10
@@ -131,6 +137,18 @@ ENVOY_BALANCERS: Block = {
         default_rtt=30_000_000,
     ),
     **from_source("Envoy default (endpoint weight 1)", weights={}),
+    **from_source(
+        "Envoy default (client_side_weighted_round_robin.proto)",
+        blackout_period=10 * NS_PER_S,
+        weight_expiration_period=180 * NS_PER_S,
+        weight_update_period=NS_PER_S,
+        error_utilization_penalty=1.0,
+    ),
+    **from_source(
+        "oracles: two draws with replacement, as Envoy's; views are never old",
+        distinct_choices=False,
+        view_interval=0,
+    ),
 }
 
 #: A stated budget without numbers.
@@ -160,4 +178,25 @@ LOCAL_RATE_LIMIT: Block = {
 #: A stated mirror without a share.
 MIRROR: Block = from_source(
     "Envoy default (route_components.proto, RequestMirrorPolicy: all requests)", percentage=100.0
+)
+
+#: Priorities and localities, where they are stated.
+ENVOY_LOCALITY: Block = {
+    **from_source(
+        "Envoy default (endpoint.proto ClusterLoadAssignment.Policy)", overprovisioning_factor=140
+    ),
+    **from_source(
+        "Envoy default (cluster.proto CommonLbConfig)",
+        healthy_panic_threshold=50,
+        locality_weighted=False,
+    ),
+}
+
+#: Zone-aware routing, where it is stated.
+ENVOY_ZONE_AWARE: Block = from_source(
+    "Envoy default (cluster.proto ZoneAwareLbConfig)",
+    routing_enabled=100,
+    min_cluster_size=6,
+    fail_traffic_on_panic=False,
+    force_local_zone_min_size=0,
 )

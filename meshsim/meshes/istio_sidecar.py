@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from meshsim.meshes.defaults import (
     ENVOY_BALANCERS,
+    ENVOY_LOCALITY,
     ENVOY_RETRY_BUDGET,
     UNLIMITED,
     PolicyDefaults,
@@ -87,6 +88,14 @@ DEFAULTS = PolicyDefaults(
         max_retries=UNLIMITED,
     ),
     retry_budget=ENVOY_RETRY_BUDGET,
+    locality={
+        **ENVOY_LOCALITY,
+        **from_source(
+            "Istio default (pilot/pkg/networking/core/cluster_traffic_policy.go: "
+            "minHealthPercent 0)",
+            healthy_panic_threshold=0,
+        ),
+    },
     connection_pool={
         **from_source(
             "Istio default (meshConfig.connectTimeout, pkg/config/mesh/mesh.go)",

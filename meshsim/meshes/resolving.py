@@ -1,15 +1,16 @@
 """Fill what a scenario left unsaid with the defaults of its mesh.
 
 Rule: a stated value wins; an unset field of a stated block takes the mesh's default; a subset
-takes each *block* (load_balancing, circuit_breakers, connection_pool) from itself, else from
-its service, else from the defaults, as Istio merges subset policies.  A service that states no
+takes each *block* (load_balancing, locality, circuit_breakers, connection_pool) from itself, else
+from its service, else from the defaults, as Istio merges subset policies.  A service that states no
 route gets one that sends everything to itself.  A service that states routes gets none added:
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget``, ``retry_throttling``, ``fault`` and ``rate_limit`` (none), ``direct_response``
-and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the user's), and the
-``subset`` of a split or mirror (all).
+``retry_budget``, ``retry_throttling``, ``fault`` and ``rate_limit`` (none), ``locality`` (members
+are not grouped) and what it leaves out, ``subset_config`` (one balancer for all hosts),
+``direct_response`` and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the
+user's), and the ``subset`` of a split or mirror (all).
 
 References
 ----------
@@ -35,6 +36,7 @@ from meshsim.topology.model import (
     ClusterPolicy,
     ConnectionPool,
     LoadBalancing,
+    LocalityLoadBalancing,
     LocalRateLimit,
     Mirror,
     Model,
@@ -51,8 +53,9 @@ from meshsim.topology.profile import MeshProfile
 __all__ = ["fill"]
 
 _Element = TypeVar("_Element", bound=Model)
+_NOT_WEIGHTED = Default(False, "Envoy: zone_aware and locality_weighted exclude each other")
 _ITSELF = Default(None, "default: the service itself")
-_BLOCKS = ("load_balancing", "circuit_breakers", "connection_pool")
+_BLOCKS = ("load_balancing", "locality", "subset_config", "circuit_breakers", "connection_pool")
 
 
 def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> Topology:
@@ -132,13 +135,15 @@ class _Filler:
         filled = filled.model_copy(update={"subsets": subsets, "rate_limit": limit})
         return filled.model_copy(update={"routes": self._routes(name, filled, path)})
 
-    def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model]:
+    def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model | None]:
         return {
             "load_balancing": self._block(
                 policy.load_balancing or LoadBalancing(),
                 self.defaults.load_balancing,
                 f"{path}.load_balancing",
             ),
+            "locality": self._locality(policy.locality, f"{path}.locality"),
+            "subset_config": policy.subset_config,
             "circuit_breakers": self._breakers(policy.circuit_breakers, f"{path}.circuit_breakers"),
             "connection_pool": self._block(
                 policy.connection_pool or ConnectionPool(),
@@ -149,11 +154,11 @@ class _Filler:
 
     def _subset(
         self, subset: ClusterPolicy, path: str, service: ServicePolicy, service_path: str
-    ) -> dict[str, Model]:
+    ) -> dict[str, Model | None]:
         own = subset.model_copy()
         inherited: dict[str, Model] = {}
         for block in _BLOCKS:
-            if getattr(subset, block) is None:
+            if getattr(subset, block) is None and getattr(service, block) is not None:
                 inherited[block] = getattr(service, block)
                 self._copy_provenance(
                     inherited[block], f"{service_path}.{block}", f"{path}.{block}"
@@ -178,6 +183,20 @@ class _Filler:
                 update[name] = default.value
                 self.provenance[f"{path}.{name}"] = default.provenance
         return stated.model_copy(update=update)
+
+    def _locality(
+        self, stated: LocalityLoadBalancing | None, path: str
+    ) -> LocalityLoadBalancing | None:
+        if stated is None:
+            return None
+        block = dict(self.defaults.locality)
+        if stated.zone_aware is not None:  # Envoy has one of the two
+            block["locality_weighted"] = _NOT_WEIGHTED
+        filled = self._block(stated, block, path)
+        if filled.zone_aware is None:
+            return filled
+        zone_aware = self._block(filled.zone_aware, self.defaults.zone_aware, f"{path}.zone_aware")
+        return filled.model_copy(update={"zone_aware": zone_aware})
 
     def _breakers(self, stated: CircuitBreakers | None, path: str) -> CircuitBreakers:
         filled = self._block(stated or CircuitBreakers(), self.defaults.circuit_breakers, path)

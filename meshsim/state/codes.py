@@ -22,6 +22,17 @@ PEAK_EWMA = 5
 LEAST_REQUEST_FULL_SCAN = 6
 #: A function of the user's (meshsim.policy.custom).
 CUSTOM = 7
+# Those that see the true queues of servers, as no proxy can.
+ORACLE_SHORTEST_QUEUE = 8
+ORACLE_STALE_QUEUE = 9
+ORACLE_IDLE_QUEUE = 10
+
+# What comes before the balancer (field `picking` of CLUSTER_CONFIG_DTYPE).
+PICK_PLAIN = 0  # nothing: it picks among all members
+PICK_GROUPED = 1  # priority and locality
+PICK_SUBSET = 2  # labels that the route asks for
+PICK_ORACLE = 3  # it is an oracle, and sees the servers
+PICK_REPORTED = 4  # weights that load reports give
 
 # What access rules say of a request (meshsim.policy.authorization).
 ACCESS_UNRESTRICTED = 0  # no rule bears on it

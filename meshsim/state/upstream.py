@@ -26,7 +26,7 @@ HOST_DTYPE = row_dtype(
         ("pending_tail", "i4"),
         ("weight", "i4"),  # load-balancing weight, 1 to 128
         ("table_index", "i4"),  # identity of this host in ring and maglev tables
-        ("healthy", "i4"),  # 1: selectable; 0: excluded (health check, ejection)
+        ("healthy", "i4"),  # UNHEALTHY: excluded; HEALTHY, PANICKING (meshsim.state.health)
         ("requests_total", "i8"),
         ("latency_sum_ns", "i8"),  # of completed attempts, send to response
         # the second line: averages and schedules
@@ -35,6 +35,8 @@ HOST_DTYPE = row_dtype(
         ("edf_deadline", "f8"),  # virtual deadline in the cluster's EDF schedule
         ("edf_order", "i8"),  # insertion order: FIFO among equal deadlines
         ("errors_total", "i8"),  # status >= 500, resets and timeouts
+        ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
+        ("degraded", "i4"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
     ]
 )
 
@@ -62,6 +64,9 @@ CLUSTER_DTYPE = row_dtype(
         ("memory_start", "i4"),  # memory[memory_start:][:memory_count]: tokens, custom policies
         ("memory_count", "i4"),
         ("invalid_picks", "i8"),  # positions out of range that a custom load balancer returned
+        ("health_version", "i4"),  # counts changes of the health of its hosts
+        ("grouping", "i4"),  # GROUPING row, if its config has a `locality`
+        ("first_lane", "i4"),  # first CLUSTER row of the lanes of its subsets
     ]
 )
 
@@ -73,6 +78,12 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("hash_balance_factor", "i4"),  # percent; 0: off
         ("table_start", "i4"),  # first entry in the shared hash tables
         ("table_count", "i4"),  # entries; 0: no table
+        ("panic_threshold", "i4"),  # percent of healthy hosts below which all are used; 0: never
+        ("locality", "i4"),  # LOCALITY_CONFIG; NO_INDEX: its members are not grouped
+        ("picking", "i4"),  # PICK_*: what comes before the balancer
+        ("report_rule", "i4"),  # REPORT_RULE; NO_INDEX: it does not weigh by load reports
+        ("distinct_choices", "i4"),  # oracles: 1: the second of two draws is another
+        ("view_interval_ns", "i8"),  # ORACLE_STALE_QUEUE: between two looks at the loads
         ("active_request_bias", "f8"),
         ("decay_ns", "f8"),  # of the peak EWMA
         ("default_rtt_ns", "f8"),
@@ -126,4 +137,11 @@ ROUTE_DTYPE = np.dtype(
 )
 
 #: One destination of a weighted split; `cluster` counts from the caller's first CLUSTER row.
-SPLIT_DTYPE = np.dtype([("cluster", "i4"), ("weight", "i8")], align=True)
+SPLIT_DTYPE = np.dtype(
+    [
+        ("cluster", "i4"),
+        ("chain", "i4"),  # of lanes (meshsim.policy.subsets); NO_INDEX: the cluster has no subsets
+        ("weight", "i8"),
+    ],
+    align=True,
+)

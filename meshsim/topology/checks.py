@@ -26,6 +26,7 @@ LOGNORMAL_RATIO_MAX = math.exp(_Z99 * _Z99 / 2)
 _PROBABILITY_TOLERANCE = 1e-9
 #: Envoy's defaults (api/envoy/config/cluster/v3/cluster.proto, RingHashLbConfig).
 _RING_SIZE_MIN, _RING_SIZE_MAX = 1024, 8_388_608
+_WEIGHT_UPDATE_MIN_NS = 100_000_000
 
 #: Envoy's least fill_interval of an HTTP local rate limit (local_rate_limit.proto).
 _FILL_INTERVAL_MIN_NS = 50_000_000
@@ -240,6 +241,20 @@ def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[F
         yield Finding(
             (*path, "hash_balance_factor"), "too small", str(factor), "0 (off), or >= 100"
         )
+    if element.policy is not None and element.policy.startswith("ORACLE"):
+        message = f"{element.policy} sees the true queues of servers, as no proxy can: an oracle"
+        yield Finding((*path, "policy"), message, notice=True)
+    update_ns = element.weight_update_period
+    if update_ns is not None and update_ns < _WEIGHT_UPDATE_MIN_NS:
+        # Envoy, client_side_weighted_round_robin.proto: at least 100 ms.
+        found = format_duration(update_ns)
+        yield Finding((*path, "weight_update_period"), "too short", found, "at least 100ms")
+    if element.distinct_choices and element.choice_count not in (None, 2):
+        found = str(element.choice_count)
+        yield Finding((*path, "choice_count"), "distinct choices are two", found, "2")
+    if element.policy == "ORACLE_STALE_QUEUE" and not element.view_interval:
+        message = "a stale view has an interval; without one, say ORACLE_SHORTEST_QUEUE"
+        yield Finding((*path, "view_interval"), message)
     hashes = element.hash_header is not None or element.hash_source_ip
     if element.policy in ("RING_HASH", "MAGLEV") and not hashes:
         message = (
@@ -279,6 +294,62 @@ def _injected(path: FieldPath, element: model.Fault) -> Iterator[Finding]:
         yield from _positive((*path, "delay"), "fixed_delay", element.delay.fixed_delay)
 
 
+def _locality(path: FieldPath, element: model.LocalityLoadBalancing) -> Iterator[Finding]:
+    if element.zone_aware is not None and (element.locality_weighted or element.distribute):
+        # Envoy, CommonLbConfig: a oneof.
+        message = "localities are weighted or zone-aware, not both"
+        yield Finding((*path, "zone_aware"), message)
+    others = element.failover is not None or element.failover_priority is not None
+    if element.distribute is not None and others:
+        # istio/istio pkg/config/validation/validation.go (validateLocalityLbSetting).
+        message = "distribute excludes failover and failover_priority"
+        yield Finding((*path, "distribute"), message)
+    for source, shares in (element.distribute or {}).items():
+        total = sum(shares.values())
+        if total != 100:
+            at = (*path, "distribute", source)
+            yield Finding(at, "the shares do not add up to 100", f"{total} in all")
+    for source, target in (element.failover or {}).items():
+        if source == target:
+            yield Finding((*path, "failover", source), "a region fails over to another", target)
+
+
+def _subset_config(path: FieldPath, element: model.SubsetConfig) -> Iterator[Finding]:
+    if element.fallback_policy == "DEFAULT_SUBSET" and not element.default_subset:
+        yield Finding((*path, "default_subset"), "DEFAULT_SUBSET needs the labels of one")
+    for index, selector in enumerate(element.subset_selectors):
+        at = (*path, "subset_selectors", index)
+        fewer, keys = set(selector.fallback_keys_subset), set(selector.keys)
+        if (selector.fallback_policy == "KEYS_SUBSET") != bool(fewer):
+            message = "KEYS_SUBSET and fallback_keys_subset are said together"
+            yield Finding((*at, "fallback_keys_subset"), message)
+        elif fewer and not fewer < keys:
+            # Envoy, subset_lb_config.cc: a subset of the selector's keys, not all of them.
+            found, allowed = ", ".join(sorted(fewer)), ", ".join(sorted(keys))
+            message = "these are not fewer of the selector's keys"
+            yield Finding((*at, "fallback_keys_subset"), message, found, f"some of {allowed}")
+        if selector.fallback_policy == "DEFAULT_SUBSET" and not element.default_subset:
+            yield Finding((*at, "fallback_policy"), "DEFAULT_SUBSET needs a default_subset")
+
+
+def _cluster_policy(path: FieldPath, element: model.ClusterPolicy) -> Iterator[Finding]:
+    policy = (element.load_balancing and element.load_balancing.policy) or ""
+    alone = policy.startswith("ORACLE")
+    alone = alone or policy in ("CLIENT_SIDE_WEIGHTED_ROUND_ROBIN", "CUSTOM")
+    for part in ("locality", "subset_config"):
+        if alone and getattr(element, part) is not None:
+            message = f"{policy} together with a {part} is not simulated"
+            yield Finding((*path, part), message, allowed="one of the two")
+    if element.subset_config is None:
+        return
+    if element.locality is not None:
+        message = "a subset_config together with a locality is not simulated"
+        yield Finding((*path, "subset_config"), message, allowed="one of the two")
+    if len(set(((element.load_balancing and element.load_balancing.weights) or {}).values())) > 1:
+        message = "unequal weights together with a subset_config are not simulated"
+        yield Finding((*path, "load_balancing", "weights"), message, allowed="one of the two")
+
+
 #: Element class -> its check.
 CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.Exponential: _mean,
@@ -302,4 +373,9 @@ CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.TokenBucket: _token_bucket,
     model.RateLimitDescriptor: _descriptor,
     model.Fault: _injected,
+    model.LocalityLoadBalancing: _locality,
+    model.ServicePolicy: _cluster_policy,
+    model.Subset: _cluster_policy,
+    model.ClusterPolicy: _cluster_policy,
+    model.SubsetConfig: _subset_config,
 }

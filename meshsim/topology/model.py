@@ -49,6 +49,7 @@ from meshsim.topology.filters import (
     ResponseRateLimit,
     TokenBucket,
 )
+from meshsim.topology.locality import LocalityEndpoints, LocalityLoadBalancing, ZoneAware
 from meshsim.topology.policies import (
     CircuitBreakers,
     ClusterPolicy,
@@ -66,6 +67,7 @@ from meshsim.topology.policies import (
     Subset,
     WeightedCluster,
 )
+from meshsim.topology.subsets import SubsetConfig, SubsetSelector
 from meshsim.topology.traffic import (
     Arrivals,
     Batch,
@@ -109,6 +111,8 @@ __all__ = [
     "LoadBalancing",
     "LoadBalancingPolicy",
     "LocalRateLimit",
+    "LocalityEndpoints",
+    "LocalityLoadBalancing",
     "Lognormal",
     "Mirror",
     "Model",
@@ -141,12 +145,15 @@ __all__ = [
     "Step",
     "StringMatch",
     "Subset",
+    "SubsetConfig",
+    "SubsetSelector",
     "TimedFault",
     "TokenBucket",
     "Topology",
     "TrafficClass",
     "WeightedCluster",
     "Workload",
+    "ZoneAware",
 ]
 
 # --- Network and nodes ----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
 from meshsim.topology.filters import Fault, LocalRateLimit, Mirror, Redirect
+from meshsim.topology.locality import LocalityLoadBalancing
+from meshsim.topology.subsets import SubsetConfig
 
 __all__ = [
     "CircuitBreakers",
@@ -45,8 +47,19 @@ CustomName = Annotated[
     str, BeforeValidator(_read_custom), Field(pattern=r"^[\w.]+:[\w.<>]+$", max_length=200)
 ]
 
+#: Those called ORACLE see the true queues of servers: simulated only, and no mesh has them.
 LoadBalancingPolicy = Literal[
-    "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA", "CUSTOM"
+    "ROUND_ROBIN",
+    "LEAST_REQUEST",
+    "RANDOM",
+    "RING_HASH",
+    "MAGLEV",
+    "PEAK_EWMA",
+    "CUSTOM",
+    "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN",
+    "ORACLE_SHORTEST_QUEUE",
+    "ORACLE_STALE_QUEUE",
+    "ORACLE_IDLE_QUEUE",
 ]
 
 
@@ -89,11 +102,17 @@ class RouteMatch(Model):
 
 
 class WeightedCluster(Model):
-    """One destination of a split: a service (default: the routed one) and perhaps a subset."""
+    """One destination of a split: a service (default: the routed one) and perhaps a subset.
+
+    `metadata_match` are labels that its hosts must have, if the cluster has a `subset_config`;
+    each of `fallback_list` is put over them and tried in turn.
+    """
 
     service: str | None = None
     subset: str | None = None
     weight: Integer = Field(default=1, ge=0, le=2**32 - 1)
+    metadata_match: dict[str, str] = Field(default_factory=dict)
+    fallback_list: tuple[dict[str, str], ...] = ()
 
 
 RetryOn = Literal[
@@ -177,6 +196,16 @@ class LoadBalancing(Model):
     hash_source_ip: Boolean | None = None
     decay: Duration | None = None
     default_rtt: Duration | None = None
+    blackout_period: Duration | None = None
+    weight_expiration_period: Duration | None = None
+    weight_update_period: Duration | None = None
+    error_utilization_penalty: Number | None = Field(default=None, ge=0, le=1e6)
+    distinct_choices: Boolean | None = Field(
+        default=None, description="oracles: draw two different hosts; needs choice_count 2"
+    )
+    view_interval: Duration | None = Field(
+        default=None, description="ORACLE_STALE_QUEUE: between two looks at all loads"
+    )
     weights: dict[str, Weight] | None = Field(
         default=None, description="endpoint weight by workload name, 1 to 128"
     )
@@ -249,6 +278,8 @@ class ClusterPolicy(Model):
     """Policies of one cluster (a service, or a subset of it)."""
 
     load_balancing: LoadBalancing | None = None
+    locality: LocalityLoadBalancing | None = None
+    subset_config: SubsetConfig | None = None
     circuit_breakers: CircuitBreakers | None = None
     connection_pool: ConnectionPool | None = None
     admission: CustomName | None = Field(

@@ -28,6 +28,8 @@ class Swarm:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.filter_rng = np.random.default_rng([seed, 1])  # moves no draw of earlier seeds
+        # Draws of its own, so that the older part of a scenario stays what it was.
+        self.spread_rng = np.random.default_rng([seed, 4])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -105,7 +107,7 @@ class Swarm:
         if self.filter_chance(0.2):
             policy["rate_limit"] = self.rate_limit()
         route = {**self.route(), **self.filters(others)}
-        return {**policy, "connection_pool": pool, "routes": [route]}
+        return self.spread({**policy, "connection_pool": pool, "routes": [route]})
 
     def filter_chance(self, probability: float) -> bool:
         return bool(self.filter_rng.random() < probability)
@@ -142,6 +144,42 @@ class Swarm:
                 for _ in range(self.filter_rng.integers(1, 3))
             ]
         return found
+
+    def spread(self, policy: dict) -> dict:
+        """Add priorities and localities, subsets, or an oracle, from draws of their own."""
+        random = self.spread_rng
+        kind = random.random()
+        if kind < 0.3:
+            policy["locality"] = {
+                "healthy_panic_threshold": int(random.choice([0, 50, 100])),
+                **random.choice(
+                    [
+                        {"failover": {}},
+                        {"locality_weighted": True},
+                        {"zone_aware": {"min_cluster_size": 1, "routing_enabled": 80}},
+                        {"endpoints": [{"locality": "*/z1", "priority": 3}]},
+                        {"distribute": {"*": {"*/z1": 20, "*": 80}}},
+                    ]
+                ),
+            }
+        elif kind < 0.5:
+            policy["subset_config"] = {
+                "subset_selectors": [{"keys": ["version"]}],
+                "fallback_policy": str(random.choice(["NO_FALLBACK", "ANY_ENDPOINT"])),
+                "metadata_fallback_policy": "FALLBACK_LIST",
+            }
+            policy["routes"][0]["split"] = [
+                {"metadata_match": {"version": "v1"}, "weight": 3},
+                {"fallback_list": [{"version": "v9"}, {"version": "v1"}]},
+                {"metadata_match": {"version": "v9"}},
+            ]
+        elif kind < 0.65:
+            policy["load_balancing"] |= {
+                "policy": f"ORACLE_{random.choice(['SHORTEST', 'STALE', 'IDLE'])}_QUEUE",
+                "view_interval": "3ms",
+                "distinct_choices": bool(random.random() < 0.5),
+            }
+        return policy
 
     def route(self) -> dict:
         route = {}

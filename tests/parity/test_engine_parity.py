@@ -24,9 +24,11 @@ from meshsim.policy import (
     custom,
     fault,
     load_balancing,
+    locality,
     rate_limit,
     request,
     routing,
+    subsets,
     timeout,
 )
 from meshsim.rng import key_uniform, mix, mix_in
@@ -176,9 +178,11 @@ def arrivals_us():
 class Pair:
     """The kernel's run and the engine's of one scenario."""
 
-    def __init__(self, policies):
+    def __init__(self, policies, nodes=None, zone=None):
+        """`nodes`: by workload, where it is; `zone`: of the client."""
         workloads = {
             name: {
+                "nodes": [nodes[name]] if nodes else [],
                 "replicas": 2,
                 "concurrency": 1000,
                 "error_rate": 0.2 if "routes" in policies else 0.0,
@@ -193,12 +197,14 @@ class Pair:
                 "load": {
                     "to": "b",
                     "users": USERS,
+                    "zone": zone,
                     "headers": {"X-User": "user"},
                     "arrivals": recorded(*(f"{time}us" for time in self.times_us)),
                 }
             },
             seed=SEED,
             policies={"b": policies},
+            nodes={node: {"zone": node, "region": node[:4]} for node in (nodes or {}).values()},
         )
         self.topology = self.kernel_run.topology
         self.layout = self.kernel_run.compiled.layout
@@ -300,9 +306,11 @@ POLICIES = (
     custom.decisions,
     fault,
     load_balancing,
+    locality,
     rate_limit,
     request,
     routing,
+    subsets,
     timeout,
 )
 
@@ -327,7 +335,15 @@ def test_decisions_are_the_functions_that_the_kernel_compiled():
 
 def test_the_engine_calls_no_other_policy_function():
     """Whatever of `meshsim.policy` that decides is in the engine's modules is in DECISIONS."""
-    from emulator.decisions import connections, engine, exchanges, filtering, filters, holdings
+    from emulator.decisions import (
+        connections,
+        engine,
+        exchanges,
+        filtering,
+        filters,
+        holdings,
+        picking,
+    )
 
     deciding = {
         id(getattr(module, name)): name
@@ -337,7 +353,7 @@ def test_the_engine_calls_no_other_policy_function():
     }
     held = {
         deciding[id(value)]
-        for module in (connections, engine, exchanges, filtering, filters, holdings)
+        for module in (connections, engine, exchanges, filtering, filters, holdings, picking)
         for value in vars(module).values()
         if id(value) in deciding
     }

@@ -25,7 +25,11 @@ from meshsim.state.codes import (
     MAGLEV,
     NEVER_NS,
     NO_INDEX,
+    ORACLE_IDLE_QUEUE,
+    ORACLE_SHORTEST_QUEUE,
+    ORACLE_STALE_QUEUE,
     PEAK_EWMA,
+    PICK_ORACLE,
     RANDOM,
     RETRY_CUSTOM,
     RING_HASH,
@@ -61,6 +65,10 @@ _BALANCING = {
     "MAGLEV": MAGLEV,
     "PEAK_EWMA": PEAK_EWMA,
     "CUSTOM": CUSTOM,
+    "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN": ROUND_ROBIN,  # with weights that reports give
+    "ORACLE_SHORTEST_QUEUE": ORACLE_SHORTEST_QUEUE,
+    "ORACLE_STALE_QUEUE": ORACLE_STALE_QUEUE,
+    "ORACLE_IDLE_QUEUE": ORACLE_IDLE_QUEUE,
 }
 
 
@@ -171,7 +179,8 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     Parameters
     ----------
     fields : ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)
-        Zero so far.  `weights_equal` and the hash table's place are the caller's.
+        Zero so far.  `weights_equal`, the hash table's place, `locality` and `report_rule`
+        (here: none) are the caller's.
     policy : ClusterPolicy
         With circuit breakers and connection pool.
     """
@@ -181,7 +190,16 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     fields["balancing"] = _BALANCING[settings.policy or "ROUND_ROBIN"]
     if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
         fields["balancing"] = LEAST_REQUEST_FULL_SCAN
+    fields["locality"] = fields["report_rule"] = NO_INDEX
+    if policy.locality is not None:
+        fields["panic_threshold"] = policy.locality.healthy_panic_threshold
     fields["choice_count"] = settings.choice_count or 2
+    if (settings.policy or "").startswith("ORACLE"):
+        fields["picking"] = PICK_ORACLE
+        fields["distinct_choices"] = int(bool(settings.distinct_choices))
+        fields["view_interval_ns"] = settings.view_interval or 0
+        if settings.selection_method == "FULL_SCAN":
+            fields["choice_count"] = 0
     bias = settings.active_request_bias
     fields["active_request_bias"] = 1.0 if bias is None else bias
     fields["hash_balance_factor"] = settings.hash_balance_factor or 0

@@ -9,6 +9,10 @@ The hash key of a request is the value of the header (or the source address) tha
 cluster's policy names; a class with `users` carries that many values, named
 ``<value>-<number>``.
 
+A cluster with priorities or localities is held otherwise in each zone: its members are sorted
+by `meshsim.topology.compiled.placement`.  Its lanes, and those of subsets, are CLUSTER rows behind
+all others.
+
 In a mesh of sidecars a workload without one has no client-side policies: its calls go to a
 random endpoint of the service, without routes, retries, timeouts or limits.
 """
@@ -22,21 +26,28 @@ import numpy as np
 
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, match_route
-from meshsim.state.codes import NEVER_NS, NO_INDEX
+from meshsim.state.codes import NEVER_NS, NO_INDEX, PICK_GROUPED, PICK_SUBSET
 from meshsim.state.kernel import TIMER_DTYPE
 from meshsim.state.upstream import (
-    CLUSTER_CONFIG_DTYPE,
     CLUSTER_DTYPE,
     HOST_DTYPE,
     ROUTE_DTYPE,
     SPLIT_DTYPE,
-    TABLE_DTYPE,
+)
+from meshsim.topology.compiled.clusters import (
+    BARE,
+    ClusterConfigs,
+    ClusterName,
+    cluster_endpoints,
+    policy_of,
 )
 from meshsim.topology.compiled.filters import Filters
+from meshsim.topology.compiled.lanes import Lanes
 from meshsim.topology.compiled.layout import Layout, Rows
+from meshsim.topology.compiled.oracle import oracle_rows
+from meshsim.topology.compiled.placement import Group, is_grouped, workload_labels
 from meshsim.topology.compiled.policies import (
     copy_of,
-    fill_cluster_config,
     fill_route,
     hash_source,
     hash_table,
@@ -45,11 +56,8 @@ from meshsim.topology.compiled.policies import (
     weighted,
 )
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
+from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.model import (
-    CircuitBreakers,
-    ClusterPolicy,
-    ConnectionPool,
-    LoadBalancing,
     Route,
     ServicePolicy,
     Topology,
@@ -66,16 +74,6 @@ __all__ = [
     "policy_of",
 ]
 
-#: A service, and a subset of it or None.
-ClusterName = tuple[str, str | None]
-#: In place of a subset: the whole service as a client without a proxy sees it.
-_BARE = ""
-#: What such a client does: kube-proxy picks at random, and nothing else is set.
-_BARE_POLICY = ClusterPolicy(
-    load_balancing=LoadBalancing(policy="RANDOM"),
-    circuit_breakers=CircuitBreakers(),
-    connection_pool=ConnectionPool(),
-)
 #: Caller (workload index, or ~class), called service, number of its route, and what else tells
 #: routes apart: hash keys, and buckets of its rate limit.
 RouteIdentity = tuple[int, str, int, tuple[int, ...]]
@@ -102,34 +100,6 @@ class Upstreams:
     mirrors_max: int  # of one route
 
 
-def cluster_endpoints(topology: Topology, layout: Layout, name: ClusterName) -> Rows:
-    """Return the endpoints of a cluster, in the order of the scenario."""
-    service, subset = name
-    labels: dict[str, str] = {}
-    if subset:
-        labels = topology.policies[service].subsets[subset].labels
-    rows = [
-        np.arange(place.first_endpoint, place.first_endpoint + place.replicas)
-        for place in (layout.workloads[index] for index in layout.services[service])
-        if labels.items() <= _labels(topology, place.service, place.workload).items()
-    ]
-    return np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
-
-
-def policy_of(topology: Topology, name: ClusterName) -> ClusterPolicy:
-    """Return the policies of a cluster."""
-    service, subset = name
-    if subset == _BARE:
-        return _BARE_POLICY
-    policy = topology.policies[service]
-    return policy.subsets[subset] if subset is not None else policy
-
-
-def _labels(topology: Topology, service: str, workload: str) -> dict[str, str]:
-    """Return a workload's labels; ``version`` is its name unless it says otherwise."""
-    return {"version": workload, **topology.services[service].workloads[workload].labels}
-
-
 def compile_upstreams(
     topology: Topology, layout: Layout, programs: Programs, sidecars: bool
 ) -> Upstreams:
@@ -153,12 +123,13 @@ class _Compiler:
         self.sidecars = sidecars
         self.layout = layout
         self.local: dict[int | None, dict[ClusterName, int]] = {}  # by caller
-        self.configs: dict[ClusterName, int] = {}
         self.routes: dict[RouteIdentity, int] = {}
-        self.route_rows: list[tuple[Route, list[tuple[int, int]], tuple[int, int], int]] = []
+        self.route_rows: list[tuple[Route, list[tuple[int, int, int]], tuple[int, int], int]] = []
         self.filters = Filters(topology)
         self.hash_keys: dict[tuple[str, int], int] = {}
         self.hash_values: list[int] = []
+        self.clusters = ClusterConfigs(topology, layout)
+        self.lanes = Lanes(topology, layout, self.clusters.lane_config)
 
     # --- Routes ---
 
@@ -168,11 +139,11 @@ class _Compiler:
         target = call.to if isinstance(call, TrafficClass) else call.service
         labels: dict[str, str] = {}
         if site.workload is not None:
-            place = self.layout.workloads[site.workload]
-            labels = _labels(self.topology, place.service, place.workload)
-            workload = self.topology.services[place.service].workloads[place.workload]
+            at = self.layout.workloads[site.workload]
+            labels = workload_labels(self.topology, at.service, at.workload)
+            workload = self.topology.services[at.service].workloads[at.workload]
             if self.sidecars and not workload.meshed:
-                bare = Route(split=(WeightedCluster(service=target, subset=_BARE),))
+                bare = Route(split=(WeightedCluster(service=target, subset=BARE),))
                 return self._row((site.workload, target, NO_ROUTE, (0, 0)), bare)
         request = attributes_of(site, traffic)
         policy = self.topology.policies[target]
@@ -214,14 +185,16 @@ class _Compiler:
             copies.append((mirror.percentage, route, self._local(caller, name)))
         return rows.filters(rows.fault(chosen.fault), limit, rows.mirrors(copies))
 
-    def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int]]:
+    def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int, int]]:
+        """Return (cluster, chain of lanes, weight) of each destination."""
+        names = [(item.service or target, item.subset) for item in weighted(chosen)]
         return [
-            (self._local(caller, (item.service or target, item.subset)), item.weight)
-            for item in weighted(chosen)
+            (self._local(caller, name), self.clusters.chain(name, item), item.weight)
+            for name, item in zip(names, weighted(chosen), strict=True)
         ]
 
     def _local(self, caller: int, name: ClusterName) -> int:
-        self.configs.setdefault(name, len(self.configs))
+        self.clusters.add(name)
         clusters = self.local.setdefault(caller, {})
         return clusters.setdefault(name, len(clusters))
 
@@ -256,21 +229,26 @@ class _Compiler:
     def build(self, routes_by_traffic: Rows, inbound: Rows) -> Upstreams:
         timers = _Timers()
         route_arrays = self._route_arrays(timers)
-        configs, table = self._configs()
-        hosts, members, clusters, start, count = self._holdings(configs)
+        self.clusters.build()
+        hosts, clusters, start, count = self._holdings()
         filter_arrays, bucket_start, bucket_count = self.filters.build(self._callers(), len(start))
+        arrays = self.clusters.arrays()
         memory = self._memory(clusters)
+        held = self.lanes.clusters(clusters, arrays["configs"], len(hosts))
+        endpoint_count = len(self.layout.endpoint_names)
         arrays = {
+            **oracle_rows(hosts, held, arrays["configs"], endpoint_count),
+            **report_rows(len(hosts), held, arrays["configs"], endpoint_count),
             **route_arrays,
             **filter_arrays,
             "routes_by_traffic": routes_by_traffic.reshape(-1),
             "hash_keys": np.array(self.hash_values or [0], np.uint64),
-            "configs": configs,
-            "table": table,
+            **arrays,
             "hosts": hosts,
-            "members": members,
-            "clusters": clusters,
+            "members": self.lanes.members(len(hosts)),
+            "clusters": held,
             "memory": memory,
+            **self.lanes.groupings.build(len(clusters)),
             "timers": timers.build(),
         }
         splits = tuple(
@@ -281,7 +259,7 @@ class _Compiler:
         )
         return Upstreams(
             arrays,
-            tuple(self.configs),
+            tuple(self.clusters.config_names),
             splits,
             start,
             count,
@@ -301,13 +279,13 @@ class _Compiler:
 
     def _route_arrays(self, timers: _Timers) -> dict[str, Rows]:
         routes = np.zeros(max(len(self.route_rows), 1), ROUTE_DTYPE)
-        splits: list[tuple[int, int]] = []
+        splits: list[tuple[int, int, int]] = []
         codes: list[int] = []
         for row, (chosen, split, keys, filters) in enumerate(self.route_rows):
             fields = routes[row : row + 1]
             fields["split_start"] = len(splits)
             fields["split_count"] = len(split)
-            fields["weight_total"] = sum(weight for _, weight in split)
+            fields["weight_total"] = sum(weight for _, _, weight in split)
             fields["hash_start"], fields["hash_count"] = keys
             fill_route(fields, chosen, codes)
             fields["filters"] = filters
@@ -316,35 +294,12 @@ class _Compiler:
             splits += split
         return {
             "routes": routes,
-            "splits": np.array(splits or [(0, 0)], SPLIT_DTYPE),
+            "splits": np.array(splits or [(0, NO_INDEX, 0)], SPLIT_DTYPE),
             "codes": np.array(codes or [0], np.int32),
         }
 
-    def _configs(self) -> tuple[Rows, Rows]:
-        configs = np.zeros(max(len(self.configs), 1), CLUSTER_CONFIG_DTYPE)
-        tables = [np.zeros(1, TABLE_DTYPE)]
-        size = 1
-        for name, row in self.configs.items():
-            fields = configs[row : row + 1]
-            policy = policy_of(self.topology, name)
-            fill_cluster_config(fields, policy)
-            endpoints = cluster_endpoints(self.topology, self.layout, name)
-            weights = self._weights(policy, endpoints)
-            fields["weights_equal"] = int(len(set(weights)) <= 1)
-            table = hash_table(self.layout.endpoint_names, policy, endpoints, weights)
-            fields["table_start"], fields["table_count"] = size, len(table)
-            tables.append(table)
-            size += len(table)
-        return configs, np.concatenate(tables)
-
-    def _weights(self, policy: ClusterPolicy, endpoints: Rows) -> list[int]:
-        stated = (policy.load_balancing or LoadBalancing()).weights or {}
-        workloads = [self.layout.workloads[self.layout.endpoint_workload[row]] for row in endpoints]
-        return [stated.get(place.workload, 1) for place in workloads]
-
-    def _holdings(self, configs: Rows) -> tuple[Rows, Rows, Rows, Rows, Rows]:
-        """Return HOST, member and CLUSTER rows, and the cluster range of each proxy."""
-        del configs
+    def _holdings(self) -> tuple[Rows, Rows, Rows, Rows]:
+        """Return HOST and CLUSTER rows, and the cluster range of each proxy."""
         endpoint_count = len(self.layout.endpoint_names)
         proxy_count = endpoint_count + len(self.topology.traffic)
         start = np.zeros(proxy_count, np.int32)
@@ -354,11 +309,11 @@ class _Compiler:
         host_total = 0
         cluster_total = 0
         members_of = {
-            name: cluster_endpoints(self.topology, self.layout, name) for name in self.configs
+            name: cluster_endpoints(self.topology, self.layout, name)
+            for name in self.clusters.numbers
         }
         weights_of = {
-            name: self._weights(policy_of(self.topology, name), members_of[name])
-            for name in self.configs
+            name: self.clusters.weights(name, members_of[name]) for name in self.clusters.numbers
         }
         for caller, first_proxy, replicas in self._callers():
             names = list(self.local.get(caller, {}))
@@ -367,7 +322,20 @@ class _Compiler:
             count[proxies] = len(names)
             if not names or replicas == 0:
                 continue
-            hosts, clusters = _holding(names, self.configs, members_of, weights_of)
+            configs = (self.clusters.row(name) for name in names)
+            if any(config["picking"][0] in (PICK_GROUPED, PICK_SUBSET) for config in configs):
+                for proxy in proxies:
+                    hosts, clusters = self._holding_with_lanes(
+                        names, caller, int(proxy), members_of, host_total
+                    )
+                    hosts["cluster"] += cluster_total
+                    start[proxy] = cluster_total
+                    host_blocks.append(hosts)
+                    cluster_blocks.append(clusters)
+                    host_total += len(hosts)
+                    cluster_total += len(clusters)
+                continue
+            hosts, clusters = _holding(names, self.clusters.numbers, members_of, weights_of)
             per_proxy = len(hosts)
             hosts = np.tile(hosts, replicas)
             clusters = np.tile(clusters, replicas)
@@ -386,12 +354,44 @@ class _Compiler:
             [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)],
             dtype=CLUSTER_DTYPE,
         )
-        return hosts, np.arange(max(host_total, 1), dtype=np.int32), clusters, start, count
+        return hosts, clusters, start, count
+
+    def _holding_with_lanes(
+        self,
+        names: list[ClusterName],
+        caller: int,
+        proxy: int,
+        members_of: dict[ClusterName, Rows],
+        first_host: int,
+    ) -> tuple[Rows, Rows]:
+        """Return the HOST and CLUSTER rows of one proxy, some of whose clusters have lanes."""
+        client = self.lanes.client(caller, proxy)
+        groups_of: dict[ClusterName, list[Group]] = {}
+        ordered = dict(members_of)
+        for name in names:
+            policy = policy_of(self.topology, name)
+            if policy.locality is not None and is_grouped(self.layout, policy.locality):
+                weights = self.clusters.weights(name, members_of[name])
+                groups = self.lanes.groups(policy.locality, members_of[name], weights, client)
+                groups_of[name] = groups
+                ordered[name] = np.array([row for item in groups for row in item.endpoints], "i4")
+        weights_of = {name: self.clusters.weights(name, ordered[name]) for name in names}
+        hosts, clusters = _holding(names, self.clusters.numbers, ordered, weights_of)
+        clusters["proxy"] = proxy
+        for row, name in enumerate(names):
+            if name in groups_of:
+                self.lanes.add(name, groups_of[name], hosts, clusters, row, first_host)
+            elif name in self.clusters.subsets:
+                self.lanes.add_subsets(self.clusters.subset_lanes(name), clusters, row, first_host)
+        clusters["member_start"] += first_host
+        return hosts, clusters
 
     def _memory(self, clusters: Rows) -> Rows:
         """Give each CLUSTER row its part of the memory of custom policies; return that."""
         routes = [row[0] for row in self.route_rows]
-        counts = [memory_count(policy_of(self.topology, name), routes) for name in self.configs]
+        counts = [
+            memory_count(policy_of(self.topology, name), routes) for name in self.clusters.numbers
+        ]
         clusters["memory_count"] = np.array(counts or [0], np.int32)[clusters["config"]]
         ends = np.cumsum(clusters["memory_count"])
         clusters["memory_start"] = ends - clusters["memory_count"]
@@ -399,8 +399,8 @@ class _Compiler:
 
     def _callers(self) -> Iterable[tuple[int, int, int]]:
         """Yield (caller, first proxy, number of proxies) in the order of the proxies."""
-        for index, place in enumerate(self.layout.workloads):
-            yield index, place.first_endpoint, place.replicas
+        for index, at in enumerate(self.layout.workloads):
+            yield index, at.first_endpoint, at.replicas
         for index in range(len(self.topology.traffic)):
             yield ~index, len(self.layout.endpoint_names) + index, 1
 

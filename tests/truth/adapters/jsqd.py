@@ -1,4 +1,7 @@
-"""Power of d choices: the least busy of d random hosts, drawn with replacement as Envoy does."""
+"""Power of d choices: the least busy of d random hosts, drawn with replacement as Envoy does.
+
+Two distinct hosts are drawn by an oracle only; with one client both know the same.
+"""
 
 import re
 from collections.abc import Callable
@@ -26,19 +29,20 @@ def study(case: Case) -> Replicated:
     params = case.params
     if params.get("mu", 1.0) != 1:
         raise NotYet("servers of mean service 1")
-    if "replacement" not in params.get("sampling", "with replacement"):
-        raise NotYet("no load balancer compares the active requests of *distinct* random hosts")
+    distinct = "replacement" not in params.get("sampling", "with replacement")
+    if distinct and params.get("d", 2) != 2:
+        raise NotYet("distinct choices are two")
     if case.metric.startswith("fraction of servers"):
         return _tail(case)
     count, load, choices = _sizes(params)
     return queue_study(
         case,
-        lambda: _scenario(count, load, choices),
+        lambda: _scenario(count, load, choices, distinct),
         load * count,
         load,
         requests=_requests(count, load),
         visits=2.0,
-        second=_second(count, load, choices),
+        second=None if distinct else _second(count, load, choices),
         cheap=False,
         first_window=_FIRST_WINDOW,
     )
@@ -54,7 +58,9 @@ def _sizes(params: dict) -> tuple[int, float, int]:
     return count, load, params.get("d", 2)
 
 
-def _scenario(count: int, load: float, choices: int):
+def _scenario(count: int, load: float, choices: int, distinct: bool = False):
+    if distinct:
+        return balanced(load * count, count, "ORACLE_SHORTEST_QUEUE", distinct_choices=True)
     return balanced(load * count, count, "LEAST_REQUEST", choice_count=choices)
 
 

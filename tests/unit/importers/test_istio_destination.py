@@ -172,14 +172,14 @@ def test_what_is_not_simulated_is_told(load: Load) -> None:
     topology = load(
         rule(
             "{outlierDetection: {consecutiveErrors: 5, interval: 1s}, tls: {mode: ISTIO_MUTUAL},"
-            " loadBalancer: {simple: RANDOM, localityLbSetting: {enabled: true}},"
+            " loadBalancer: {simple: RANDOM, zoneAwareLbSetting: {enabled: true}},"
             " connectionPol: {}}"
         )
     )
     assert told(topology, "spec.trafficPolicy.outlierDetection is not simulated yet")
     assert told(topology, "consecutiveErrors") or told(topology, "was removed from Istio")
     assert told(topology, "spec.trafficPolicy.tls is not simulated yet")
-    assert told(topology, "localityLbSetting is not simulated yet")
+    assert told(topology, "zoneAwareLbSetting is not simulated yet")
     assert told(
         topology, "spec.trafficPolicy.connectionPol is not read; did you mean connectionPool?"
     )

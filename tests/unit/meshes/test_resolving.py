@@ -20,6 +20,8 @@ MAY_BE_NONE = {
     "response_rate_limit",
     "rate_limit",
     "subset",
+    "locality",
+    "subset_config",
 }
 
 

@@ -1,0 +1,140 @@
+"""Picks in clusters whose balancer does not pick among all members.
+
+Rule: `meshsim.policy.locality` chooses a lane by priority and locality, `meshsim.policy.subsets`
+by the labels that the route asks for; `meshsim.policy.load_balancing` picks the host on it.
+An oracle (`meshsim.policy.load_balancing.oracle`) looks at the servers itself; weights that
+servers report are set before a pick (`meshsim.kernel.reports`).
+
+A stale view is of the moment of the first pick in each interval, so that looking costs nothing
+while nobody asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshsim.jit import kernel_jit
+from meshsim.kernel.reports import pick_reported
+from meshsim.policy.load_balancing import pick_host
+from meshsim.policy.load_balancing.oracle import pick_idle, pick_shortest, renew_view
+from meshsim.policy.locality import choose_lane, pick_degraded
+from meshsim.policy.subsets import pick_in_chain
+from meshsim.state.codes import (
+    NO_HOST,
+    ORACLE_IDLE_QUEUE,
+    ORACLE_STALE_QUEUE,
+    PICK_GROUPED,
+    PICK_ORACLE,
+    PICK_REPORTED,
+)
+
+__all__ = ["pick_specially"]
+
+
+@kernel_jit
+def _pick_grouped(state: Any, cluster: int, hash_key: Any, pick_number: int, rng: Any) -> int:
+    """Return the HOST of the next pick in a grouped `cluster`, or `NO_HOST`."""
+    lane = choose_lane(
+        state.hosts,
+        state.members,
+        state.clusters,
+        cluster,
+        state.configs,
+        state.locality_configs,
+        state.groupings,
+        state.priorities,
+        state.localities,
+        hash_key,
+        rng,
+    )
+    if lane == NO_HOST:
+        return NO_HOST
+    if lane < NO_HOST:
+        return pick_degraded(state.hosts, state.members, state.clusters, lane, rng)
+    position = pick_host(
+        state.hosts,
+        state.members,
+        state.clusters,
+        lane,
+        state.configs,
+        state.table,
+        state.memory,
+        hash_key,
+        pick_number,
+        state.counters["now_ns"][0],
+        rng,
+    )
+    if position == NO_HOST:
+        return NO_HOST
+    return int(state.members[state.clusters["member_start"][lane] + position])
+
+
+@kernel_jit
+def _pick_by_oracle(state: Any, cluster: int, rng: Any) -> int:
+    """Return the HOST that a balancer which sees the servers picks, or `NO_HOST`."""
+    config = state.clusters["config"][cluster]
+    start = state.clusters["member_start"][cluster]
+    count = state.clusters["member_count"][cluster]
+    balancing = state.configs["balancing"][config]
+    if balancing == ORACLE_IDLE_QUEUE:
+        return pick_idle(
+            state.hosts,
+            state.members,
+            start,
+            count,
+            state.endpoints,
+            state.oracle_hosts,
+            state.oracle_clusters,
+            state.oracle_endpoints,
+            cluster,
+            rng,
+        )
+    now_ns = state.counters["now_ns"][0]
+    stale = balancing == ORACLE_STALE_QUEUE
+    interval_ns = state.configs["view_interval_ns"][config]
+    if stale and now_ns - state.oracle_clusters["view_ns"][cluster] >= interval_ns:
+        state.oracle_clusters["view_ns"][cluster] = now_ns - now_ns % interval_ns
+        renew_view(state.hosts, state.members, start, count, state.endpoints, state.oracle_hosts)
+    position = pick_shortest(
+        state.hosts,
+        state.members,
+        start,
+        count,
+        state.endpoints,
+        state.oracle_hosts,
+        stale,
+        state.configs["choice_count"][config],
+        state.configs["distinct_choices"][config] != 0,
+        rng,
+    )
+    return NO_HOST if position == NO_HOST else int(state.members[start + position])
+
+
+@kernel_jit
+def pick_specially(
+    state: Any, exchange: int, cluster: int, hash_key: Any, pick_number: int, rng: Any
+) -> int:
+    """Return the HOST of the next pick in a cluster that does not pick plainly, or `NO_HOST`."""
+    picking = state.configs["picking"][state.clusters["config"][cluster]]
+    if picking == PICK_GROUPED:
+        return _pick_grouped(state, cluster, hash_key, pick_number, rng)
+    if picking == PICK_ORACLE:
+        return _pick_by_oracle(state, cluster, rng)
+    if picking == PICK_REPORTED:
+        rule = state.configs["report_rule"][state.clusters["config"][cluster]]
+        return pick_reported(state, cluster, rule)
+    return pick_in_chain(
+        state.hosts,
+        state.members,
+        state.clusters,
+        cluster,
+        state.configs,
+        state.table,
+        state.memory,
+        state.chains,
+        state.exchanges["chain"][exchange],
+        hash_key,
+        pick_number,
+        state.counters["now_ns"][0],
+        rng,
+    )
