@@ -216,6 +216,12 @@ class FakeEngine:
     def pool_settings(self, host):
         return self.settings
 
+    def checked_hosts(self):
+        return set()
+
+    def health_counters(self):
+        return {}
+
     def assert_quiet(self):
         assert not self.exchanges
         assert self.active["requests"] == self.active["pending"] == 0

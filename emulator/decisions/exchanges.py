@@ -16,7 +16,7 @@ import numpy as np
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.state.codes import FLAG_NONE, NO_INDEX
+from meshsim.state.codes import FLAG_NONE, NO_HOST, NO_INDEX
 from meshsim.state.exchange import EXCHANGE_DELAYED, EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.topology.compiled.layout import Rows
 
@@ -67,6 +67,10 @@ class Exchange:
         Hosts of its tries, in order.
     holds_fault : bool
         Whether it counts among the active faults of the proxy.
+    host : int
+        Of the live try in a cluster whose health is watched, or `NO_HOST`.
+    sent : bool
+        Whether that try has its connection.
     """
 
     __slots__ = (
@@ -74,11 +78,13 @@ class Exchange:
         "hash_key",
         "headers",
         "holds_fault",
+        "host",
         "key",
         "method",
         "path",
         "route",
         "row",
+        "sent",
         "service",
         "table",
         "tried",
@@ -106,6 +112,8 @@ class Exchange:
         self.hash_key = NO_HASH_KEY
         self.tried: list[int] = []
         self.holds_fault = False
+        self.host = NO_HOST
+        self.sent = False
 
 
 class Exchanges:

@@ -19,17 +19,35 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.health import (
+    BY_ACCRUAL,
+    BY_CHECK,
+    BY_OUTLIER,
+    HEALTH_RULE_DTYPE,
+    HEALTHY,
+    UNHEALTHY,
+    blank_cluster_health,
+    blank_host_health,
+)
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
-    CLUSTER_DTYPE,
     TABLE_DTYPE,
+)
+from meshsim.topology.compiled.health import (
+    fill_health_rule,
+    health_counters,
+    is_watched,
+    no_ejections,
 )
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.compiled.policies import (
     fill_cluster_config,
     hash_table,
     memory_count,
+    no_clusters,
     no_hosts,
+    weights_equal,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +99,9 @@ class Holdings:
     table : ndarray[TABLE_DTYPE]
     memory : ndarray[float64]
         Of custom policies, by cluster as ``clusters["memory_start"]`` says.
+    host_health : ndarray[HOST_HEALTH_DTYPE], as long as `hosts`
+    cluster_health, health_rules, ejections : ndarray, as long as `clusters`
+        Belief in their health, and the rules it goes by.
     cluster_rows : dict of str to int
         By cluster name, of the configuration in force.
     addresses : list of EndpointAddress
@@ -96,8 +117,12 @@ class Holdings:
     def __init__(self) -> None:
         self.hosts: Rows = no_hosts(_ROWS_FIRST)
         self.members: Rows = np.zeros(1, np.int32)
-        self.clusters: Rows = np.zeros(_ROWS_FIRST, CLUSTER_DTYPE)
+        self.clusters: Rows = no_clusters(_ROWS_FIRST)
         self.configs: Rows = np.zeros(_ROWS_FIRST, CLUSTER_CONFIG_DTYPE)
+        self.host_health: Rows = blank_host_health(_ROWS_FIRST)
+        self.cluster_health: Rows = blank_cluster_health(_ROWS_FIRST)
+        self.health_rules: Rows = np.zeros(_ROWS_FIRST, HEALTH_RULE_DTYPE)
+        self.ejections: Rows = no_ejections(_ROWS_FIRST)
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
         self.memory: Rows = np.zeros(1)
         self.cluster_rows: dict[str, int] = {}
@@ -107,6 +132,7 @@ class Holdings:
         self.cluster_names: list[str] = [""] * _ROWS_FIRST
         self._host_rows: dict[tuple[str, str], int] = {}  # of members, by cluster and endpoint
         self._forgotten: _Counted = {}  # of hosts whose rows were given back
+        self._check_paths: dict[int, str] = {}  # by CLUSTER row
         self._tables: dict[int, tuple[Any, Rows]] = {}  # by CLUSTER row: what decided it, it
 
     def apply(
@@ -130,11 +156,15 @@ class Holdings:
         clusters_free = self._free_clusters(clusters_in_use)
         hosts_free = self._free_hosts(hosts_in_use)
         rows: dict[str, int] = {}
+        older: set[int] = set()
         for name in configuration.clusters:
             known = self.cluster_rows.get(name)
             rows[name] = known if known is not None else self._new_cluster(name, clusters_free)
+            if known is not None:
+                older.add(known)
         self.cluster_rows = rows
         host_rows: dict[tuple[str, str], int] = {}
+        fresh: list[int] = []
         members: list[int] = []
         tables = [np.zeros(1, TABLE_DTYPE)]
         for name, cluster in rows.items():
@@ -144,6 +174,7 @@ class Holdings:
                 host = self._host_rows.get((name, item.name))
                 if host is None:
                     host = self._new_host(cluster, now_ns, hosts_free)
+                    fresh.append(host)
                 host_rows[name, item.name] = host
                 self.addresses[host] = item
                 self.hosts["weight"][host] = item.weight
@@ -153,11 +184,45 @@ class Holdings:
             self.clusters["member_count"][cluster] = len(members) - start
             self._configure(cluster, configuration.clusters[name], endpoints, tables)
         self._host_rows = host_rows
+        self._watch(members, fresh, older, now_ns)
         self._empty_departed()
         self._remember(configuration)
         self.members = np.array(members or [0], np.int32)
         self.table = np.concatenate(tables)
         return tuple(sorted(before - set(host_rows.values())))
+
+    def _watch(self, members: list[int], fresh: list[int], older: set[int], now_ns: int) -> None:
+        """Link members to their health, and begin the life of `fresh` ones.
+
+        Those that come with their cluster are taken for healthy and none of them for new.
+        """
+        hosts, rules = self.hosts, self.health_rules
+        of = hosts["cluster"][members]
+        hosts["health"] = NO_INDEX
+        hosts["health"][members] = np.where(
+            self.configs["health"][of] != NO_INDEX, members, NO_INDEX
+        )
+        for host in fresh:
+            cluster = self.cluster_of[host]
+            if cluster not in older:
+                self.host_health["checked"][host] = 1
+                continue
+            window_ns = int(self.configs["slow_start_window_ns"][cluster])
+            hosts["slow_start_end_ns"][host] = now_ns + window_ns if window_ns else 0
+            hosts["unhealthy"][host] = BY_CHECK
+        # What is watched no longer is held against nobody.
+        kept = np.where(rules["interval_ns"] > 0, BY_OUTLIER, 0)
+        kept |= np.where(rules["max_failures"] > 0, BY_ACCRUAL, 0)
+        kept |= np.where(rules["check_interval_ns"] > 0, BY_CHECK, 0)
+        hosts["unhealthy"][members] &= kept[of]
+        accrues = rules["max_failures"][of] > 0
+        self.host_health["accrual_state"][members] *= accrues
+        hosts["healthy"][members] = np.where(hosts["unhealthy"][members] == 0, HEALTHY, UNHEALTHY)
+
+    def check_settings(self, host: int) -> tuple[int, str]:
+        """Return (timeout [ns], path) of the health checks of a host."""
+        cluster = self.cluster_of[host]
+        return int(self.health_rules["check_timeout_ns"][cluster]), self._check_paths[cluster]
 
     def is_member(self, host: int) -> bool:
         """Return whether the configuration in force names this host."""
@@ -170,9 +235,31 @@ class Holdings:
     def counters(self) -> dict[str, dict[str, int]]:
         """Return Envoy's counters of each cluster of the configuration in force."""
         return {
-            name: {key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()}
+            name: {
+                **{key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()},
+                **self._health_counters(row),
+            }
             for name, row in self.cluster_rows.items()
         }
+
+    def health_counters(self) -> dict[str, dict[str, int]]:
+        """Return Envoy's counters of health of each cluster that is watched."""
+        return {
+            name: self._health_counters(row)
+            for name, row in self.cluster_rows.items()
+            if self.configs["health"][row] != NO_INDEX
+        }
+
+    def _health_counters(self, cluster: int) -> dict[str, int]:
+        if self.configs["health"][cluster] == NO_INDEX:
+            return {}
+        start, count = (
+            self.clusters["member_start"][cluster],
+            self.clusters["member_count"][cluster],
+        )
+        own = slice(cluster, cluster + 1)
+        hosts = self.hosts[self.members[start : start + count]]
+        return health_counters(hosts, self.cluster_health[own], self.ejections[own])
 
     def reports(self) -> list[HostReport]:
         """Return what was counted of every host that was used, gone ones included."""
@@ -224,12 +311,18 @@ class Holdings:
         if not free:
             count = len(self.clusters)
             free += range(2 * count - 1, count - 1, -1)
-            self.clusters = _doubled(self.clusters)
+            self.clusters = _joined(self.clusters, no_clusters(count))
             self.configs = _doubled(self.configs)
+            self.health_rules = _doubled(self.health_rules)
+            self.cluster_health = _joined(self.cluster_health, blank_cluster_health(count))
+            self.ejections = np.concatenate([self.ejections, no_ejections(count)])
             self.cluster_names += [""] * count
         row = free.pop()
-        self.clusters[row] = np.zeros(1, CLUSTER_DTYPE)[0]
+        self.clusters[row] = no_clusters(1)[0]
         self.clusters["config"][row] = row
+        self.cluster_health[row] = blank_cluster_health(1)[0]
+        self.cluster_health["cluster"][row] = row
+        self.ejections[row] = 0
         self.cluster_names[row] = name
         self._tables.pop(row, None)
         return row
@@ -238,14 +331,17 @@ class Holdings:
         if not free:
             count = len(self.hosts)
             free += range(2 * count - 1, count - 1, -1)
-            self.hosts = _doubled(self.hosts)
+            self.hosts = _joined(self.hosts, no_hosts(count))
+            self.host_health = _joined(self.host_health, blank_host_health(count))
             self.addresses += [None] * count
             self.pending += [0] * count
             self.cluster_of += [0] * count
         row = free.pop()
         self.hosts[row] = no_hosts(1)[0]
         self.hosts["cluster"][row] = self.cluster_of[row] = cluster
-        self.hosts["healthy"][row] = 1
+        self.hosts["healthy"][row] = HEALTHY
+        self.host_health[row] = blank_host_health(1)[0]
+        self.host_health["host"][row] = row
         self.hosts["endpoint"][row] = row
         # The moving average forgets from the moment the host appeared.
         self.hosts["rtt_updated_ns"][row] = now_ns
@@ -262,7 +358,13 @@ class Holdings:
         fields = np.zeros(1, CLUSTER_CONFIG_DTYPE)
         fill_cluster_config(fields, policy)
         weights = [item.weight for item in endpoints]
-        fields["weights_equal"] = int(len(set(weights)) <= 1)
+        fields["weights_equal"] = weights_equal(policy, weights)
+        self.health_rules[cluster] = np.zeros(1, HEALTH_RULE_DTYPE)[0]
+        if is_watched(policy):
+            fields["health"] = cluster
+            fill_health_rule(self.health_rules[cluster : cluster + 1], policy)
+        if policy.health_check is not None:
+            self._check_paths[cluster] = policy.health_check.path or "/"
         decided_by = (policy.load_balancing, tuple((item.name, item.weight) for item in endpoints))
         known = self._tables.get(cluster)
         if known is None or known[0] != decided_by:
@@ -306,6 +408,10 @@ class Holdings:
         departed = np.ones(len(self.clusters), np.bool_)
         departed[list(self.cluster_rows.values())] = False
         self.clusters["member_count"][departed] = 0
+
+
+def _joined(rows: Rows, added: Rows) -> Rows:
+    return np.concatenate([rows, added], dtype=rows.dtype)
 
 
 def _doubled(rows: Rows) -> Rows:

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshsim.errors import Problem
-from meshsim.topology.model import ClusterPolicy, Route
+from meshsim.topology.model import (
+    ClusterPolicy,
+    FailureAccrual,
+    HealthCheck,
+    OutlierDetection,
+    Route,
+)
 from meshsim.topology.validate import find_below
 from meshsim.yamlfile import field_path
 
@@ -29,6 +35,13 @@ _TABLE_FIELDS: dict[str, tuple[str, ...]] = {
     "MAGLEV": ("table_size",),
 }
 
+#: Blocks that may be absent, and everything an engine reads of them.
+_OPTIONAL = {
+    "outlier_detection": tuple(OutlierDetection.model_fields),
+    "failure_accrual": tuple(FailureAccrual.model_fields),
+    "health_check": tuple(HealthCheck.model_fields),
+}
+
 
 def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
     """Yield what cluster `name` leaves open."""
@@ -41,6 +54,14 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
         for item in needed:
             if getattr(stated, item) is None:
                 yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    for block, optional in _OPTIONAL.items():
+        stated = getattr(policy, block)
+        for item in () if stated is None else optional:
+            if getattr(stated, item) is None:
+                yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    slow_start = policy.load_balancing.slow_start if policy.load_balancing else None
+    if slow_start and None in (slow_start.aggression, slow_start.min_weight_percent):
+        yield Problem("is incomplete", path=f"clusters.{name}.load_balancing.slow_start")
     budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
     if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
         yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")

@@ -30,6 +30,7 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
+from meshsim.kernel.health import report_connected, report_dropped
 from meshsim.kernel.passes import wire_ns
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
@@ -150,8 +151,11 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
     attempts["state"][attempt] = ATTEMPT_SENT
     attempts["connection"][attempt] = connection
     attempts["sent_ns"][attempt] = now_ns
-    on_request_started(state.clusters, state.exchanges["cluster"][exchange])
+    cluster = state.exchanges["cluster"][exchange]
+    on_request_started(state.clusters, cluster)
     on_request_sent(state.hosts, host, now_ns)
+    if state.clusters["health"][cluster] != NO_INDEX:
+        report_connected(state, cluster, host)
     timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
     if timer != NO_INDEX:
         start_timer(state, timer, attempts, attempt, TRY_TIMER)
@@ -272,6 +276,9 @@ def abandon(state: Any, attempt: int) -> None:
     exchange = attempts["exchange"][attempt]
     host = attempts["host"][attempt]
     state.exchanges["attempts_active"][exchange] -= 1
+    cluster = state.exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        report_dropped(state, cluster, host)
     if attempts["state"][attempt] == ATTEMPT_PENDING:
         leave_pending(state, host, attempt)
         attempts["state"][attempt] = ATTEMPT_ENDED

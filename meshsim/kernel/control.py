@@ -25,6 +25,7 @@ from meshsim.kernel.events import CONFIGURE, pack, schedule
 from meshsim.kernel.growth import push_routes, with_replicas, without_replica
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
+from meshsim.kernel.watching import withdraw_hosts
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import POOLS
 from meshsim.units import NS_PER_S
@@ -141,8 +142,7 @@ class MeshControl:
     ) -> None:
         """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
         endpoints = self._endpoints(service, workload, replica, zone)
-        hosts = self._kernel.state.hosts
-        hosts["healthy"][np.isin(hosts["endpoint"], endpoints)] = int(healthy)
+        withdraw_hosts(self._kernel, endpoints, healthy)
 
     def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Add `count` equal replicas; every proxy knows them at once.

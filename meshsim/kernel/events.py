@@ -27,6 +27,9 @@ __all__ = [
     "CALL",
     "CANCEL_EXCHANGE",
     "CANCEL_TASK",
+    "CHECK",
+    "CHECKED",
+    "CHECK_ARRIVE",
     "CONFIGURE",
     "CONNECTED",
     "DONE",
@@ -74,10 +77,13 @@ CANCEL_TASK = 14  # task: its caller is gone
 RESPOND = 15  # attempt: the response has passed the inbound proxy (shared cores)
 CONFIGURE = 18  # proxy: a version of its routes (in place of the generation) takes effect
 RELEASE = 19  # exchange: the last byte of its response, whose rate is limited, has left
+CHECK = 20  # host health: its next check begins
+CHECK_ARRIVE = 21  # host health: the check is at the endpoint
+CHECKED = 22  # host health: its check has this result (in place of the generation)
 # Follow-ups only, never queued.
 CALL = 16  # task: make the call at its step
 FINISH = 17  # exchange: deliver its outcome
-KIND_COUNT = 20
+KIND_COUNT = 23
 
 #: No follow-up.
 NOTHING = -1

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from meshsim.kernel.memory import Rows
+from meshsim.kernel.watching import watch_added
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.filters import DIRECTION_COUNT
+from meshsim.state.health import HEALTHY, UNHEALTHY, WITHDRAWN
+from meshsim.topology.compiled.policies import HOST_LINKS, no_hosts
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
 __all__ = ["push_routes", "with_replicas", "without_replica"]
@@ -26,12 +29,13 @@ __all__ = ["push_routes", "with_replicas", "without_replica"]
 def with_replicas(kernel: Any, like: int) -> None:
     """Append an endpoint equal to endpoint `like`, and make every proxy know it."""
     state = kernel.state
+    known_clusters, known_hosts = len(state.clusters), len(state.hosts)
     endpoint = _append_endpoint(kernel, like)
     clusters = state.clusters
     holds = state.hosts["endpoint"] == like
     holding = np.unique(state.hosts["cluster"][holds])
     first_host = len(state.hosts)
-    hosts = np.zeros(len(holding), state.hosts.dtype)
+    hosts = no_hosts(len(holding))
     members = [state.members]
     size = len(state.members)
     for row, cluster in enumerate(holding):
@@ -46,12 +50,11 @@ def with_replicas(kernel: Any, like: int) -> None:
         clusters["member_count"][cluster] = count + 1
         size += count + 1
     hosts["endpoint"] = endpoint
-    hosts["healthy"] = 1
+    hosts["healthy"] = HEALTHY
     hosts["rtt_updated_ns"] = kernel.now_ns
-    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
-        hosts[field] = NO_INDEX
     state.replace(hosts=_joined(state.hosts, hosts), members=np.concatenate(members))
     _rebuild_tables(kernel, holding)
+    watch_added(kernel, known_clusters, known_hosts)
 
 
 def without_replica(kernel: Any, endpoint: int) -> None:
@@ -143,6 +146,7 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
     ends = len(state.memory) + np.cumsum(clusters["memory_count"])
     clusters["memory_start"] = ends - clusters["memory_count"]
     forgotten = np.zeros(int(clusters["memory_count"].sum()))
+    clusters["health"] = NO_INDEX
     state.replace(
         memory=np.concatenate([state.memory, forgotten]),
         clusters=_joined(state.clusters, clusters),
@@ -167,11 +171,14 @@ def _copy_filters(state: Any, model: int) -> int:
 
 
 def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:
-    keep = {"endpoint", "weight", "table_index", "healthy"}
+    keep = {"endpoint", "weight", "table_index", "unhealthy"}
     for field in set(hosts.dtype.names or ()) - keep:
         hosts[field] = 0
-    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+    for field in set(HOST_LINKS) - keep:
         hosts[field] = NO_INDEX
+    # A new proxy holds nothing against a host; who is no member it is told.
+    hosts["unhealthy"] &= WITHDRAWN
+    hosts["healthy"] = np.where(hosts["unhealthy"] == 0, HEALTHY, UNHEALTHY)
     hosts["cluster"] = cluster
     hosts["rtt_updated_ns"] = now_ns
 

@@ -23,6 +23,9 @@ from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
     CANCEL_TASK,
+    CHECK,
+    CHECK_ARRIVE,
+    CHECKED,
     CONFIGURE,
     CONNECTED,
     DONE,
@@ -41,6 +44,7 @@ from meshsim.kernel.events import (
     pack,
 )
 from meshsim.kernel.filters import filter_inbound
+from meshsim.kernel.health import answer_check, begin_check, end_check
 from meshsim.kernel.passes import enter_proxy
 from meshsim.kernel.pools import drop_abandoned, free_task
 from meshsim.kernel.requests import (
@@ -285,6 +289,21 @@ def _on_configure(state: Any, row: int, generation: int) -> int:
     return NOTHING
 
 
+@kernel_jit
+def _on_check(state: Any, row: int, generation: int) -> int:
+    return begin_check(state, row)
+
+
+@kernel_jit
+def _on_check_arrive(state: Any, row: int, generation: int) -> int:
+    return answer_check(state, row)
+
+
+@kernel_jit
+def _on_checked(state: Any, row: int, generation: int) -> int:
+    return end_check(state, row, generation)
+
+
 _BY_KIND: dict[int, Handler] = {
     ARRIVAL: _on_arrival,
     ROUTE: _on_route,
@@ -306,6 +325,9 @@ _BY_KIND: dict[int, Handler] = {
     FINISH: _on_finish,
     CONFIGURE: _on_configure,
     RELEASE: _on_release,
+    CHECK: _on_check,
+    CHECK_ARRIVE: _on_check_arrive,
+    CHECKED: _on_checked,
 }
 
 #: Handler of each kind of event.

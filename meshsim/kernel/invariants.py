@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
@@ -24,6 +24,16 @@ from meshsim.state.exchange import (
     MEASURED,
 )
 from meshsim.state.filters import REFILL_CONTINUOUS
+from meshsim.state.health import (
+    ACCRUAL_PROBING,
+    ACCRUAL_UNAVAILABLE,
+    BY_ACCRUAL,
+    BY_OUTLIER,
+    EJECTION_COUNT,
+    HEALTHY,
+    PANICKING,
+    WITHDRAWN,
+)
 from meshsim.state.kernel import POOLS
 from meshsim.state.server import (
     TASK_ENDED,
@@ -55,6 +65,7 @@ def validate(state: KernelState) -> list[str]:
         _attempts,
         _timers,
         _hosts,
+        _health,
         _connections,
         _filters,
         _tasks,
@@ -266,6 +277,40 @@ def _hosts(state: KernelState) -> Story:
     ):
         total = np.bincount(member, weights=per_host, minlength=len(clusters)).astype(np.int64)
         yield from _differs(f"{field} of cluster", clusters[field], total)
+
+
+def _health(state: KernelState) -> Story:
+    hosts, clusters, healths = state.hosts, state.clusters, state.host_health
+    groups = state.cluster_health
+    reasons = hosts["unhealthy"]
+    selectable = hosts["healthy"]
+    known = hosts["endpoint"] != NO_INDEX
+    for host in np.flatnonzero(known & ((reasons == 0) != (selectable == HEALTHY)))[:5]:
+        yield f"host {host}: healthy is {selectable[host]}, unhealthy is {reasons[host]}"
+    in_panic = np.zeros(len(clusters), bool)
+    in_panic[groups["cluster"]] = groups["panic"] == 1
+    for host in np.flatnonzero((selectable == PANICKING) & ~in_panic[hosts["cluster"]])[:5]:
+        yield f"host {host} is used in panic, but its cluster is not in panic"
+    for host in np.flatnonzero((selectable == PANICKING) & (reasons & WITHDRAWN != 0))[:5]:
+        yield f"host {host} is no member, but is used in panic"
+    watched = np.flatnonzero(hosts["health"] != NO_INDEX)
+    yield from _differs("host of health", healths["host"], watched)
+    yield from _differs(
+        "cluster of health", groups["cluster"], np.flatnonzero(clusters["health"] != NO_INDEX)
+    )
+    ejected = reasons[watched] & BY_OUTLIER != 0
+    for host in watched[ejected & (healths["back_off"] < 1)][:5]:
+        yield f"host {host} is ejected without an ejection that counts"
+    due_ns = groups["due_ns"][clusters["health"][hosts["cluster"][watched]]]
+    for host in watched[ejected & (due_ns == NEVER_NS)][:5]:
+        yield f"host {host} is ejected, and no sweep takes it back"
+    accrued = np.isin(healths["accrual_state"], (ACCRUAL_UNAVAILABLE, ACCRUAL_PROBING))
+    yield from _differs("accrual of health", accrued, reasons[watched] & BY_ACCRUAL != 0)
+    detected = state.ejections[:, :EJECTION_COUNT]
+    enforced = state.ejections[:, EJECTION_COUNT:]
+    for group in np.flatnonzero((enforced > detected).any(axis=1))[:5]:
+        yield f"cluster {groups['cluster'][group]}: more ejections than detections"
+    yield from _differs("ejections of health", groups["ejections_enforced"], enforced.sum(axis=1))
 
 
 def _connections(state: KernelState) -> Story:

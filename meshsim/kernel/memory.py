@@ -45,6 +45,7 @@ from meshsim.state.filters import (
     LIMIT_DTYPE,
     MIRROR_DTYPE,
 )
+from meshsim.state.health import CLUSTER_HEALTH_DTYPE, HEALTH_RULE_DTYPE, HOST_HEALTH_DTYPE
 from meshsim.state.kernel import (
     CALL_DTYPE,
     COUNTERS_DTYPE,
@@ -98,6 +99,10 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "clusters": (CLUSTER_DTYPE, 1),
     "configs": (CLUSTER_CONFIG_DTYPE, 1),
     "table": (TABLE_DTYPE, 1),
+    "health_rules": (HEALTH_RULE_DTYPE, 1),
+    "host_health": (HOST_HEALTH_DTYPE, 1),
+    "cluster_health": (CLUSTER_HEALTH_DTYPE, 1),
+    "ejections": (_I8, 2),  # by [CLUSTER_HEALTH row, kind]: detected, then enforced
     "routes": (ROUTE_DTYPE, 1),
     "splits": (SPLIT_DTYPE, 1),
     "codes": (_I4, 1),

@@ -21,6 +21,7 @@ from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
 from meshsim.kernel.statistics import stats
+from meshsim.kernel.watching import begin_health, settle_all
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_PICK, make_streams, mix, mix_in
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
@@ -129,6 +130,7 @@ class Kernel:
         self._margin = compiled.fan_out
         self.state = self._allocate(sample_share, hosts_large)
         begin_traffic(self.state, self._closed_loop_users())
+        begin_health(self)
 
     # --- Memory ---
 
@@ -289,6 +291,7 @@ class Kernel:
         while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
             self._snapshot()
         state = self.state
+        settle_all(self)
         # Only flagged exchanges are counted as they end; the rest are those without a flag.
         flagged = state.edge_flags[:, :, 1:].sum(axis=2)
         state.edge_flags[:, :, FLAG_NONE] = state.series["requests"] - flagged

@@ -44,6 +44,12 @@ from meshsim.kernel.events import (
     schedule,
 )
 from meshsim.kernel.filters import filter_outbound, leave_filters, release_fault
+from meshsim.kernel.health import (
+    report_dropped,
+    report_picked,
+    report_result,
+    settle_cluster,
+)
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
@@ -77,10 +83,12 @@ from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
     RESET_NONE,
+    RESET_PER_TRY_TIMEOUT,
 )
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
+    ATTEMPT_SENT,
     EXCHANGE_DELAYED,
     EXCHANGE_ROUTING,
     HOLDS_FAULT,
@@ -319,9 +327,14 @@ def send(state: Any, exchange: int) -> int:
     exchanges = state.exchanges
     attempts = state.attempts
     cluster = exchanges["cluster"][exchange]
+    watched = state.clusters["health"][cluster] != NO_INDEX
+    if watched:
+        settle_cluster(state, cluster)
     host = choose_host(state, exchange, cluster)
     if host == NO_HOST:
         return _stimulate(state, exchange, STIMULUS_NO_HOST)
+    if watched:
+        report_picked(state, cluster, host)
     attempt = take_attempt(state)
     attempts["exchange"][attempt] = exchange
     attempts["host"][attempt] = host
@@ -334,6 +347,8 @@ def send(state: Any, exchange: int) -> int:
         connection = connect_or_wait(state, host, attempt)
     if connection == OVERFLOW:
         free_attempt(state, attempt)
+        if watched:
+            report_dropped(state, cluster, host)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
     exchanges["attempt"][exchange] = attempt
     exchanges["attempts_active"][exchange] += 1
@@ -347,6 +362,8 @@ def send(state: Any, exchange: int) -> int:
             release_connection(state, host, connection)
         else:  # opened in no time beside slower ones: it is for the next in line
             announce_connection(state, connection, 0)
+        if watched:
+            report_dropped(state, cluster, host)
         return _stimulate(state, exchange, STIMULUS_OVERFLOW)
     return transmit(state, attempt, connection)
 
@@ -383,6 +400,10 @@ def done(state: Any, attempt: int) -> int:
         attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
     exchanges["attempts_active"][exchange] -= 1
     attempts["state"][attempt] = ATTEMPT_ENDED
+    cluster = exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        known = status if reset == RESET_NONE else 0
+        report_result(state, cluster, attempts["host"][attempt], known, reset)
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
@@ -393,8 +414,22 @@ def done(state: Any, attempt: int) -> int:
 
 
 @kernel_jit
+def _report_timeout(state: Any, exchange: int, attempt: int) -> None:
+    """`attempt`, which has its connection, is given up because it took too long."""
+    cluster = state.exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        host = state.attempts["host"][attempt]
+        report_result(state, cluster, host, 0, RESET_PER_TRY_TIMEOUT)
+
+
+@kernel_jit
 def on_route_timeout(state: Any, exchange: int) -> int:
     """The route timeout of `exchange` has expired; return the follow-up."""
+    attempt = state.exchanges["attempt"][exchange]
+    while attempt != NO_INDEX:
+        if state.attempts["state"][attempt] == ATTEMPT_SENT:
+            _report_timeout(state, exchange, attempt)
+        attempt = state.attempts["previous"][attempt]
     return _stimulate(state, exchange, STIMULUS_ROUTE_TIMEOUT)
 
 
@@ -402,6 +437,7 @@ def on_route_timeout(state: Any, exchange: int) -> int:
 def on_per_try_timeout(state: Any, attempt: int) -> int:
     """The per-try timeout of `attempt` has expired; return the follow-up."""
     exchange = state.attempts["exchange"][attempt]
+    _report_timeout(state, exchange, attempt)
     abandon(state, attempt)
     return _stimulate(state, exchange, STIMULUS_PER_TRY_TIMEOUT)
 

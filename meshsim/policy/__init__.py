@@ -11,6 +11,8 @@ compiled functions and decide alike.
 - `retry`, `timeout`, `circuit_breakers`: whether to try again, until when, and how many at once.
 - `custom`: policies of the user's, by the decorators `load_balancer`, `retry_policy` and
   `admission_policy`, which are names of this package too.
+- `health`: which hosts may be picked, by `outlier_detection`, `outlier_sweep`, `failure_accrual`,
+  `health_check` and `panic`.
 
 Strings are matched in plain Python once per configuration; compiled code reads integers.
 """

@@ -26,7 +26,7 @@ HOST_DTYPE = row_dtype(
         ("pending_tail", "i4"),
         ("weight", "i4"),  # load-balancing weight, 1 to 128
         ("table_index", "i4"),  # identity of this host in ring and maglev tables
-        ("healthy", "i4"),  # 1: selectable; 0: excluded (health check, ejection)
+        ("healthy", "i4"),  # UNHEALTHY: excluded; HEALTHY, PANICKING (meshsim.state.health)
         ("requests_total", "i8"),
         ("latency_sum_ns", "i8"),  # of completed attempts, send to response
         # the second line: averages and schedules
@@ -35,6 +35,9 @@ HOST_DTYPE = row_dtype(
         ("edf_deadline", "f8"),  # virtual deadline in the cluster's EDF schedule
         ("edf_order", "i8"),  # insertion order: FIFO among equal deadlines
         ("errors_total", "i8"),  # status >= 500, resets and timeouts
+        ("slow_start_end_ns", "i8"),  # 0: it is not new
+        ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
+        ("health", "i4"),  # HOST_HEALTH row, or NO_INDEX: nobody watches
     ]
 )
 
@@ -61,7 +64,8 @@ CLUSTER_DTYPE = row_dtype(
         ("retry_overflow", "i8"),  # upstream_rq_retry_overflow
         ("memory_start", "i4"),  # memory[memory_start:][:memory_count]: tokens, custom policies
         ("memory_count", "i4"),
-        ("invalid_picks", "i8"),  # positions out of range that a custom load balancer returned
+        ("invalid_picks", "i4"),  # positions out of range that a custom load balancer returned
+        ("health", "i4"),  # CLUSTER_HEALTH row, or NO_INDEX: nobody watches
     ]
 )
 
@@ -69,10 +73,15 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
     [
         ("balancing", "i4"),  # ROUND_ROBIN, ... (meshsim.state.codes)
         ("choice_count", "i4"),
-        ("weights_equal", "i4"),  # 1 if all host weights are equal
+        ("weights_equal", "i4"),  # 1 if all host weights are equal; 2: but for slow start
         ("hash_balance_factor", "i4"),  # percent; 0: off
         ("table_start", "i4"),  # first entry in the shared hash tables
         ("table_count", "i4"),  # entries; 0: no table
+        ("health", "i4"),  # HEALTH_RULE row, or NO_INDEX
+        ("panic_threshold", "i4"),  # percent of healthy hosts below which all are used; 0: never
+        ("slow_start_window_ns", "i8"),  # 0: off
+        ("slow_start_aggression", "f8"),
+        ("slow_start_min_weight", "f8"),  # share of the weight, 0 to 1
         ("active_request_bias", "f8"),
         ("decay_ns", "f8"),  # of the peak EWMA
         ("default_rtt_ns", "f8"),

@@ -49,6 +49,7 @@ from meshsim.topology.filters import (
     ResponseRateLimit,
     TokenBucket,
 )
+from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
 from meshsim.topology.policies import (
     CircuitBreakers,
     ClusterPolicy,
@@ -99,10 +100,12 @@ __all__ = [
     "Duration",
     "Empirical",
     "Exponential",
+    "FailureAccrual",
     "Fault",
     "FaultAbort",
     "FaultDelay",
     "Gamma",
+    "HealthCheck",
     "Hyperexponential",
     "Latency",
     "Link",
@@ -116,6 +119,7 @@ __all__ = [
     "ModulatedPoisson",
     "Network",
     "Node",
+    "OutlierDetection",
     "ParetoBounded",
     "Phase",
     "Piecewise",
@@ -138,6 +142,7 @@ __all__ = [
     "Service",
     "ServicePolicy",
     "Size",
+    "SlowStart",
     "Step",
     "StringMatch",
     "Subset",

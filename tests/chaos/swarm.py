@@ -27,7 +27,9 @@ class Swarm:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.filter_rng = np.random.default_rng([seed, 1])  # moves no draw of earlier seeds
+        # Draws of their own, so that the older part of a scenario stays what it was.
+        self.filter_rng = np.random.default_rng([seed, 1])
+        self.health_rng = np.random.default_rng([seed, 2])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -105,7 +107,7 @@ class Swarm:
         if self.filter_chance(0.2):
             policy["rate_limit"] = self.rate_limit()
         route = {**self.route(), **self.filters(others)}
-        return {**policy, "connection_pool": pool, "routes": [route]}
+        return self.watched({**policy, "connection_pool": pool, "routes": [route]})
 
     def filter_chance(self, probability: float) -> bool:
         return bool(self.filter_rng.random() < probability)
@@ -142,6 +144,49 @@ class Swarm:
                 for _ in range(self.filter_rng.integers(1, 3))
             ]
         return found
+
+    def watched(self, policy: dict) -> dict:
+        """Add health policies, from draws of their own."""
+        random = self.health_rng
+        if random.random() < 0.3:
+            policy["outlier_detection"] = {
+                "consecutive_5xx": int(random.integers(0, 4)),
+                "consecutive_gateway_failure": 2,
+                "enforcing_consecutive_gateway_failure": int(random.integers(0, 101)),
+                "consecutive_local_origin_failure": 2,
+                "split_external_local_origin_errors": bool(random.random() < 0.5),
+                "interval": str(random.choice(["3ms", "10ms"])),
+                "base_ejection_time": "5ms",
+                "max_ejection_time": "40ms",
+                "max_ejection_time_jitter": str(random.choice(["0s", "3ms"])),
+                "max_ejection_percent": int(random.choice([10, 50, 100])),
+                "success_rate_minimum_hosts": 2,
+                "success_rate_request_volume": 3,
+                "enforcing_failure_percentage": 50,
+                "failure_percentage_minimum_hosts": 1,
+                "failure_percentage_request_volume": 3,
+            }
+        if random.random() < 0.2:
+            policy["failure_accrual"] = {
+                "consecutive_max_failures": int(random.integers(1, 4)),
+                "consecutive_min_penalty": "4ms",
+                "consecutive_max_penalty": "30ms",
+            }
+        if random.random() < 0.2:
+            policy["health_check"] = {
+                "interval": "1s",
+                "unhealthy_interval": "5ms",
+                "unhealthy_threshold": int(random.integers(1, 3)),
+                "initial_jitter": "150ms",
+                "timeout": "2ms",
+                "no_traffic_interval": "7ms",
+                "no_traffic_healthy_interval": "1s",
+            }
+        if random.random() < 0.5:
+            policy["load_balancing"]["healthy_panic_threshold"] = int(random.choice([0, 50, 100]))
+        if random.random() < 0.2:
+            policy["load_balancing"]["slow_start"] = {"slow_start_window": "30ms"}
+        return policy
 
     def route(self) -> dict:
         route = {}

@@ -23,6 +23,7 @@ import numpy as np
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, match_route
 from meshsim.state.codes import NEVER_NS, NO_INDEX
+from meshsim.state.health import HEALTHY
 from meshsim.state.kernel import TIMER_DTYPE
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
@@ -33,6 +34,7 @@ from meshsim.state.upstream import (
     TABLE_DTYPE,
 )
 from meshsim.topology.compiled.filters import Filters
+from meshsim.topology.compiled.health import beliefs, rules_of
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.policies import (
     copy_of,
@@ -41,8 +43,10 @@ from meshsim.topology.compiled.policies import (
     hash_source,
     hash_table,
     memory_count,
+    no_clusters,
     no_hosts,
     weighted,
+    weights_equal,
 )
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.model import (
@@ -257,7 +261,9 @@ class _Compiler:
         timers = _Timers()
         route_arrays = self._route_arrays(timers)
         configs, table = self._configs()
-        hosts, members, clusters, start, count = self._holdings(configs)
+        policies = [policy_of(self.topology, name) for name in self.configs]
+        rules = rules_of(policies, configs)
+        hosts, members, clusters, start, count = self._holdings()
         filter_arrays, bucket_start, bucket_count = self.filters.build(self._callers(), len(start))
         memory = self._memory(clusters)
         arrays = {
@@ -266,6 +272,8 @@ class _Compiler:
             "routes_by_traffic": routes_by_traffic.reshape(-1),
             "hash_keys": np.array(self.hash_values or [0], np.uint64),
             "configs": configs,
+            "health_rules": rules,
+            **beliefs(hosts, clusters, configs),
             "table": table,
             "hosts": hosts,
             "members": members,
@@ -330,7 +338,7 @@ class _Compiler:
             fill_cluster_config(fields, policy)
             endpoints = cluster_endpoints(self.topology, self.layout, name)
             weights = self._weights(policy, endpoints)
-            fields["weights_equal"] = int(len(set(weights)) <= 1)
+            fields["weights_equal"] = weights_equal(policy, weights)
             table = hash_table(self.layout.endpoint_names, policy, endpoints, weights)
             fields["table_start"], fields["table_count"] = size, len(table)
             tables.append(table)
@@ -342,9 +350,8 @@ class _Compiler:
         workloads = [self.layout.workloads[self.layout.endpoint_workload[row]] for row in endpoints]
         return [stated.get(place.workload, 1) for place in workloads]
 
-    def _holdings(self, configs: Rows) -> tuple[Rows, Rows, Rows, Rows, Rows]:
+    def _holdings(self) -> tuple[Rows, Rows, Rows, Rows, Rows]:
         """Return HOST, member and CLUSTER rows, and the cluster range of each proxy."""
-        del configs
         endpoint_count = len(self.layout.endpoint_names)
         proxy_count = endpoint_count + len(self.topology.traffic)
         start = np.zeros(proxy_count, np.int32)
@@ -383,7 +390,7 @@ class _Compiler:
         # The dtype is stated because joining drops what fills up a row.
         hosts = np.concatenate([*host_blocks, no_hosts(int(host_total == 0))], dtype=HOST_DTYPE)
         clusters = np.concatenate(
-            [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)],
+            [*cluster_blocks, no_clusters(int(cluster_total == 0))],
             dtype=CLUSTER_DTYPE,
         )
         return hosts, np.arange(max(host_total, 1), dtype=np.int32), clusters, start, count
@@ -431,7 +438,7 @@ def _holding(
     weights_of: dict[ClusterName, list[int]],
 ) -> tuple[Rows, Rows]:
     """Return the HOST and CLUSTER rows of one proxy, indices from 0."""
-    clusters = np.zeros(len(names), CLUSTER_DTYPE)
+    clusters = no_clusters(len(names))
     blocks = []
     total = 0
     for row, name in enumerate(names):
@@ -441,7 +448,7 @@ def _holding(
         hosts["cluster"] = row
         hosts["weight"] = weights_of[name]
         hosts["table_index"] = np.arange(len(endpoints))
-        hosts["healthy"] = 1
+        hosts["healthy"] = HEALTHY
         blocks.append(hosts)
         clusters["config"][row] = configs[name]
         clusters["member_start"][row] = total
