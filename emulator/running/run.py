@@ -129,7 +129,10 @@ class Run:
         if plan.mode != "DISABLE":
             self._principals = principals_of(self.topology, plan.compiled.layout)
             self.authority = CertificateAuthority.create(
-                self.topology.access.trust_domain, unix_s(), key_type=plan.key_type
+                self.topology.access.trust_domain,
+                unix_s(),
+                key_type=plan.key_type,
+                ttl_s=plan.certificate_ttl_s,
             )
         proxies = proxies_of(plan.compiled)
         stated = password_in(plan.broker_url)
