@@ -15,7 +15,6 @@ from mesh_scenarios import PAIR, pair
 from run_leftovers import leftovers, wait_for
 
 from emulator.control.broker import Broker
-from emulator.control.bus import BusError
 from emulator.running.harness import Emulation, emulate
 from emulator.running.node import Node, NodeSpec
 from meshsim.errors import MeshsimError
@@ -77,13 +76,12 @@ def test_a_wrong_password_is_named_soon():
     assert "secret" not in said
 
 
-def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
-    monkeypatch.setattr("emulator.running.node._BUS_PATIENCE_S", 0.5)
+def unready(password):
+    """Return why a node whose proxy has this password, and no control plane, is not ready."""
 
     async def work():
         broker = Broker.embedded("mesh", {"back-v1-1": "right"})
         await broker.start()
-        enrolment = {"password": "wrong", "token": "", "principal": ""}
         spec = NodeSpec(
             topology=resolve(pair()).model_dump_json(),
             endpoints=("back-v1-1",),
@@ -91,7 +89,7 @@ def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
             mesh="mesh",
             bus_url=broker.url,
             control_plane_key="00" * 32,
-            enrolments={"back-v1-1": enrolment},
+            enrolments={"back-v1-1": {"password": password, "token": "", "principal": ""}},
             seed=1,
             duration_ns=10**9,
             dilation=1.0,
@@ -99,13 +97,24 @@ def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
         node = Node("node two")
         try:
             await node.verbs["start"](spec.to_values())
-            with pytest.raises(BusError, match="does not take back-v1-1"):
+            with pytest.raises(MeshsimError) as failed:
                 await node.verbs["ready"]({})
         finally:
             await node.close()
             await broker.stop()
+        return str(failed.value)
 
-    asyncio.run(work())
+    return asyncio.run(work())
+
+
+def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
+    monkeypatch.setattr("emulator.running.node._BUS_PATIENCE_S", 0.5)
+    assert "does not take back-v1-1" in unready("wrong")
+
+
+def test_a_node_says_which_proxy_hears_nothing(monkeypatch):
+    monkeypatch.setattr("emulator.running.node._READY_PATIENCE_S", 0.2)
+    assert unready("right").startswith("back-v1-1 has no configuration: nothing came")
 
 
 def test_a_stop_before_load_began_ends_the_start():
