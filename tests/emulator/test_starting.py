@@ -76,8 +76,8 @@ def test_a_wrong_password_is_named_soon():
     assert "secret" not in said
 
 
-def unready(password):
-    """Return why a node whose proxy has this password, and no control plane, is not ready."""
+def unready(mesh, password):
+    """Return why a node of `mesh` with this password, and no control plane, is not ready."""
 
     async def work():
         broker = Broker.embedded("mesh", {"back-v1-1": "right"})
@@ -86,7 +86,7 @@ def unready(password):
             topology=resolve(pair()).model_dump_json(),
             endpoints=("back-v1-1",),
             classes=(),
-            mesh="mesh",
+            mesh=mesh,
             bus_url=broker.url,
             control_plane_key="00" * 32,
             enrolments={"back-v1-1": {"password": password, "token": "", "principal": ""}},
@@ -109,12 +109,12 @@ def unready(password):
 
 def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
     monkeypatch.setattr("emulator.running.node._BUS_PATIENCE_S", 0.5)
-    assert "does not take back-v1-1" in unready("wrong")
+    assert "does not take back-v1-1" in unready("other", "wrong")
 
 
 def test_a_node_says_which_proxy_hears_nothing(monkeypatch):
     monkeypatch.setattr("emulator.running.node._READY_PATIENCE_S", 0.2)
-    assert unready("right").startswith("back-v1-1 has no configuration: nothing came")
+    assert unready("mesh", "right").startswith("back-v1-1 has no configuration: nothing came")
 
 
 def test_a_stop_before_load_began_ends_the_start():
@@ -147,7 +147,7 @@ def test_an_interrupt_of_the_start_is_one_line(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(command, start_new_session=True, **pipes)
     try:
-        wait_for(lambda: psutil.Process(run.pid).children(), patience_s=60)
+        wait_for(lambda: psutil.Process(run.pid).children())
         os.killpg(run.pid, signal.SIGINT)
         out, errors = run.communicate(timeout=60)
     finally:
