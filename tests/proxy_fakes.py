@@ -167,6 +167,9 @@ class FakeEngine:
     def filter_counters(self, inbound=False):
         return {}
 
+    def invalid_picks(self):
+        return 0
+
     def retry_count(self, exchange):
         return self.exchanges[exchange]["retries"]
 
