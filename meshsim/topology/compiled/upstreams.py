@@ -397,8 +397,8 @@ class _Compiler:
 
     def _memory(self, clusters: Rows) -> Rows:
         """Give each CLUSTER row its part of the memory of custom policies; return that."""
-        routes = [row[0] for row in self.route_rows]
-        counts = [memory_count(policy_of(self.topology, name), routes) for name in self.configs]
+        own = [row[0] for row in self.route_rows if row[0].retry and row[0].retry.custom]
+        counts = [memory_count(policy_of(self.topology, name), own) for name in self.configs]
         clusters["memory_count"] = np.array(counts or [0], np.int32)[clusters["config"]]
         ends = np.cumsum(clusters["memory_count"])
         clusters["memory_start"] = ends - clusters["memory_count"]
