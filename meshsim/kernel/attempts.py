@@ -25,12 +25,14 @@ from meshsim.kernel.events import (
     ARRIVE,
     CANCEL_TASK,
     DONE,
+    HEALTH_CONNECTED,
+    HEALTH_DROPPED,
     NOTHING,
     TRY_TIMER,
     pack,
     schedule,
 )
-from meshsim.kernel.health import report_connected, report_dropped
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import wire_ns
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
@@ -155,7 +157,7 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
     on_request_started(state.clusters, cluster)
     on_request_sent(state.hosts, host, now_ns)
     if state.clusters["health"][cluster] != NO_INDEX:
-        report_connected(state, cluster, host)
+        invoke(state, HEALTH_CONNECTED, host, 0)
     timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
     if timer != NO_INDEX:
         start_timer(state, timer, attempts, attempt, TRY_TIMER)
@@ -278,7 +280,7 @@ def abandon(state: Any, attempt: int) -> None:
     state.exchanges["attempts_active"][exchange] -= 1
     cluster = state.exchanges["cluster"][exchange]
     if state.clusters["health"][cluster] != NO_INDEX:
-        report_dropped(state, cluster, host)
+        invoke(state, HEALTH_DROPPED, host, 0)
     if attempts["state"][attempt] == ATTEMPT_PENDING:
         leave_pending(state, host, attempt)
         attempts["state"][attempt] = ATTEMPT_ENDED
@@ -297,10 +299,11 @@ def abandon(state: Any, attempt: int) -> None:
 
 
 @kernel_jit
-def abandon_attempts(state: Any, exchange: int) -> None:
+def abandon_attempts(state: Any, exchange: int, generation: int) -> int:
     """Abandon every live attempt of `exchange`."""
     attempt = state.exchanges["attempt"][exchange]
     while attempt != NO_INDEX:
         if state.attempts["state"][attempt] in (ATTEMPT_PENDING, ATTEMPT_SENT):
             abandon(state, attempt)
         attempt = state.attempts["previous"][attempt]
+    return NOTHING

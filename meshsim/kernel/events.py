@@ -20,6 +20,7 @@ from meshsim.state.codes import NEVER_NS
 from meshsim.state.kernel import BUCKET_COUNT, BUCKET_MAX
 
 __all__ = [
+    "ABANDON",
     "ADMIT",
     "ARRIVAL",
     "ARRIVE",
@@ -33,9 +34,17 @@ __all__ = [
     "CONFIGURE",
     "CONNECTED",
     "DONE",
+    "FILTER",
+    "FILTER_INBOUND",
     "FINISH",
     "GENERATION_MASK",
+    "HEALTH_CONNECTED",
+    "HEALTH_DROPPED",
+    "HEALTH_DUE",
+    "HEALTH_PICKED",
+    "HEALTH_RESULT",
     "KIND_COUNT",
+    "LEAVE_FILTERS",
     "NODE",
     "NOTHING",
     "RELEASE",
@@ -45,6 +54,7 @@ __all__ = [
     "ROUTE",
     "ROUTE_TIMER",
     "RUN",
+    "STIMULATE",
     "TRY_TIMER",
     "next_time_ns",
     "pack",
@@ -83,7 +93,19 @@ CHECKED = 22  # host health: its check has this result (in place of the generati
 # Follow-ups only, never queued.
 CALL = 16  # task: make the call at its step
 FINISH = 17  # exchange: deliver its outcome
-KIND_COUNT = 23
+# Parts of handlers, never queued: what is rare or large is compiled once and reached by `invoke`,
+# or the compiler would optimise it anew within every handler that may need it.
+FILTER = 23  # exchange: the filters of its route; generation 1: its delay has ended
+STIMULATE = 24  # exchange: the machine hears a stimulus (in place of the generation)
+ABANDON = 25  # exchange: give up its live attempts
+LEAVE_FILTERS = 26  # exchange: answered; returns 1 if the response takes time
+FILTER_INBOUND = 27  # attempt: the filters of its endpoint
+HEALTH_DUE = 28  # cluster: do what is due by the clock
+HEALTH_PICKED = 29  # host: picked for a request
+HEALTH_CONNECTED = 30  # host: a request has its connection
+HEALTH_RESULT = 31  # host: an outcome (in place of the generation)
+HEALTH_DROPPED = 32  # host: nobody waits any more for a request
+KIND_COUNT = 33
 
 #: No follow-up.
 NOTHING = -1

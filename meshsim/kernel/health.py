@@ -1,23 +1,27 @@
 """The kernel's side of health: what a cluster that is watched hears of its requests, and checks.
 
 Rule: every decision is `meshsim.policy.health`'s.  The handlers of requests call this module only
-for clusters with a CLUSTER_HEALTH row.  A health check is three events: it begins at the proxy,
-reaches the endpoint one wire latency later, and is answered (or times out) at the proxy.  A dead
-endpoint refuses it, one that stands still lets it time out, one that fails a share of its
-requests fails that share of its checks; a check takes no worker and no CPU.
-
-Row numbers come in 32 bits from rows and in 64 from arithmetic; they are widened here, so that
-each policy function is compiled once.
+for clusters with a CLUSTER_HEALTH row, through `invoke`.  A health check is three events: it
+begins at the proxy, reaches the endpoint one wire latency later, and is answered (or times out)
+at the proxy.  A dead endpoint refuses it, one that stands still lets it time out, one that fails
+a share of its requests fails that share of its checks; a check takes no worker and no CPU.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.kernel.events import CHECK, CHECK_ARRIVE, CHECKED, NOTHING, pack, schedule
+from meshsim.kernel.events import (
+    CHECK,
+    CHECK_ARRIVE,
+    CHECKED,
+    HEALTH_RESULT,
+    NOTHING,
+    pack,
+    schedule,
+)
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import wire_ns
 from meshsim.policy.health import (
     on_check_result,
@@ -38,21 +42,21 @@ __all__ = [
     "begin_check",
     "end_check",
     "first_check_wait_ns",
-    "report_connected",
-    "report_dropped",
-    "report_picked",
+    "health_connected",
+    "health_dropped",
+    "health_due",
+    "health_picked",
+    "health_result",
     "report_result",
     "select_cluster",
     "settle_cluster",
 ]
 
+#: An outcome is a status above a reset, which is at least -1.
+_RESET_BITS = 8
+_RESET_MASK = (1 << _RESET_BITS) - 1
 #: Checks of one host are numbered up to here, then from 0 again.
 _NUMBER_MASK = (1 << 30) - 1
-
-
-@kernel_jit_inline
-def _wide(number: Any) -> Any:
-    return np.int64(number)
 
 
 @kernel_jit
@@ -62,7 +66,7 @@ def settle_cluster(state: Any, cluster: int) -> None:
         state.hosts,
         state.members,
         state.clusters,
-        _wide(cluster),
+        cluster,
         state.configs,
         state.health_rules,
         state.host_health,
@@ -73,72 +77,89 @@ def settle_cluster(state: Any, cluster: int) -> None:
 
 
 @kernel_jit
-def report_picked(state: Any, cluster: int, host: int) -> None:
+def health_picked(state: Any, host: int, generation: int) -> int:
     """`host` was picked for a request."""
     on_picked(
         state.hosts,
         state.members,
         state.clusters,
-        _wide(cluster),
+        state.hosts["cluster"][host],
         state.configs,
         state.health_rules,
         state.host_health,
         state.cluster_health,
-        _wide(host),
+        host,
     )
+    return NOTHING
 
 
 @kernel_jit
-def report_connected(state: Any, cluster: int, host: int) -> None:
+def health_connected(state: Any, host: int, generation: int) -> int:
     """A request to `host` has its connection."""
     on_request_connected(
         state.hosts,
         state.members,
         state.clusters,
-        _wide(cluster),
+        state.hosts["cluster"][host],
         state.configs,
         state.health_rules,
         state.host_health,
         state.cluster_health,
         state.ejections,
-        _wide(host),
+        host,
         state.counters["now_ns"][0],
     )
+    return NOTHING
 
 
 @kernel_jit
-def report_result(state: Any, cluster: int, host: int, status: int, reset: int) -> None:
-    """A request to `host` came to `status`, or to `reset` without one (status 0)."""
+def health_result(state: Any, host: int, outcome: int) -> int:
+    """A request to `host` came to what `report_result` packed."""
     on_request_result(
         state.hosts,
         state.members,
         state.clusters,
-        _wide(cluster),
+        state.hosts["cluster"][host],
         state.configs,
         state.health_rules,
         state.host_health,
         state.cluster_health,
         state.ejections,
-        _wide(host),
-        _wide(status),
-        _wide(reset),
+        host,
+        outcome >> _RESET_BITS,
+        (outcome & _RESET_MASK) - 1,
         state.counters["now_ns"][0],
     )
+    return NOTHING
 
 
 @kernel_jit
-def report_dropped(state: Any, cluster: int, host: int) -> None:
+def health_dropped(state: Any, host: int, generation: int) -> int:
     """Nobody waits any more for a request to `host`."""
     on_request_dropped(
         state.hosts,
         state.members,
         state.clusters,
-        _wide(cluster),
+        state.hosts["cluster"][host],
         state.configs,
         state.host_health,
         state.cluster_health,
-        _wide(host),
+        host,
     )
+    return NOTHING
+
+
+@kernel_jit
+def health_due(state: Any, cluster: int, generation: int) -> int:
+    """Do what has become due in `cluster` by the clock."""
+    settle_cluster(state, cluster)
+    return NOTHING
+
+
+@kernel_jit_inline
+def report_result(state: Any, host: int, status: int, reset: int) -> None:
+    """A request to `host` came to `status`, or to `reset` without one (status 0)."""
+    invoke(state, HEALTH_RESULT, host, (status << _RESET_BITS) | (reset + 1))
 
 
 @kernel_jit
@@ -228,13 +249,13 @@ def end_check(state: Any, health: int, result: int) -> int:
         state.hosts,
         state.members,
         state.clusters,
-        _wide(state.hosts["cluster"][host]),
+        state.hosts["cluster"][host],
         state.configs,
         state.health_rules,
         state.host_health,
         state.cluster_health,
         state.ejections,
-        _wide(host),
+        host,
         result,
         now_ns,
     )

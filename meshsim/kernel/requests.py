@@ -19,7 +19,6 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.attempts import (
     NOT_SENT,
     abandon,
-    abandon_attempts,
     choose_host,
     settle,
     transmit,
@@ -33,23 +32,28 @@ from meshsim.kernel.connections import (
     take_idle,
 )
 from meshsim.kernel.events import (
+    ABANDON,
     BACK_OFF,
     DONE,
+    FILTER,
     FINISH,
+    HEALTH_DROPPED,
+    HEALTH_DUE,
+    HEALTH_PICKED,
+    LEAVE_FILTERS,
     NOTHING,
     ROUTE,
     ROUTE_TIMER,
     RUN,
+    STIMULATE,
     pack,
     schedule,
 )
-from meshsim.kernel.filters import filter_outbound, leave_filters, release_fault
+from meshsim.kernel.filters import filter_outbound, release_fault
 from meshsim.kernel.health import (
-    report_dropped,
-    report_picked,
     report_result,
-    settle_cluster,
 )
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
@@ -69,7 +73,6 @@ from meshsim.policy.transitions import (
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
     STIMULUS_DELAY_EXPIRED,
-    STIMULUS_DOWNSTREAM_RESET,
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
     STIMULUS_PER_TRY_TIMEOUT,
@@ -107,8 +110,8 @@ __all__ = [
     "caller_gone",
     "done",
     "enter",
+    "filter_request",
     "finish",
-    "on_downstream_reset",
     "on_per_try_timeout",
     "on_route_timeout",
     "retry",
@@ -116,6 +119,7 @@ __all__ = [
     "route",
     "send",
     "start_exchange",
+    "stimulate",
 ]
 
 
@@ -211,7 +215,7 @@ def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
 @kernel_jit
 def _drop(state: Any, exchange: int) -> None:
     """Nobody waits for `exchange`: give up its attempts and free it."""
-    abandon_attempts(state, exchange)
+    invoke(state, ABANDON, exchange, 0)
     stop_timer(state.timers, state.exchanges, exchange)
     release_fault(state, exchange)
     record_exchange(state, exchange)
@@ -219,7 +223,7 @@ def _drop(state: Any, exchange: int) -> None:
 
 
 @kernel_jit
-def _stimulate(state: Any, exchange: int, stimulus: int) -> int:
+def stimulate(state: Any, exchange: int, stimulus: int) -> int:
     """Tell the machine of a `stimulus` that carries nothing; return the follow-up."""
     action, deadline_ns = _tell(state, exchange, stimulus, 0, RESET_NONE)
     return _act(state, exchange, action, deadline_ns)
@@ -237,7 +241,7 @@ def route(state: Any, exchange: int) -> int:
     exchanges = state.exchanges
     if exchanges["state"][exchange] == EXCHANGE_DELAYED:
         _tell(state, exchange, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE)
-        return _filter(state, exchange, True)
+        return int(invoke(state, FILTER, exchange, 1))
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
     proxy = exchanges["proxy"][exchange]
@@ -247,7 +251,7 @@ def route(state: Any, exchange: int) -> int:
     exchanges["route"][exchange] = chosen
     exchanges["cluster"][exchange] = NO_INDEX
     if chosen != NO_INDEX and state.routes["filters"][chosen] != NO_INDEX:
-        return _filter(state, exchange, False)
+        return int(invoke(state, FILTER, exchange, 0))
     return _forward(state, exchange, chosen)
 
 
@@ -275,9 +279,9 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
 
 
 @kernel_jit
-def _filter(state: Any, exchange: int, delayed: bool) -> int:
+def filter_request(state: Any, exchange: int, delayed: int) -> int:
     """Send a request through the filters of its route; return FORWARDED or the follow-up."""
-    stimulus, value = filter_outbound(state, exchange, delayed)
+    stimulus, value = filter_outbound(state, exchange, delayed != 0)
     if stimulus != STIMULUS_REQUEST:
         action, deadline_ns = _tell(state, exchange, stimulus, value, RESET_NONE)
         return _act(state, exchange, action, deadline_ns)
@@ -329,12 +333,12 @@ def send(state: Any, exchange: int) -> int:
     cluster = exchanges["cluster"][exchange]
     watched = state.clusters["health"][cluster] != NO_INDEX
     if watched:
-        settle_cluster(state, cluster)
+        invoke(state, HEALTH_DUE, cluster, 0)
     host = choose_host(state, exchange, cluster)
     if host == NO_HOST:
-        return _stimulate(state, exchange, STIMULUS_NO_HOST)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_NO_HOST))
     if watched:
-        report_picked(state, cluster, host)
+        invoke(state, HEALTH_PICKED, host, 0)
     attempt = take_attempt(state)
     attempts["exchange"][attempt] = exchange
     attempts["host"][attempt] = host
@@ -348,8 +352,8 @@ def send(state: Any, exchange: int) -> int:
     if connection == OVERFLOW:
         free_attempt(state, attempt)
         if watched:
-            report_dropped(state, cluster, host)
-        return _stimulate(state, exchange, STIMULUS_OVERFLOW)
+            invoke(state, HEALTH_DROPPED, host, 0)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_OVERFLOW))
     exchanges["attempt"][exchange] = attempt
     exchanges["attempts_active"][exchange] += 1
     if connection == NO_INDEX:
@@ -363,8 +367,8 @@ def send(state: Any, exchange: int) -> int:
         else:  # opened in no time beside slower ones: it is for the next in line
             announce_connection(state, connection, 0)
         if watched:
-            report_dropped(state, cluster, host)
-        return _stimulate(state, exchange, STIMULUS_OVERFLOW)
+            invoke(state, HEALTH_DROPPED, host, 0)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_OVERFLOW))
     return transmit(state, attempt, connection)
 
 
@@ -403,7 +407,7 @@ def done(state: Any, attempt: int) -> int:
     cluster = exchanges["cluster"][exchange]
     if state.clusters["health"][cluster] != NO_INDEX:
         known = status if reset == RESET_NONE else 0
-        report_result(state, cluster, attempts["host"][attempt], known, reset)
+        report_result(state, attempts["host"][attempt], known, reset)
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
@@ -419,7 +423,7 @@ def _report_timeout(state: Any, exchange: int, attempt: int) -> None:
     cluster = state.exchanges["cluster"][exchange]
     if state.clusters["health"][cluster] != NO_INDEX:
         host = state.attempts["host"][attempt]
-        report_result(state, cluster, host, 0, RESET_PER_TRY_TIMEOUT)
+        report_result(state, host, 0, RESET_PER_TRY_TIMEOUT)
 
 
 @kernel_jit
@@ -430,7 +434,7 @@ def on_route_timeout(state: Any, exchange: int) -> int:
         if state.attempts["state"][attempt] == ATTEMPT_SENT:
             _report_timeout(state, exchange, attempt)
         attempt = state.attempts["previous"][attempt]
-    return _stimulate(state, exchange, STIMULUS_ROUTE_TIMEOUT)
+    return int(invoke(state, STIMULATE, exchange, STIMULUS_ROUTE_TIMEOUT))
 
 
 @kernel_jit
@@ -439,13 +443,7 @@ def on_per_try_timeout(state: Any, attempt: int) -> int:
     exchange = state.attempts["exchange"][attempt]
     _report_timeout(state, exchange, attempt)
     abandon(state, attempt)
-    return _stimulate(state, exchange, STIMULUS_PER_TRY_TIMEOUT)
-
-
-@kernel_jit
-def on_downstream_reset(state: Any, exchange: int) -> int:
-    """The caller of `exchange` is gone; return the follow-up."""
-    return _stimulate(state, exchange, STIMULUS_DOWNSTREAM_RESET)
+    return int(invoke(state, STIMULATE, exchange, STIMULUS_PER_TRY_TIMEOUT))
 
 
 @kernel_jit
@@ -470,8 +468,9 @@ def finish(state: Any, exchange: int) -> int:
     if exchanges["timer"][exchange] != NO_INDEX:
         stop_timer(state.timers, exchanges, exchange)
     if exchanges["attempts_active"][exchange] > 0:
-        abandon_attempts(state, exchange)
-    if exchanges["flags"][exchange] & _FILTERED != 0 and leave_filters(state, exchange):
+        invoke(state, ABANDON, exchange, 0)
+    filtered = exchanges["flags"][exchange] & _FILTERED != 0
+    if filtered and invoke(state, LEAVE_FILTERS, exchange, 0) != 0:
         return NOTHING
     record_exchange(state, exchange)
     parent = exchanges["parent"][exchange]
