@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -140,11 +141,19 @@ def compile_upstreams(
     """Compile routes and clusters, of proxies or not; fills `route_start` of the CALL rows."""
     compiler = _Compiler(topology, layout, sidecars)
     traffic = list(topology.traffic.items())
+    # Classes whose requests look alike take the same routes behind their entry.
+    first_alike: dict[tuple[Any, ...], int] = {}
+    alike = [
+        first_alike.setdefault((*sorted(item.headers.items()), item.users), column)
+        for column, (_, item) in enumerate(traffic)
+    ]
     routes_by_traffic = np.full((len(programs.sites), max(len(traffic), 1)), NO_INDEX, np.int32)
     for row, site in enumerate(programs.sites):
         for column, (name, item) in enumerate(traffic):
-            # The entry of a class serves no other class.
-            if site.workload is not None or programs.entry_calls[name] == row:
+            inner = site.workload is not None
+            if inner and alike[column] != column:
+                routes_by_traffic[row, column] = routes_by_traffic[row, alike[column]]
+            elif inner or programs.entry_calls[name] == row:  # an entry serves its class only
                 routes_by_traffic[row, column] = compiler.route(site, item, column)
     inbound = compiler.filters.inbound(layout, programs.sites, sidecars)
     programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
