@@ -10,6 +10,9 @@ Compiled code neither allocates nor returns arrays, so numba's reference countin
 (`_nrt`): it would count every array that an inlined call passes on, at 10 to 20 times the cost
 of a pick.
 
+Rows hold integers of 8 to 32 bits and arithmetic yields 64; a compiled caller hands over 64
+(`_widened`), or a function would be compiled once for each mixture of widths.
+
 `forceinline` is LLVM's: the caller absorbs the function after type inference, so that a hot
 handler does not pay for passing arrays (seven words each).
 """
@@ -26,8 +29,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core import types as numba_types
 
 __all__ = ["CACHE_FOLDER", "JIT_ENABLED", "kernel_jit", "kernel_jit_inline"]
+
+#: Most of numba's types have none themselves.
+types: Any = numba_types
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -68,12 +75,25 @@ if not JIT_ENABLED:
 
 def kernel_jit(function: _Function) -> _Function:
     """Compile `function` (cached, GIL released), or return it unchanged with JIT off."""
-    compiled: _Function = numba.njit(cache=True, nogil=True, _nrt=False)(function)
-    return compiled
+    return _compiled(function)
 
 
 def kernel_jit_inline(function: _Function) -> _Function:
     """Compile `function` so that compiled callers absorb it."""
-    options = {"cache": True, "nogil": True, "_nrt": False, "forceinline": True}
-    compiled: _Function = numba.njit(**options)(function)
-    return compiled
+    return _compiled(function, forceinline=True)
+
+
+def _compiled(function: _Function, **options: bool) -> _Function:
+    compiled: Any = numba.njit(cache=True, nogil=True, _nrt=False, **options)(function)
+    if JIT_ENABLED:
+        resolve = compiled.get_call_template
+        compiled.get_call_template = lambda args, kws: resolve(tuple(map(_widened, args)), kws)
+    result: _Function = compiled
+    return result
+
+
+def _widened(kind: Any) -> Any:
+    """Return the type as which an argument of type `kind` is handed over."""
+    kind = types.unliteral(kind)
+    narrow = isinstance(kind, types.Integer) and kind.bitwidth < types.int64.bitwidth
+    return types.int64 if narrow else kind

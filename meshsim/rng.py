@@ -28,6 +28,7 @@ __all__ = [
     "PURPOSE_BACK_OFF",
     "PURPOSE_BRANCH",
     "PURPOSE_FAULT",
+    "PURPOSE_HEALTH",
     "PURPOSE_IDLE",
     "PURPOSE_INJECTION",
     "PURPOSE_LIMIT",
@@ -46,6 +47,8 @@ __all__ = [
     "next_index",
     "next_uint64",
     "next_uniform",
+    "peek_uint64",
+    "uniform_of",
 ]
 
 PURPOSE_ARRIVAL = 1
@@ -62,6 +65,7 @@ PURPOSE_TRACE = 11
 PURPOSE_LIMIT = 12
 PURPOSE_INJECTION = 13
 PURPOSE_MIRROR = 14
+PURPOSE_HEALTH = 15
 PURPOSE_IDLE = 40  # whom an idle server tells
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -96,27 +100,39 @@ def mix_in(key: np.uint64, value: int) -> np.uint64:
 
 
 @kernel_jit_inline
+def uniform_of(bits: np.uint64) -> float:
+    """Return the uniform draw in [0, 1) that 64 random bits make."""
+    return float(bits >> _S11) * _ULP
+
+
+@kernel_jit_inline
 def key_uniform(key: np.uint64) -> float:
     """Return the uniform draw in [0, 1) that belongs to `key` (2**53 values)."""
-    return float(mix(key) >> _S11) * _ULP
+    return uniform_of(mix(key))
+
+
+@kernel_jit_inline
+def peek_uint64(s0: np.uint64, s1: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Return the 64 random bits of a stream at (s0, s1), and where it is after them."""
+    result = s0 + s1
+    s1 ^= s0
+    after_0 = ((s0 << _S24) | (s0 >> _S40)) ^ s1 ^ (s1 << _S16)
+    return result, after_0, (s1 << _S37) | (s1 >> _S27)
 
 
 @kernel_jit_inline
 def next_uint64(rng: Any) -> np.uint64:
     """Advance `rng` (ndarray[uint64], shape (2,)) in place and return 64 random bits."""
-    s0 = rng[0]
-    s1 = rng[1]
-    result = s0 + s1
-    s1 ^= s0
-    rng[0] = ((s0 << _S24) | (s0 >> _S40)) ^ s1 ^ (s1 << _S16)
-    rng[1] = (s1 << _S37) | (s1 >> _S27)
+    result, s0, s1 = peek_uint64(rng[0], rng[1])
+    rng[0] = s0
+    rng[1] = s1
     return result
 
 
 @kernel_jit_inline
 def next_uniform(rng: Any) -> float:
     """Advance `rng` in place and return a uniform draw in [0, 1)."""
-    return float(next_uint64(rng) >> _S11) * _ULP
+    return uniform_of(next_uint64(rng))
 
 
 @kernel_jit_inline

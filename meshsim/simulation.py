@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshsim import kernel as engine
 from meshsim.errors import ConfigError
@@ -26,7 +26,6 @@ from meshsim.kernel.faults import fault_process
 from meshsim.meshes import profile as profile_of
 from meshsim.meshes import resolve
 from meshsim.progress import Report, reporter
-from meshsim.results import Result, parse_precision
 from meshsim.state.record import WINDOW_COUNT, RunRecord
 from meshsim.topology.compiled import CompiledTopology, compile_topology
 from meshsim.topology.model import Topology
@@ -34,6 +33,9 @@ from meshsim.topology.profile import MeshProfile
 from meshsim.topology.rates import class_rate
 from meshsim.topology.validate import validated
 from meshsim.units import NS_PER_S, to_ns
+
+if TYPE_CHECKING:  # pandas, which it loads, is not needed before there is a result
+    from meshsim.results import Result
 
 __all__ = ["Process", "simulate"]
 
@@ -102,7 +104,11 @@ def simulate(
     >>> import meshsim as ms                                          # doctest: +SKIP
     >>> ms.simulate(ms.load("topologies/bookinfo.yaml")).summary()    # doctest: +SKIP
     """
-    wanted = parse_precision(precision) if precision is not None else None
+    wanted = None
+    if precision is not None:
+        from meshsim.results import parse_precision
+
+        wanted = parse_precision(precision)
     duration_ns = _checked(duration, replications, seed)
     declared = topology if mesh is None else topology.model_copy(update={"mesh": mesh})
     resolved = resolve(validated(declared))
@@ -184,6 +190,8 @@ class _Runs:
 
     def result(self, records: Sequence[RunRecord]) -> Result:
         """Return the Result of `records`."""
+        from meshsim.results import Result
+
         return Result.from_records(
             self.compiled.catalog,
             records,

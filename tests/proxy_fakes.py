@@ -167,6 +167,9 @@ class FakeEngine:
     def filter_counters(self, inbound=False):
         return {}
 
+    def invalid_picks(self):
+        return 0
+
     def retry_count(self, exchange):
         return self.exchanges[exchange]["retries"]
 
@@ -215,6 +218,12 @@ class FakeEngine:
 
     def pool_settings(self, host):
         return self.settings
+
+    def checked_hosts(self):
+        return set()
+
+    def health_counters(self):
+        return {}
 
     def assert_quiet(self):
         assert not self.exchanges

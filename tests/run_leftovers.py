@@ -19,7 +19,7 @@ def leftovers():
     )
 
 
-def wait_for(condition, patience_s=30.0):
+def wait_for(condition, patience_s=120.0):
     """Wait until `condition()` holds; fail if it does not in time."""
     for _ in range(round(patience_s / 0.01)):
         if condition():

@@ -48,6 +48,7 @@ from cryptography.hazmat.primitives.serialization import (
 from emulator.clock import thread_cpu_ns, unix_s
 from meshsim.controlplane.certificate_authority import (
     KEY_TYPES,
+    ROTATION_FRACTION,
     CertificateAuthority,
     CertificateRefused,
     PrivateKey,
@@ -137,7 +138,11 @@ class Identity:
     """
 
     def __init__(
-        self, principal: str, key_type: str = "ecdsa-p256", *, rotation_fraction: float = 0.5
+        self,
+        principal: str,
+        key_type: str = "ecdsa-p256",
+        *,
+        rotation_fraction: float = ROTATION_FRACTION,
     ) -> None:
         if trust_domain_of(principal) is None:
             raise ConfigError(f"{principal!r} is not a SPIFFE id of a workload")

@@ -30,6 +30,7 @@ from emulator.decisions.connections import ConnectionDecisions
 from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filtering import FilterDecisions
 from emulator.decisions.filters import ProxyFilters
+from emulator.decisions.health import Health
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.picking import pick_once
@@ -97,13 +98,16 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._log = log
         self._holdings = Holdings()
         self.inbound = InboundAccess(index, log)
+        self._health = Health(self._holdings, run_seed, index, self._note)
+        self.first_check, self.checked = self._health.first_check, self._health.checked
+        self.checked_hosts, self.health_counters = self._health.checked_hosts, self._health.counters
         self._table = RouteTable(self.configuration, {})
         self._identity = run_seed, index
         self._rng = pick_stream(run_seed, index)
         self._filters = ProxyFilters()
         self._exchanges = Exchanges()
         self._live = self._exchanges.live
-        self._bind()
+        self._bind(0)
         self._note("open", name, run_seed, None)
 
     # --- Configuration ---
@@ -119,7 +123,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._table = RouteTable(configuration, self._holdings.cluster_rows)
         self._filters.apply(configuration.listener.rate_limit)
         self.inbound.apply(configuration.listener)
-        self._bind()
+        self._bind(now_ns)
         if self._log is not None:
             parts = changed_parts(self.configuration, configuration)
             self._note("apply", parts, dict(configuration.versions), now_ns, departed)
@@ -150,8 +154,13 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         """Return (connect timeout [ns], idle timeout [ns], requests a connection; 0: no limit)."""
         return self._pool_settings[self._holdings.cluster_of[host]]
 
-    def _bind(self) -> None:
+    def check_settings(self, host: int) -> tuple[int, str]:
+        """Return (timeout [ns], path) of the health checks of a host (no stimulus)."""
+        return self._holdings.check_settings(host)
+
+    def _bind(self, now_ns: int) -> None:
         """Take hold of arrays that may have moved."""
+        self._health.bind(now_ns)
         holdings = self._holdings
         self._hosts = holdings.hosts
         self._members = holdings.members
@@ -258,7 +267,10 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             response is marked ``x-envoy-overloaded``; else `RESET_NONE`.
         now_ns : int
         """
-        decision = self._step(self._live[exchange], stimulus, status, reset, now_ns)
+        item = self._live[exchange]
+        if self._health.watched[item.cluster]:
+            self._health.told(item, stimulus, status, reset, now_ns)
+        decision = self._step(item, stimulus, status, reset, now_ns)
         if self._log is not None:
             self._log.write(
                 f'[{self.index},"tell",{exchange},{stimulus},{status},{reset},{now_ns},'
@@ -298,6 +310,9 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         (`host_selection_retry_max_attempts`); the last pick is accepted.
         """
         item = self._live[exchange]
+        watched = self._health.watched[item.cluster]
+        if watched:
+            self._health.settle(item.cluster, now_ns)
         tries = 1
         if item.tried and self._exchanges.retry_counts[item.row] > 0:
             tries += item.table.selection_tries[item.route]
@@ -308,6 +323,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
                 break
         if host != NO_HOST:
             item.tried.append(host)
+            if watched:
+                self._health.picked(item, host)
         if self._log is not None:
             self._log.write(f'[{self.index},"pick",{exchange},{now_ns},{host}]')
         return host
@@ -317,6 +334,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         item = self._live[exchange]
         on_request_started(self._clusters, item.cluster)
         on_request_sent(self._hosts, host, now_ns)
+        if self._health.watched[item.cluster]:
+            self._health.connected(item, host, now_ns)
         deadline_ns = NEVER_NS
         if item.table.has_per_try[item.route]:
             deadline_ns = per_try_deadline_ns(item.table.routes, item.route, now_ns)
@@ -368,6 +387,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         if self._exchanges.states[item.row] in running:
             raise InvariantError(f"{self.name}: exchange {exchange} is finished while it runs")
         self._filters.ended(item)
+        if item.host != NO_HOST:
+            self._health.dropped(item)
         self._exchanges.end(exchange)
         if self._log is not None:
             self._log.write(f'[{self.index},"finish",{exchange},null]')
@@ -409,13 +430,14 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
     def digest(self) -> str:
         """Return a digest of the whole state: equal states, equal digests (64 hex digits)."""
         digest = hashlib.sha256(f"{self.name},{self.index},{self._exchanges.count}".encode())
-        for array in (self._hosts, self._members, self._clusters, self._memory, self._rng):
+        held = (self._hosts, self._members, self._clusters, self._memory, self._rng)
+        for array in (*held, *self._health.rows()):
             digest.update(array.tobytes())
         for field in sorted(set(self._configs.dtype.names or ()) - _ADDRESSES):
             digest.update(self._configs[field].tobytes())  # without what is between the fields
         for part in self._filters.state():
             digest.update(part)
-        for rows in self._holdings.localities.values():
+        for rows in self._holdings.lanes.arrays.values():
             digest.update(rows.tobytes())
         for number, item in self._live.items():
             digest.update(f"{number},{item.tried}".encode())

@@ -17,7 +17,7 @@ from emulator.decisions.grouping import Asked
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.state.codes import FLAG_NONE, NO_INDEX
+from meshsim.state.codes import FLAG_NONE, NO_HOST, NO_INDEX
 from meshsim.state.exchange import EXCHANGE_DELAYED, EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.topology.compiled.layout import Rows
 
@@ -70,6 +70,10 @@ class Exchange:
         Hosts of its tries, in order.
     holds_fault : bool
         Whether it counts among the active faults of the proxy.
+    host : int
+        Of the live try in a cluster whose health is watched, or `NO_HOST`.
+    sent : bool
+        Whether that try has its connection.
     """
 
     __slots__ = (
@@ -78,11 +82,13 @@ class Exchange:
         "hash_key",
         "headers",
         "holds_fault",
+        "host",
         "key",
         "method",
         "path",
         "route",
         "row",
+        "sent",
         "service",
         "table",
         "tried",
@@ -111,6 +117,8 @@ class Exchange:
         self.asked: Asked | None = None
         self.tried: list[int] = []
         self.holds_fault = False
+        self.host = NO_HOST
+        self.sent = False
 
 
 class Exchanges:

@@ -22,40 +22,43 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from emulator.decisions.grouping import (
-    NOTHING_ASKED,
-    Asked,
-    Lane,
-    as_labels,
-    asked_of,
-    grouped,
-    lane_weights,
+from emulator.decisions.grouping import grouped
+from emulator.decisions.lanes import Lanes
+from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.state.codes import NO_INDEX
+from meshsim.state.health import (
+    BY_ACCRUAL,
+    BY_CHECK,
+    BY_OUTLIER,
+    HEALTH_RULE_DTYPE,
+    HEALTHY,
+    UNHEALTHY,
+    blank_cluster_health,
+    blank_host_health,
 )
-from meshsim.controlplane.configuration import (
-    EndpointAddress,
-    ProxyConfiguration,
-    destinations,
-)
-from meshsim.state.codes import PICK_GROUPED, PICK_SUBSET
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
-    CLUSTER_DTYPE,
     TABLE_DTYPE,
 )
+from meshsim.topology.compiled.health import (
+    fill_health_rule,
+    health_counters,
+    is_watched,
+    no_ejections,
+)
 from meshsim.topology.compiled.layout import Rows
-from meshsim.topology.compiled.localities import GroupingRows, locality_configs
 from meshsim.topology.compiled.policies import (
     fill_cluster_config,
     hash_table,
     memory_count,
+    no_clusters,
     no_hosts,
-    weighted,
+    weights_equal,
 )
-from meshsim.topology.compiled.subsetting import ClusterSubsets, table_of_subset
 
 if TYPE_CHECKING:
     from meshsim.topology.compiled.placement import Group
-    from meshsim.topology.model import ClusterPolicy, LocalityLoadBalancing
+    from meshsim.topology.model import ClusterPolicy
 
 __all__ = ["Holdings", "HostReport"]
 
@@ -103,12 +106,11 @@ class Holdings:
     table : ndarray[TABLE_DTYPE]
     memory : ndarray[float64]
         Of custom policies, by cluster as ``clusters["memory_start"]`` says.
-    localities : dict of str to ndarray
-        Of grouped clusters: `locality_configs`, `groupings`, `priorities`, `localities`.
-    grouped, by_subset : set of int
-        CLUSTER rows that are grouped, and that pick by subset.
-    chains : ndarray[int32]
-        Chains of lanes of the latter (`chain_of`).
+    lanes : Lanes
+        Parts of clusters that are grouped, or that pick by subset.
+    host_health : ndarray[HOST_HEALTH_DTYPE], as long as `hosts`
+    cluster_health, health_rules, ejections : ndarray, as long as `clusters`
+        Belief in their health, and the rules it goes by.
     cluster_rows : dict of str to int
         By cluster name, of the configuration in force.
     addresses : list of EndpointAddress
@@ -124,16 +126,15 @@ class Holdings:
     def __init__(self) -> None:
         self.hosts: Rows = no_hosts(_ROWS_FIRST)
         self.members: Rows = np.zeros(1, np.int32)
-        self.clusters: Rows = np.zeros(_ROWS_FIRST, CLUSTER_DTYPE)
+        self.clusters: Rows = no_clusters(_ROWS_FIRST)
         self.configs: Rows = np.zeros(_ROWS_FIRST, CLUSTER_CONFIG_DTYPE)
+        self.host_health: Rows = blank_host_health(_ROWS_FIRST)
+        self.cluster_health: Rows = blank_cluster_health(_ROWS_FIRST)
+        self.health_rules: Rows = np.zeros(_ROWS_FIRST, HEALTH_RULE_DTYPE)
+        self.ejections: Rows = no_ejections(_ROWS_FIRST)
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
         self.memory: Rows = np.zeros(1)
-        self.localities: dict[str, Rows] = {"locality_configs": locality_configs(())}
-        self.localities |= GroupingRows().build()
-        self.grouped: set[int] = set()
-        self.by_subset: set[int] = set()
-        self.chains: Rows = np.zeros(0, np.int32)
-        self._asked: dict[str, dict[Asked, int]] = {}  # chain by cluster and what is asked
+        self.lanes = Lanes(self)
         self.cluster_rows: dict[str, int] = {}
         self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
         self.pending: list[int] = [0] * _ROWS_FIRST
@@ -141,8 +142,8 @@ class Holdings:
         self.cluster_names: list[str] = [""] * _ROWS_FIRST
         self._host_rows: dict[tuple[str, str], int] = {}  # of members, by cluster and endpoint
         self._forgotten: _Counted = {}  # of hosts whose rows were given back
+        self._check_paths: dict[int, str] = {}  # by CLUSTER row
         self._tables: dict[int, tuple[Any, Rows]] = {}  # by CLUSTER row: what decided it, it
-        self._lanes: dict[Lane, int] = {}  # their CLUSTER rows
 
     def apply(
         self,
@@ -165,11 +166,15 @@ class Holdings:
         clusters_free = self._free_clusters(clusters_in_use)
         hosts_free = self._free_hosts(hosts_in_use)
         rows: dict[str, int] = {}
+        older: set[int] = set()
         for name in configuration.clusters:
             known = self.cluster_rows.get(name)
-            rows[name] = known if known is not None else self._new_cluster(name, clusters_free)
+            rows[name] = known if known is not None else self.new_cluster(name, clusters_free)
+            if known is not None:
+                older.add(known)
         self.cluster_rows = rows
         host_rows: dict[tuple[str, str], int] = {}
+        fresh: list[int] = []
         members: list[int] = []
         tables = [np.zeros(1, TABLE_DTYPE)]
         groups_of: dict[str, list[Group]] = {}
@@ -182,6 +187,7 @@ class Holdings:
                 host = self._host_rows.get((name, item.name))
                 if host is None:
                     host = self._new_host(cluster, now_ns, hosts_free)
+                    fresh.append(host)
                 host_rows[name, item.name] = host
                 self.addresses[host] = item
                 self.hosts["weight"][host] = item.weight
@@ -192,17 +198,50 @@ class Holdings:
             # Of a grouped cluster the lanes have the hash tables.
             hashed = () if name in groups_of else endpoints
             weights = [item.weight for item in hashed]
-            self._configure(cluster, configuration.clusters[name], hashed, weights, tables)
+            policy = configuration.clusters[name]
+            self.configure(cluster, policy, hashed, weights, tables)
+            self._set_rule(cluster, policy)
         self._host_rows = host_rows
         self.members = np.array(members or [0], np.int32)
-        lanes: dict[Lane, int] = {}
-        self._group(configuration, groups_of, clusters_free, lanes, tables)
-        self._subset(configuration, clusters_free, lanes, tables)
-        self._lanes = lanes
+        self._watch(members, fresh, older, now_ns)
+        self.lanes.apply(configuration, groups_of, clusters_free, tables)
         self._empty_departed()
         self._remember(configuration)
         self.table = np.concatenate(tables)
         return tuple(sorted(before - set(host_rows.values())))
+
+    def _watch(self, members: list[int], fresh: list[int], older: set[int], now_ns: int) -> None:
+        """Link members to their health, and begin the life of `fresh` ones.
+
+        Those that come with their cluster are taken for healthy and none of them for new.
+        """
+        hosts, rules = self.hosts, self.health_rules
+        of = hosts["cluster"][members]
+        hosts["health"] = NO_INDEX
+        hosts["health"][members] = np.where(
+            self.configs["health"][of] != NO_INDEX, members, NO_INDEX
+        )
+        for host in fresh:
+            cluster = self.cluster_of[host]
+            if cluster not in older:
+                self.host_health["checked"][host] = 1
+                continue
+            window_ns = int(self.configs["slow_start_window_ns"][cluster])
+            hosts["slow_start_end_ns"][host] = now_ns + window_ns if window_ns else 0
+            hosts["unhealthy"][host] = BY_CHECK
+        # What is watched no longer is held against nobody.
+        kept = np.where(rules["interval_ns"] > 0, BY_OUTLIER, 0)
+        kept |= np.where(rules["max_failures"] > 0, BY_ACCRUAL, 0)
+        kept |= np.where(rules["check_interval_ns"] > 0, BY_CHECK, 0)
+        hosts["unhealthy"][members] &= kept[of]
+        accrues = rules["max_failures"][of] > 0
+        self.host_health["accrual_state"][members] *= accrues
+        hosts["healthy"][members] = np.where(hosts["unhealthy"][members] == 0, HEALTHY, UNHEALTHY)
+
+    def check_settings(self, host: int) -> tuple[int, str]:
+        """Return (timeout [ns], path) of the health checks of a host."""
+        cluster = self.cluster_of[host]
+        return int(self.health_rules["check_timeout_ns"][cluster]), self._check_paths[cluster]
 
     def is_member(self, host: int) -> bool:
         """Return whether the configuration in force names this host."""
@@ -215,9 +254,31 @@ class Holdings:
     def counters(self) -> dict[str, dict[str, int]]:
         """Return Envoy's counters of each cluster of the configuration in force."""
         return {
-            name: {key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()}
+            name: {
+                **{key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()},
+                **self._health_counters(row),
+            }
             for name, row in self.cluster_rows.items()
         }
+
+    def health_counters(self) -> dict[str, dict[str, int]]:
+        """Return Envoy's counters of health of each cluster that is watched."""
+        return {
+            name: self._health_counters(row)
+            for name, row in self.cluster_rows.items()
+            if self.configs["health"][row] != NO_INDEX
+        }
+
+    def _health_counters(self, cluster: int) -> dict[str, int]:
+        if self.configs["health"][cluster] == NO_INDEX:
+            return {}
+        start, count = (
+            self.clusters["member_start"][cluster],
+            self.clusters["member_count"][cluster],
+        )
+        own = slice(cluster, cluster + 1)
+        hosts = self.hosts[self.members[start : start + count]]
+        return health_counters(hosts, self.cluster_health[own], self.ejections[own])
 
     def reports(self) -> list[HostReport]:
         """Return what was counted of every host that was used, gone ones included."""
@@ -239,7 +300,7 @@ class Holdings:
 
     def _free_clusters(self, in_use: Collection[int]) -> list[int]:
         """Return the CLUSTER rows to give out, the first to be taken last."""
-        held = set(self.cluster_rows.values()) | set(self._lanes.values()) | set(in_use)
+        held = set(self.cluster_rows.values()) | self.lanes.rows | set(in_use)
         active = ("connections_active", "pending_active", "requests_active", "retries_active")
         return [
             row
@@ -265,16 +326,23 @@ class Holdings:
                 self.addresses[row] = None
         return free
 
-    def _new_cluster(self, name: str, free: list[int]) -> int:
+    def new_cluster(self, name: str, free: list[int]) -> int:
+        """Return a blank CLUSTER row for `name`, out of `free` if there is any."""
         if not free:
             count = len(self.clusters)
             free += range(2 * count - 1, count - 1, -1)
-            self.clusters = _doubled(self.clusters)
+            self.clusters = _joined(self.clusters, no_clusters(count))
             self.configs = _doubled(self.configs)
+            self.health_rules = _doubled(self.health_rules)
+            self.cluster_health = _joined(self.cluster_health, blank_cluster_health(count))
+            self.ejections = np.concatenate([self.ejections, no_ejections(count)])
             self.cluster_names += [""] * count
         row = free.pop()
-        self.clusters[row] = np.zeros(1, CLUSTER_DTYPE)[0]
+        self.clusters[row] = no_clusters(1)[0]
         self.clusters["config"][row] = row
+        self.cluster_health[row] = blank_cluster_health(1)[0]
+        self.cluster_health["cluster"][row] = row
+        self.ejections[row] = 0
         self.cluster_names[row] = name
         self._tables.pop(row, None)
         return row
@@ -283,20 +351,23 @@ class Holdings:
         if not free:
             count = len(self.hosts)
             free += range(2 * count - 1, count - 1, -1)
-            self.hosts = _doubled(self.hosts)
+            self.hosts = _joined(self.hosts, no_hosts(count))
+            self.host_health = _joined(self.host_health, blank_host_health(count))
             self.addresses += [None] * count
             self.pending += [0] * count
             self.cluster_of += [0] * count
         row = free.pop()
         self.hosts[row] = no_hosts(1)[0]
         self.hosts["cluster"][row] = self.cluster_of[row] = cluster
-        self.hosts["healthy"][row] = 1
+        self.hosts["healthy"][row] = HEALTHY
+        self.host_health[row] = blank_host_health(1)[0]
+        self.host_health["host"][row] = row
         self.hosts["endpoint"][row] = row
         # The moving average forgets from the moment the host appeared.
         self.hosts["rtt_updated_ns"][row] = now_ns
         return row
 
-    def _configure(
+    def configure(
         self,
         cluster: int,
         policy: ClusterPolicy,
@@ -307,7 +378,7 @@ class Holdings:
         """Overwrite the configuration row of a cluster and add its hash table to `tables`."""
         fields = np.zeros(1, CLUSTER_CONFIG_DTYPE)
         fill_cluster_config(fields, policy)
-        fields["weights_equal"] = int(len(set(weights)) <= 1)
+        fields["weights_equal"] = weights_equal(policy, weights)
         named = tuple(item.name for item in endpoints)
         decided_by = (policy.load_balancing, named, tuple(weights))
         known = self._tables.get(cluster)
@@ -321,120 +392,15 @@ class Holdings:
             self._forget_schedule(cluster)
         self.configs[cluster] = fields[0]
 
-    def _group(
-        self,
-        configuration: ProxyConfiguration,
-        groups_of: dict[str, list[Group]],
-        free: list[int],
-        lanes: dict[Lane, int],
-        tables: list[Rows],
-    ) -> None:
-        """Give grouped clusters their rows and lanes."""
-        settings: list[LocalityLoadBalancing] = []
-        rows = GroupingRows()
-        groupings: dict[int, int] = {}
-        for name, groups in groups_of.items():
-            cluster = self.cluster_rows[name]
-            policy = configuration.clusters[name]
-            assert policy.locality is not None
-            whole: set[int] = set()  # priorities that have their lane
-
-            def new_lane(
-                part: Sequence[Group],
-                position: int,
-                name: str = name,
-                cluster: int = cluster,
-                policy: ClusterPolicy = policy,
-                whole: set[int] = whole,
-            ) -> int:
-                priority = part[0].priority
-                lane = Lane(name, priority, part[0].zone if priority in whole else None)
-                row = self._lane_row(lane, free, lanes)
-                start = int(self.clusters["member_start"][cluster]) + position
-                count = sum(len(group.endpoints) for group in part)
-                hosts = self.members[start : start + count]
-                if priority not in whole:
-                    whole.add(priority)
-                    self.hosts["table_index"][hosts] = np.arange(count)
-                self.clusters["member_start"][row] = start
-                self.clusters["member_count"][row] = count
-                addresses = [self.addresses[host] for host in hosts]
-                told = [address for address in addresses if address is not None]
-                self._configure(row, policy, told, lane_weights(policy, part, told), tables)
-                return row
-
-            groupings[cluster] = rows.add(groups, new_lane)
-            self.configs["locality"][cluster] = len(settings)
-            self.configs["picking"][cluster] = PICK_GROUPED
-            settings.append(policy.locality)
-        for cluster, grouping in groupings.items():
-            self.clusters["grouping"][cluster] = grouping
-        self.grouped = set(groupings)
-        self.localities = {"locality_configs": locality_configs(settings), **rows.build()}
-
-    def _subset(
-        self,
-        configuration: ProxyConfiguration,
-        free: list[int],
-        lanes: dict[Lane, int],
-        tables: list[Rows],
-    ) -> None:
-        """Give clusters that pick by subset the chains and lanes of all that is ever asked."""
-        chains: list[int] = []
-        members = [self.members]
-        for service, routes in configuration.routes.items():
-            for route in routes:
-                names = destinations(service, route)
-                for destination, name in zip(weighted(route), names, strict=True):
-                    self._asked.setdefault(name, {})[asked_of(destination)] = 0
-        self.by_subset = set()
-        for name, cluster in self.cluster_rows.items():
-            policy = configuration.clusters[name]
-            if policy.subset_config is None:
-                continue
-            self.by_subset.add(cluster)
-            self.configs["picking"][cluster] = PICK_SUBSET
-            told = configuration.endpoints.get(name, ())
-            subsets = ClusterSubsets(policy.subset_config.rule(), [i.labels or {} for i in told])
-            asked = self._asked.setdefault(name, {})
-            asked.setdefault(NOTHING_ASKED, 0)
-            numbered: list[int] = []
-            starts = {item: subsets.chain(as_labels(item), numbered) for item in asked}
-            rows = []
-            first = int(self.clusters["member_start"][cluster])
-            for hosts in subsets.lanes:
-                own = [told[position] for position in hosts]
-                lane = Lane(name, endpoints=tuple(item.name for item in own))
-                row = self._lane_row(lane, free, lanes)
-                self.clusters["member_start"][row] = sum(len(part) for part in members)
-                self.clusters["member_count"][row] = len(hosts)
-                members.append(self.members[[first + position for position in hosts]])
-                self._configure(row, policy, own, [item.weight for item in own], tables)
-                tables[-1] = table_of_subset(tables[-1].copy(), hosts)
-                rows.append(row)
-            shift = len(chains)
-            for item, start in starts.items():
-                asked[item] = shift + start
-                count = numbered[start]
-                chains.append(count)
-                chains += [rows[lane] for lane in numbered[start + 1 : start + 1 + count]]
-            # Lanes are where there is room, not in a row behind a first one.
-            self.clusters["first_lane"][cluster] = 0
-        self.members = np.concatenate(members)
-        self.chains = np.array(chains, np.int32)
-
-    def chain_of(self, cluster: int, asked: Asked | None) -> int:
-        """Return where the chain of a cluster for what a route asks begins in `chains`."""
-        known = self._asked[self.cluster_names[cluster]]
-        return known.get(asked or NOTHING_ASKED, known[NOTHING_ASKED])
-
-    def _lane_row(self, lane: Lane, free: list[int], lanes: dict[Lane, int]) -> int:
-        """Return the CLUSTER row of a lane, the one it had if it had one."""
-        row = self._lanes.get(lane)
-        if row is None:
-            row = self._new_cluster(lane.cluster, free)
-        lanes[lane] = row
-        return row
+    def _set_rule(self, cluster: int, policy: ClusterPolicy) -> None:
+        """Overwrite the health rule of a cluster."""
+        rule = self.health_rules[cluster : cluster + 1]
+        rule[0] = np.zeros(1, HEALTH_RULE_DTYPE)[0]
+        if is_watched(policy) or policy.locality is not None:
+            self.configs["health"][cluster] = cluster
+            fill_health_rule(rule, policy)
+        if policy.health_check is not None:
+            self._check_paths[cluster] = policy.health_check.path or "/"
 
     def _forget_schedule(self, cluster: int) -> None:
         """Clear the EDF schedule of a cluster that balances otherwise: hashing scribbles on it."""
@@ -465,8 +431,12 @@ class Holdings:
         """
         departed = np.ones(len(self.clusters), np.bool_)
         departed[list(self.cluster_rows.values())] = False
-        departed[list(self._lanes.values())] = False
+        departed[list(self.lanes.rows)] = False
         self.clusters["member_count"][departed] = 0
+
+
+def _joined(rows: Rows, added: Rows) -> Rows:
+    return np.concatenate([rows, added], dtype=rows.dtype)
 
 
 def _doubled(rows: Rows) -> Rows:

@@ -35,16 +35,19 @@ def pick_once(holdings: Holdings, item: Exchange, pick_number: int, now_ns: int,
     """
     cluster, hash_key = item.cluster, item.hash_key
     hosts, members, clusters = holdings.hosts, holdings.members, holdings.clusters
-    if cluster in holdings.grouped:
-        rows = holdings.localities
+    lanes = holdings.lanes
+    if cluster in lanes.groupings:
+        rows = lanes.arrays
         cluster = choose_lane(
             hosts,
             members,
             clusters,
             cluster,
             holdings.configs,
+            holdings.cluster_health,
             rows["locality_configs"],
             rows["groupings"],
+            lanes.groupings[cluster],
             rows["priorities"],
             rows["localities"],
             hash_key,
@@ -54,17 +57,17 @@ def pick_once(holdings: Holdings, item: Exchange, pick_number: int, now_ns: int,
             return NO_HOST
         # Nobody tells a live proxy that a host is degraded.
         assert cluster > NO_HOST, f"lane {cluster}"
-    elif cluster in holdings.by_subset:
+    elif cluster in lanes.by_subset:
         return pick_in_chain(
             hosts,
             members,
             clusters,
-            cluster,
+            0,
             holdings.configs,
             holdings.table,
             holdings.memory,
-            holdings.chains,
-            holdings.chain_of(cluster, item.asked),
+            lanes.chains,
+            lanes.chain_of(cluster, item.asked),
             hash_key,
             pick_number,
             now_ns,

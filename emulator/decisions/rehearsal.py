@@ -7,6 +7,8 @@ requests calls all of them before.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 
 from emulator.decisions.engine import ProxyEngine
@@ -18,15 +20,20 @@ from meshsim.controlplane.configuration import (
 from meshsim.policy.custom.decisions import learn
 from meshsim.policy.transitions import STIMULUS_DOWNSTREAM_RESET, STIMULUS_RESPONSE
 from meshsim.state.codes import RESET_NONE
+from meshsim.state.health import CHECK_PASSED
 from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, CLUSTER_DTYPE
 from meshsim.topology.compiled.policies import no_hosts
 from meshsim.topology.model import (
     CircuitBreakers,
     ClusterPolicy,
     ConnectionPool,
+    FailureAccrual,
+    HealthCheck,
     LoadBalancing,
     LocalityLoadBalancing,
     LocalRateLimit,
+    Model,
+    OutlierDetection,
     Route,
     SubsetConfig,
     WeightedCluster,
@@ -34,6 +41,7 @@ from meshsim.topology.model import (
 
 __all__ = ["rehearse"]
 
+_Element = TypeVar("_Element", bound=Model)
 _MS = 1_000_000
 _PLAIN, _GROUPED, _BY_SUBSET = "service", "grouped", "labelled"
 
@@ -71,6 +79,23 @@ def rehearse() -> None:
     # Of a load balancer that learns; nobody has one here.
     clusters, configs = np.zeros(1, CLUSTER_DTYPE), np.zeros(1, CLUSTER_CONFIG_DTYPE)
     learn(no_hosts(1), 0, clusters, configs, np.zeros(1), False, 0, 0)
+    dropped = engine.start("service", "GET", "/", {}, None, 0)
+    engine.route(dropped, 0)
+    engine.route(dropped, 0)
+    engine.pick(dropped, 0)
+    engine.tell(dropped, STIMULUS_DOWNSTREAM_RESET, 0, RESET_NONE, _MS)
+    engine.finish(dropped)
+    for watched in engine.checked_hosts():
+        engine.first_check(watched, _MS)
+        engine.checked(watched, CHECK_PASSED, _MS)
+
+
+def _filled(element: type[_Element], **fields: Any) -> _Element:
+    """Return an element whose other fields are some number."""
+    values: dict[str, Any] = {**dict.fromkeys(element.model_fields, 10), **fields}
+    make: Any = element.model_construct
+    filled: _Element = make(**values)
+    return filled
 
 
 def _configuration() -> ProxyConfiguration:
@@ -79,10 +104,11 @@ def _configuration() -> ProxyConfiguration:
         load_balancing=LoadBalancing(policy="RANDOM"),
         circuit_breakers=CircuitBreakers(),
         connection_pool=ConnectionPool(),
+        outlier_detection=_filled(OutlierDetection, split_external_local_origin_errors=True),
+        failure_accrual=_filled(FailureAccrual, consecutive_jitter_ratio=0.0),
+        health_check=_filled(HealthCheck, path="/"),
     )
-    locality = LocalityLoadBalancing(
-        overprovisioning_factor=140, healthy_panic_threshold=0, locality_weighted=False
-    )
+    locality = LocalityLoadBalancing(overprovisioning_factor=140, locality_weighted=False)
     by_subset = SubsetConfig(fallback_policy="ANY_ENDPOINT")
     clusters = {
         _PLAIN: policy,

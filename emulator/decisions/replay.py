@@ -37,7 +37,7 @@ _HOST_AT = {
     "sent": 1,
     "ended": 1,
     **dict.fromkeys(("can_wait", "can_open", "can_send", "opened", "closed"), 0),
-    **dict.fromkeys(("pending_added", "pending_removed"), 0),
+    **dict.fromkeys(("pending_added", "pending_removed", "first_check", "checked"), 0),
 }
 
 
@@ -294,6 +294,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "pace": ("exchange", "bytes", "now"),
     "admit": ("method", "path", "authority", "headers", "key", "now"),
     "authorize": ("principal", "method", "path", "host", "headers"),
+    "first_check": ("host", "now"),
+    "checked": ("host", "result", "now"),
     "close": (),
 }
 
@@ -335,6 +337,8 @@ def _answer_in_words(name: str, answer: Any) -> str:
     """Return the answer to a stimulus in words."""
     if name == "sent":
         return f"times out {_ms(answer)}"
+    if name in ("first_check", "checked"):
+        return f"asks at {_ms(answer)}"
     if name == "route" and len(answer) == 6:
         route, cluster, *decision = answer
         return f"route {route}, cluster {cluster}, {_decision(decision)}"

@@ -140,6 +140,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "pace": (int, int, int, int),
     "admit": (str, str, str, dict, int, int, int),
     "authorize": ((str, None), str, str, str, dict, int),
+    "first_check": (int, int, int),
+    "checked": (int, int, int, int),
     "can_wait": (int, bool),
     "can_open": (int, bool),
     "can_send": (int, bool),

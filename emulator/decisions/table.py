@@ -18,6 +18,15 @@ from meshsim.policy.circuit_breakers import (
 )
 from meshsim.policy.custom.decisions import learn
 from meshsim.policy.fault import abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.health import (
+    on_check_result,
+    on_picked,
+    on_request_connected,
+    on_request_dropped,
+    on_request_result,
+    settle_health,
+)
+from meshsim.policy.health_check import first_check_ns
 from meshsim.policy.load_balancing import (
     on_abandoned,
     on_error,
@@ -26,6 +35,7 @@ from meshsim.policy.load_balancing import (
     pick_host,
 )
 from meshsim.policy.locality import choose_lane
+from meshsim.policy.panic import select_hosts
 from meshsim.policy.rate_limit import check_limit
 from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
@@ -46,17 +56,23 @@ DECISIONS = {
         choose_lane,
         choose_split,
         delay_ns,
+        first_check_ns,
         is_mirrored,
         learn,
         mirror_key,
         on_abandoned,
+        on_check_result,
         on_connection_closed,
         on_connection_opened,
         on_error,
         on_fault_ended,
         on_pending_added,
         on_pending_removed,
+        on_picked,
+        on_request_connected,
+        on_request_dropped,
         on_request_ended,
+        on_request_result,
         on_request_sent,
         on_request_started,
         on_response,
@@ -64,6 +80,8 @@ DECISIONS = {
         per_try_deadline_ns,
         pick_host,
         pick_in_chain,
+        select_hosts,
+        settle_health,
         step,
     )
 }

@@ -46,6 +46,7 @@ from httptools import (
 from emulator.http.bodies import CHUNKED, UNTIL_CLOSE, HttpError
 
 __all__ = [
+    "CHECK_AGENT",
     "CONTINUE",
     "LAST_CHUNK",
     "MAX_HEADERS_BYTES",
@@ -71,6 +72,8 @@ MAX_HEADERS_COUNT = 100
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+#: User agent of a health check, as Envoy's.
+CHECK_AGENT = b"Envoy/HC"
 
 #: Methods whose requests say that they have no body (RFC 9110, 8.6).
 _METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")

@@ -17,6 +17,7 @@ from emulator.http.heads import RequestHead
 from emulator.proxy.accepting import AcceptingProxy
 from emulator.proxy.downstream import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
+from emulator.proxy.health_checks import HealthChecks
 from emulator.proxy.mirror import Copies
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
@@ -52,6 +53,7 @@ class OutboundProxy(AcceptingProxy):
     ) -> None:
         super().__init__(self._begin, host)
         self.pools = UpstreamPools(engine, clock, contexts)
+        self._checks = HealthChecks(engine, clock, contexts)
         counted = (self.downstream.ended, self.downstream.counts)
         self._services = ProxyServices(engine, clock, self.pools, recorder, *counted, self._copy)
         self._copies = Copies(self._services)
@@ -59,15 +61,22 @@ class OutboundProxy(AcceptingProxy):
 
     def _abort_upstream(self) -> None:
         self._copies.abort()
+        self._checks.abort()
         self.pools.abort()
 
     def partition(self, names: Iterable[str]) -> None:
         """Let packets to the endpoints `names`, and to no others, be lost until told otherwise."""
+        names = tuple(names)
         self.pools.partition(names)
+        self._checks.partition(names)
 
     def reconfigured(self) -> None:
-        """Close connections to endpoints that have left or moved; the engine has applied it."""
+        """Close connections to endpoints that have left or moved; the engine has applied it.
+
+        Health checks of those that are new begin.
+        """
         self.pools.reconfigured()
+        self._checks.reconfigured()
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
@@ -77,6 +86,8 @@ class OutboundProxy(AcceptingProxy):
             "upstream_cx_active": len(self.pools),
             "lb_invalid_picks": engine.invalid_picks(),
         }
+        for cluster, values in engine.health_counters().items():
+            counts |= {f"cluster.{cluster}.{name}": value for name, value in values.items()}
         return counts | engine.filter_counters()
 
     def _copy(self, *values: Any) -> None:

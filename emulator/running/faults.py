@@ -188,6 +188,14 @@ class LiveControl:
         """End the partition."""
         await self._run.tell_all("partition", unreachable={})
 
+    async def certificates(self, service: str | None = None, **where: Any) -> dict[str, str]:
+        """Return the certificate that each of these proxies holds by now, PEM, own one first."""
+        found: dict[str, str] = {}
+        for member, names in self._run.hosts_of(self._endpoints(service, **where)).items():
+            answer = await member.peer.ask("certificates", endpoints=names)
+            found |= answer.values["certificates"]
+        return found
+
     async def expire_certificate(self, service: str | None = None, **where: Any) -> None:
         """Let replicas present an expired certificate on every new connection."""
         authority = self._run.authority

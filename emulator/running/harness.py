@@ -58,7 +58,8 @@ def emulate(
         See `meshsim.progress.reporter`.
     **options
         See `emulator.running.plan.plan_run`: mesh, plane, broker, processes, dilation, mtls,
-        draws, changes, scripts, key_type, remote, host; and `record` of `Emulation`.
+        draws, changes, scripts, key_type, certificate_ttl, remote, host; and `record` of
+        `Emulation`.
 
     Returns
     -------

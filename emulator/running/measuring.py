@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emulator.running.budget import EDGE
 from emulator.running.faults import LiveControl, timed_fault
@@ -139,11 +140,16 @@ class Measuring:
                 now = dict(answer.values)
                 ended = now["completed"] + now["failed"]
                 span_s = max(now["now_ns"] - before_ns, 1) / NS_PER_S
-                latencies = answer.arrays.get("latencies_ns", np.zeros(0))
-                p50, p99 = np.quantile(latencies, (0.5, 0.99)) if len(latencies) else (0.0, 0.0)
-                now |= {"rate": (ended - before) / span_s, "p50_ms": p50 / 1e6, "p99_ms": p99 / 1e6}
+                latencies = answer.arrays.get("latencies_ns", np.zeros(0, np.int64))
+                now |= {"rate": (ended - before) / span_s, **_quantiles_ms(latencies)}
                 before, before_ns = ended, now["now_ns"]
                 self._run.progress(now)
+
+
+def _quantiles_ms(latencies_ns: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return median and 99th percentile as Python's numbers; 0 of nothing."""
+    p50, p99 = np.quantile(latencies_ns, (0.5, 0.99)) if len(latencies_ns) else (0.0, 0.0)
+    return {"p50_ms": float(p50) / 1e6, "p99_ms": float(p99) / 1e6}
 
 
 async def _run_script(script: Script, control: LiveControl) -> None:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from emulator.clock import Clock
+from emulator.control.broker_url import EMBEDDED_MESH
 from emulator.decisions.engine import run_seed_of
 from emulator.decisions.stimuli import StimulusLog
 from emulator.proxy import InboundProxy
@@ -42,9 +43,9 @@ from meshsim.units import NS_PER_S
 
 __all__ = ["Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
 
-#: A proxy that the broker has not taken by then, or that has no configuration, says why [real s].
+#: A proxy that a broker has not taken by then, or that has no configuration, says why [real s].
 _BUS_PATIENCE_S = 20.0
-_READY_PATIENCE_S = 100.0
+_READY_PATIENCE_S = 90.0
 #: A short run may have begun on a busy machine: its requests get so long to end [model ns].
 _DRAIN_MIN_NS = 10 * NS_PER_S
 
@@ -248,13 +249,14 @@ class Node:
         """Return when every proxy can serve."""
         del values
         agents = [sidecar.agent for sidecar in self._sidecars().values()]
-        await asyncio.gather(*(agent.bus.reach(_BUS_PATIENCE_S) for agent in agents))
+        if self.spec.mesh != EMBEDDED_MESH:  # the embedded broker takes everybody, in its time
+            await asyncio.gather(*(agent.bus.reach(_BUS_PATIENCE_S) for agent in agents))
         ready = asyncio.gather(*(agent.ready() for agent in agents))
         try:
             await asyncio.wait_for(ready, _READY_PATIENCE_S)
         except TimeoutError:
             lacking = next(agent for agent in agents if not agent.is_ready)
-            why = lacking.last_refusal or "nothing came; does the broker let it hear its topics?"
+            why = lacking.last_refusal or lacking.bus.last_error or "nothing came over the bus"
             raise MeshsimError(f"{lacking.proxy} has no configuration: {why}") from None
         return Answer()
 

@@ -19,6 +19,7 @@ from emulator.running.budget import ENDPOINTS_MAX, Dilation, Share, assign, choo
 from emulator.running.faults import LiveControl
 from emulator.running.node import compiled_of
 from meshsim.controlplane.access import check_enforceable
+from meshsim.controlplane.certificate_authority import CERTIFICATE_TTL_S, ROOT_TTL_S
 from meshsim.controlplane.configuration import Mode, configurations_of
 from meshsim.errors import ConfigError, Problem
 from meshsim.meshes import profile, resolve
@@ -27,7 +28,7 @@ from meshsim.topology import with_values
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.topology.model import Topology
 from meshsim.topology.validate import validated
-from meshsim.units import to_ns
+from meshsim.units import NS_PER_S, to_ns
 
 __all__ = ["Change", "Plan", "Script", "plan_run", "remote_names"]
 
@@ -37,6 +38,8 @@ Script = Callable[[LiveControl], Awaitable[None]]
 _SEED_MAX = 2**62
 _MODES = ("STRICT", "PERMISSIVE", "DISABLE")
 _PLANES = ("asyncio",)
+#: Certificates state whole seconds, and a proxy looks twice a second whether the next is due.
+_TTL_MIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Plan:
         Empty: embedded.
     draws : "same" or "fresh"
     key_type : str
+    certificate_ttl_s : float
+        Lifetime of certificates [s of the machine's clock].
     record : str
         Folder for the logs of stimuli, one a process; empty for none.
     changes : tuple of Change
@@ -85,6 +90,7 @@ class Plan:
     broker_url: str = ""
     draws: str = "same"
     key_type: str = "ecdsa-p256"
+    certificate_ttl_s: float = CERTIFICATE_TTL_S
     record: str = ""
     changes: tuple[Change, ...] = ()
     scripts: tuple[Script, ...] = ()
@@ -107,6 +113,7 @@ def plan_run(
     changes: Sequence[tuple[str, str, Any]] = (),
     scripts: Sequence[Script] = (),
     key_type: str = "ecdsa-p256",
+    certificate_ttl: str | float | None = None,
     remote: Sequence[str] = (),
     host: str = "127.0.0.1",
 ) -> Plan:
@@ -139,6 +146,9 @@ def plan_run(
         ``async def script(mesh: LiveControl)``, run beside the load.
     key_type : "ecdsa-p256" or "rsa-2048"
         Of certificates.
+    certificate_ttl : str or float, optional
+        Lifetime of certificates in model time, e.g. ``"1h"`` or seconds, 24 h by default as in
+        Istio; the next one is asked for at half of it.  At least 2 s of the machine's clock.
     remote : sequence of str
         Nodes of the scenario that other machines host: the run waits for them to join
         (`emulator.running.join`), and says how.
@@ -187,6 +197,7 @@ def plan_run(
         broker_url=broker or "",
         draws=draws,
         key_type=key_type,
+        certificate_ttl_s=_checked_ttl_s(certificate_ttl, chosen),
         changes=_changes(declared, changes, compiled),
         scripts=tuple(scripts),
         remote=remote_names(remote, resolved, shares),
@@ -208,6 +219,21 @@ def _checked_duration(duration: str | float) -> int:
         raise ConfigError(f"duration: {error}") from None
     _check("duration", duration, duration_ns >= WINDOW_COUNT, f"at least {WINDOW_COUNT} ns")
     return duration_ns
+
+
+def _checked_ttl_s(ttl: str | float | None, dilation: Dilation) -> float:
+    """Return a lifetime of certificates by the machine's clock [s]."""
+    if ttl is None:
+        return min(max(CERTIFICATE_TTL_S * dilation.factor, _TTL_MIN_S), ROOT_TTL_S)
+    try:
+        model_s = to_ns(ttl) / NS_PER_S
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"certificate_ttl: {error}") from None
+    real_s = model_s * dilation.factor
+    allowed = f"{_TTL_MIN_S:g} s of the machine's clock to {ROOT_TTL_S / 86_400:g} days"
+    allowed += f", and a second of the mesh takes {dilation.factor:g} s"
+    _check("certificate_ttl", ttl, _TTL_MIN_S <= real_s <= ROOT_TTL_S, allowed)
+    return real_s
 
 
 def _check(name: str, found: object, good: bool, allowed: str) -> None:

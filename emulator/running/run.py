@@ -129,7 +129,10 @@ class Run:
         if plan.mode != "DISABLE":
             self._principals = principals_of(self.topology, plan.compiled.layout)
             self.authority = CertificateAuthority.create(
-                self.topology.access.trust_domain, unix_s(), key_type=plan.key_type
+                self.topology.access.trust_domain,
+                unix_s(),
+                key_type=plan.key_type,
+                ttl_s=plan.certificate_ttl_s,
             )
         proxies = proxies_of(plan.compiled)
         stated = password_in(plan.broker_url)
@@ -203,7 +206,9 @@ class Run:
         finally:
             await _end(*starts)
         await stack.enter_async_context(self._control_plane())
-        await self.control.bus.reach(_BUS_PATIENCE_S)
+        # The embedded broker takes everybody, but in this very loop, and so in its time.
+        embedded = not self.plan.broker_url
+        await self.control.bus.reach(_START_PATIENCE_S if embedded else _BUS_PATIENCE_S)
         await self.tell_all("ready", patience_s=_START_PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # no answer may straddle the new origin
             await asyncio.wait_for(self.control.settled(), _SETTLE_S)

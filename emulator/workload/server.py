@@ -19,13 +19,13 @@ import numpy as np
 
 from emulator.alarm import Alarm
 from emulator.clock import ModelClock
-from emulator.http.heads import RequestHead, ResponseHead
+from emulator.http.heads import CHECK_AGENT, RequestHead, ResponseHead
 from emulator.proxy.downstream import Downstream, DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
 from emulator.workload.requests import call_templates, decimal, hexadecimal
 from emulator.workload.station import Station
 from emulator.workload.tasks import Action, ActionKind, Task
-from meshsim.rng import mix_in
+from meshsim.rng import PURPOSE_HEALTH, key_uniform, mix_in
 from meshsim.state.codes import FLAG_DC, FLAG_NONE, NEVER_NS
 from meshsim.topology.compiled import CompiledTopology
 
@@ -47,6 +47,7 @@ class _Service:
         "_left",
         "_server",
         "received_ns",
+        "silent",
         "task",
         "values",
     )
@@ -57,6 +58,7 @@ class _Service:
         self.values = dict(head.headers)
         self.received_ns = 0
         self.task: Task | None = None
+        self.silent = False  # a health check that is not answered
         self._server = server
         self._connection = connection
         self._left = 0  # of the response's body [bytes]
@@ -75,6 +77,8 @@ class _Service:
         self._left = 0
         if self.task is not None:
             self._server.caller_gone(self.task)
+        elif self.silent:
+            self._server.check_gone()
 
     def on_downstream_writable(self, writable: bool) -> None:
         """Send more of the response."""
@@ -140,6 +144,8 @@ class WorkloadServer:
         self._server: asyncio.Server | None = None
         self._speed_before = self.station.speed_nominal
         self._aborted = False
+        self._checks = 0
+        self._check_key = np.uint64(mix_in(np.uint64(PURPOSE_HEALTH), endpoint))
 
     # --- Life --------------------------------------------------------------------------------
 
@@ -215,8 +221,11 @@ class WorkloadServer:
         return _Service(self, head, connection)
 
     def admit(self, service: _Service) -> None:
-        """Let the station serve a complete request."""
+        """Let the station serve a complete request; a health check is answered at once."""
         values = service.values
+        if values.get(b"user-agent") == CHECK_AGENT:
+            self._answer_check(service)
+            return
         now_ns = self._clock.now_ns()
         service.received_ns = now_ns
         tries = max(decimal(values.get(b"x-envoy-attempt-count")), 1)
@@ -226,6 +235,21 @@ class WorkloadServer:
         task = Task(int(key), priority, self._operations.get(name, 0), service)
         service.task = task
         self._do(self.station.submit(task, now_ns))
+
+    def _answer_check(self, service: _Service) -> None:
+        """Fail the share of checks that is failed of requests; one that stands still is silent."""
+        if self.station.speed == 0.0:
+            service.silent = True
+            return
+        self._checks += 1
+        coin = key_uniform(np.uint64(mix_in(self._check_key, self._checks)))
+        self._downstream.ended(FLAG_NONE)
+        service.answer(500 if coin < self.station.error_rate else 200, b"")
+
+    def check_gone(self) -> None:
+        """Count a health check that nobody answered and nobody waits for."""
+        if not self._aborted:
+            self._downstream.ended(FLAG_DC)
 
     def caller_gone(self, task: Task) -> None:
         """Tell the station that nobody waits for `task`."""

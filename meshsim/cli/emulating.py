@@ -45,6 +45,11 @@ def _read_processes(
     return int(text)
 
 
+def _read_ttl(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Read a duration, if there is one."""
+    return None if text is None else read_duration(context, parameter, text)
+
+
 def _read_changes(
     context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
 ) -> list[tuple[str, str, str]]:
@@ -124,6 +129,13 @@ def _emulator(name: str) -> Any:
     "--mtls",
     type=click.Choice(["STRICT", "PERMISSIVE", "DISABLE"]),
     help="Mutual TLS between proxies; STRICT by default, DISABLE without proxies.",
+)
+@click.option(
+    "--certificate-ttl",
+    metavar="DURATION",
+    callback=_read_ttl,
+    help="How long a certificate lives, in the mesh's time; the next one comes at half of it. "
+    "24h by default.",
 )
 @click.option(
     "--draws",

@@ -23,8 +23,9 @@ a clock or a socket.  The root's private key is never written, not even to this 
 References
 ----------
 SPIFFE, standards/X509-SVID.md (sections 2 to 4).  Istio, security/pkg/pki/util/generate_cert.go
-and security/pkg/pki/ca/ca.go (self-signed root of 10 years).  RFC 5280; CA/Browser Forum baseline
-requirements, section 6.1.5 (RSA of 2048 bits, P-256 and P-384).
+and security/pkg/pki/ca/ca.go (self-signed root of 10 years);
+pilot/cmd/pilot-agent/options/options.go (24 h, renewed at half).  RFC 5280; CA/Browser
+Forum baseline requirements, section 6.1.5 (RSA of 2048 bits, P-256 and P-384).
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ from meshsim.policy.authentication import is_trust_domain, principal_of, trust_d
 
 __all__ = [
     "BACKDATE_MAX_S",
+    "CERTIFICATE_TTL_S",
     "KEY_TYPES",
+    "ROOT_TTL_S",
+    "ROTATION_FRACTION",
     "CertificateAuthority",
     "CertificateRefused",
     "PrivateKey",
@@ -73,9 +77,13 @@ _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CSR_BYTES_MAX = 16_384
 
 BACKDATE_MAX_S = 60.0
-#: Lifetime of a certificate and of the root (Istio's self-signed root: 10 years) [s].
-_TTL_S = 3600.0
-_ROOT_TTL_S = 10 * 365 * 86400.0
+#: How long a workload's certificate is valid [s]: SECRET_TTL of Istio's agent is 24 h.
+CERTIFICATE_TTL_S = 86_400.0
+#: Share of a certificate's lifetime after which the next one is due [1]: Istio's
+#: SECRET_GRACE_PERIOD_RATIO, half.
+ROTATION_FRACTION = 0.5
+#: Lifetime of the root [s]: Istio's self-signed root has 10 years.
+ROOT_TTL_S = 10 * 365 * 86400.0
 #: A certificate made expired ended this long ago: longer than any difference of clocks [s].
 _EXPIRED_FOR_S = 3600.0
 
@@ -274,7 +282,7 @@ class CertificateAuthority:
         root: x509.Certificate,
         trust_domain: str,
         *,
-        ttl_s: float = _TTL_S,
+        ttl_s: float = CERTIFICATE_TTL_S,
         backdate_s: float = BACKDATE_MAX_S,
     ) -> None:
         if not ttl_s >= 1.0:
@@ -297,8 +305,8 @@ class CertificateAuthority:
         now_unix_s: float,
         *,
         key_type: str = "ecdsa-p256",
-        ttl_s: float = _TTL_S,
-        root_ttl_s: float = _ROOT_TTL_S,
+        ttl_s: float = CERTIFICATE_TTL_S,
+        root_ttl_s: float = ROOT_TTL_S,
         backdate_s: float = BACKDATE_MAX_S,
     ) -> CertificateAuthority:
         """Return a new authority with a new root.

@@ -11,7 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshsim.errors import Problem
-from meshsim.topology.model import ClusterPolicy, Route, Topology
+from meshsim.topology.model import (
+    ClusterPolicy,
+    FailureAccrual,
+    HealthCheck,
+    OutlierDetection,
+    Route,
+    Topology,
+)
 from meshsim.topology.validate import find_below
 from meshsim.yamlfile import field_path
 
@@ -30,7 +37,7 @@ _TABLE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 #: What a cluster with priorities or localities needs.
 _LOCALITY_FIELDS = {
-    "locality": ("overprovisioning_factor", "healthy_panic_threshold", "locality_weighted"),
+    "locality": ("overprovisioning_factor", "locality_weighted"),
     "locality.zone_aware": ("routing_enabled", "min_cluster_size"),
 }
 
@@ -57,6 +64,14 @@ def _oracles(path: str, policy: ClusterPolicy) -> Iterable[Problem]:
         yield Problem(f"{message}: this is for the simulator only", path=at, found=balancing or "")
 
 
+#: Blocks that may be absent, and everything an engine reads of them.
+_OPTIONAL = {
+    "outlier_detection": tuple(OutlierDetection.model_fields),
+    "failure_accrual": tuple(FailureAccrual.model_fields),
+    "health_check": tuple(HealthCheck.model_fields),
+}
+
+
 def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
     """Yield what cluster `name` leaves open."""
     for block, fields in _WANTED:
@@ -75,6 +90,14 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
             if getattr(stated, item) is None:
                 yield Problem("is missing", path=f"clusters.{name}.{part}.{item}")
     yield from _oracles(f"clusters.{name}", policy)
+    for block, optional in _OPTIONAL.items():
+        stated = getattr(policy, block)
+        for item in () if stated is None else optional:
+            if getattr(stated, item) is None:
+                yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")
+    slow_start = policy.load_balancing.slow_start if policy.load_balancing else None
+    if slow_start and None in (slow_start.aggression, slow_start.min_weight_percent):
+        yield Problem("is incomplete", path=f"clusters.{name}.load_balancing.slow_start")
     budget = policy.circuit_breakers.retry_budget if policy.circuit_breakers else None
     if budget is not None and None in (budget.budget_percent, budget.min_retry_concurrency):
         yield Problem("is incomplete", path=f"clusters.{name}.circuit_breakers.retry_budget")

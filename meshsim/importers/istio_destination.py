@@ -4,8 +4,9 @@ Rule: the rule with the most specific host holds for a service; rules of the ser
 namespace come before others.  If several rules name the same host, their subsets are put
 together and the top-level policy of the oldest is used (by creation time, then name, then
 namespace).  A subset's policy replaces the service's block by block (loadBalancer,
-connectionPool, retryBudget).  A ``portLevelSettings`` entry for the service's port replaces
-everything: a block it omits is Istio's default again.
+connectionPool, retryBudget, outlierDetection).  A ``portLevelSettings`` entry for the service's
+port replaces everything: a block it omits is Istio's default again.  Outlier detection and warmup
+are read by `meshsim.importers.istio_health`.
 
 Limits are per client proxy and cluster, as Envoy keeps them.  A limit of 0 is unset in
 Istio's API.
@@ -20,6 +21,11 @@ pilot/pkg/model/destination_rule.go.
 from __future__ import annotations
 
 from meshsim.importers.assembly import Assembly, Branch, ServiceRecord, host_specificity
+from meshsim.importers.istio_health import (
+    switch_off_outliers,
+    write_outlier_detection,
+    write_warmup,
+)
 from meshsim.importers.istio_locality import write_locality
 from meshsim.importers.registry import Stage, reads
 from meshsim.importers.view import View
@@ -28,7 +34,7 @@ __all__ = ["age", "read_destination_rules"]
 
 _BLOCKS = ("loadBalancer", "connectionPool", "retryBudget", "outlierDetection")
 #: Blocks that change a simulation but are not carried out yet.
-_LATER_BLOCKS = ("outlierDetection", "tls", "tunnel", "proxyProtocol")
+_LATER_BLOCKS = ("tls", "tunnel", "proxyProtocol")
 _SIMPLE = {
     "UNSPECIFIED": None,
     "LEAST_CONN": "LEAST_REQUEST",
@@ -118,6 +124,8 @@ def _write_subset(subset: View, branch: Branch, top: _Policy, record: ServiceRec
     blocks, replaced = _policy(subset.view("trafficPolicy"), record.port)
     if replaced:
         _write_cluster(target, (blocks, True))
+        if "outlierDetection" in top[0] and "outlierDetection" not in blocks:
+            switch_off_outliers(target, subset)
     elif blocks:
         _write_cluster(target, ({**top[0], **blocks}, top[1]))
 
@@ -125,10 +133,6 @@ def _write_subset(subset: View, branch: Branch, top: _Policy, record: ServiceRec
 def _policy(policy: View, port: int) -> _Policy:
     """Return the blocks of a trafficPolicy that hold for `port`."""
     policy.not_simulated(*_LATER_BLOCKS)
-    outliers = policy.view("outlierDetection")
-    if outliers.has("consecutiveErrors"):
-        outliers.notice("was removed from Istio and has no effect", "consecutiveErrors")
-    outliers.ignore_rest()
     policy.view("tls").ignore_rest()
     blocks = {name: policy.view(name) for name in _BLOCKS if policy.has(name)}
     for entry in policy.views("portLevelSettings"):
@@ -160,10 +164,13 @@ def _write_cluster(branch: Branch, policy: _Policy) -> None:
         _write_pool(branch, blocks["connectionPool"])
     if "retryBudget" in blocks:
         _write_budget(branch.at("circuit_breakers", "retry_budget").touch(), blocks["retryBudget"])
+    if "outlierDetection" in blocks:
+        write_outlier_detection(branch, blocks["outlierDetection"])
 
 
 def _write_load_balancer(target: Branch, view: View) -> None:
-    view.not_simulated("zoneAwareLbSetting", "warmup", "warmupDurationSecs")
+    view.not_simulated("zoneAwareLbSetting")
+    write_warmup(target, view)
     simple = view.choice("simple", _SIMPLE)
     if simple == "PASSTHROUGH":
         view.notice("PASSTHROUGH is not simulated yet; Istio's default is used", "simple")

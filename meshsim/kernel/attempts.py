@@ -25,14 +25,17 @@ from meshsim.kernel.events import (
     ARRIVE,
     CANCEL_TASK,
     DONE,
+    HEALTH_CONNECTED,
+    HEALTH_DROPPED,
     NOTHING,
+    PICK,
+    TAKE_REPORT,
     TRY_TIMER,
     pack,
     schedule,
 )
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import wire_ns
-from meshsim.kernel.picks import pick_specially
-from meshsim.kernel.reports import take_report
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.policy.circuit_breakers import (
     can_send_request,
@@ -74,6 +77,7 @@ __all__ = [
     "abandon_attempts",
     "choose_host",
     "connected",
+    "hash_key_of",
     "serve_pending",
     "settle",
     "transmit",
@@ -85,7 +89,7 @@ NOT_SENT = -1
 
 
 @kernel_jit_inline
-def _hash_key(state: Any, exchange: int, chosen: int) -> np.uint64:
+def hash_key_of(state: Any, exchange: int, chosen: int) -> np.uint64:
     """Return the hash key of the request for `chosen`."""
     count = state.routes["hash_count"][chosen]
     if count == 0:
@@ -115,7 +119,7 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
     """Return the HOST for the next try, avoiding previous hosts as the route says."""
     chosen = state.exchanges["route"][exchange]
     rng = state.pick_streams[state.exchanges["proxy"][exchange]]
-    key = _hash_key(state, exchange, chosen)
+    key = hash_key_of(state, exchange, chosen)
     tries = 1
     retry_count = state.exchanges["retry_count"][exchange]
     if retry_count > 0 and state.routes["previous_hosts"][chosen] == 1:
@@ -123,9 +127,7 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
     host = NO_HOST
     plain = state.configs["picking"][state.clusters["config"][cluster]] == PICK_PLAIN
     for pick_number in range(tries):
-        if not plain:
-            host = pick_specially(state, exchange, cluster, key, pick_number, rng)
-        else:
+        if plain:
             position = pick_host(
                 state.hosts,
                 state.members,
@@ -142,6 +144,8 @@ def choose_host(state: Any, exchange: int, cluster: int) -> int:
             host = NO_HOST
             if position != NO_HOST:
                 host = state.members[state.clusters["member_start"][cluster] + position]
+        else:
+            host = invoke(state, PICK, exchange, pick_number)
         if host == NO_HOST:
             return NO_HOST
         if pick_number + 1 < tries and not _was_tried(state, exchange, host):
@@ -159,8 +163,11 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
     attempts["state"][attempt] = ATTEMPT_SENT
     attempts["connection"][attempt] = connection
     attempts["sent_ns"][attempt] = now_ns
-    on_request_started(state.clusters, state.exchanges["cluster"][exchange])
+    cluster = state.exchanges["cluster"][exchange]
+    on_request_started(state.clusters, cluster)
     on_request_sent(state.hosts, host, now_ns)
+    if state.clusters["health"][cluster] != NO_INDEX:
+        invoke(state, HEALTH_CONNECTED, host, 0)
     timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
     if timer != NO_INDEX:
         start_timer(state, timer, attempts, attempt, TRY_TIMER)
@@ -248,9 +255,8 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
     )
     if answered:
         on_response(hosts, host, state.configs, config, rtt_ns, now_ns)
-        rule = state.configs["report_rule"][config]
-        if rule != NO_INDEX:
-            take_report(state, host, rule, failed)
+        if state.configs["report_rule"][config] != NO_INDEX:
+            invoke(state, TAKE_REPORT, host, 1 if failed else 0)
     else:
         on_abandoned(hosts, host, state.configs, config, rtt_ns, now_ns)
     if failed:
@@ -284,6 +290,9 @@ def abandon(state: Any, attempt: int) -> None:
     exchange = attempts["exchange"][attempt]
     host = attempts["host"][attempt]
     state.exchanges["attempts_active"][exchange] -= 1
+    cluster = state.exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        invoke(state, HEALTH_DROPPED, host, 0)
     if attempts["state"][attempt] == ATTEMPT_PENDING:
         leave_pending(state, host, attempt)
         attempts["state"][attempt] = ATTEMPT_ENDED
@@ -302,10 +311,11 @@ def abandon(state: Any, attempt: int) -> None:
 
 
 @kernel_jit
-def abandon_attempts(state: Any, exchange: int) -> None:
+def abandon_attempts(state: Any, exchange: int, generation: int) -> int:
     """Abandon every live attempt of `exchange`."""
     attempt = state.exchanges["attempt"][exchange]
     while attempt != NO_INDEX:
         if state.attempts["state"][attempt] in (ATTEMPT_PENDING, ATTEMPT_SENT):
             abandon(state, attempt)
         attempt = state.attempts["previous"][attempt]
+    return NOTHING

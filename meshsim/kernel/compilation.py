@@ -17,6 +17,7 @@ from meshsim.jit import CACHE_FOLDER, JIT_ENABLED
 from meshsim.kernel.advance import advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.handlers import HANDLERS
+from meshsim.kernel.health import first_check_wait_ns, select_cluster, settle_cluster
 from meshsim.kernel.idle import begin_idle_queues, report_idle
 from meshsim.kernel.memory import HANDLER
 from meshsim.kernel.sources import begin_traffic
@@ -35,6 +36,9 @@ _DIRECT: tuple[tuple[Any, tuple[Any, ...]], ...] = (
     (close_window, (_STATE,)),
     (settle_endpoints, (_STATE,)),
     (report_idle, (_STATE, types.int64)),
+    (settle_cluster, (_STATE, types.int64)),
+    (select_cluster, (_STATE, types.int64)),
+    (first_check_wait_ns, (_STATE, types.int64)),
     (count_tasks, (_STATE, types.int64)),
     (kill_endpoint, (_STATE, types.int64)),
     (set_speed, (_STATE, types.int64, types.float64)),

@@ -23,11 +23,10 @@ import numpy as np
 from meshsim.errors import ConfigError, Problem
 from meshsim.kernel.events import CONFIGURE, pack, schedule
 from meshsim.kernel.growth import push_routes, with_replicas, without_replica
-from meshsim.kernel.memory import Rows
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
+from meshsim.kernel.watching import discover_health, withdraw_hosts
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.health import BY_DISCOVERY, HEALTHY, UNHEALTHY
 from meshsim.state.kernel import POOLS
 from meshsim.units import NS_PER_S
 
@@ -36,6 +35,7 @@ __all__ = ["MeshControl"]
 #: Events that stopping one task schedules: its answer, its call, its worker's next task, two of
 #: its node.
 _EVENTS_A_TASK = 5
+_STATUSES = ("HEALTHY", "DEGRADED", "UNHEALTHY")
 
 
 class MeshControl:
@@ -142,38 +142,37 @@ class MeshControl:
         healthy: bool = False,
     ) -> None:
         """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
-        hosts, rows = self._hosts_of(self._endpoints(service, workload, replica, zone))
-        hosts["healthy"][rows] = HEALTHY if healthy else UNHEALTHY
-        hosts["unhealthy"][rows] = 0 if healthy else BY_DISCOVERY
-        self._health_changed(rows)
+        endpoints = self._endpoints(service, workload, replica, zone)
+        withdraw_hosts(self._kernel, endpoints, healthy)
 
-    def degrade(
+    def set_health(
         self,
         service: str | None = None,
+        status: str = "UNHEALTHY",
         *,
         workload: str | None = None,
         replica: int | None = None,
         zone: str | None = None,
-        degraded: bool = True,
     ) -> None:
-        """Let every proxy take these replicas for degraded, or no longer.
+        """Let discovery tell every proxy the health of these replicas (EDS `health_status`).
 
-        They get what the healthy hosts of a cluster cannot take; in a cluster without a
-        `locality` block they are like all others.
+        A replica that is UNHEALTHY is not chosen, but counts as a host of its cluster, as one that
+        is withdrawn does not.  One that is DEGRADED gets what the healthy hosts of a cluster cannot
+        take; in a cluster without a `locality` block it is like all others.
+
+        Parameters
+        ----------
+        status : {"HEALTHY", "DEGRADED", "UNHEALTHY"}
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names, or there is no such status.
         """
-        hosts, rows = self._hosts_of(self._endpoints(service, workload, replica, zone))
-        hosts["degraded"][rows] = int(degraded)
-        self._health_changed(rows)
-
-    def _hosts_of(self, endpoints: list[int]) -> tuple[Rows, Rows]:
-        """Return the HOST rows, and which of them are beliefs about `endpoints`."""
-        hosts = self._kernel.state.hosts
-        return hosts, np.flatnonzero(np.isin(hosts["endpoint"], endpoints))
-
-    def _health_changed(self, hosts: Rows) -> None:
-        """Let grouped clusters know at their next pick that the health of `hosts` changed."""
-        state = self._kernel.state
-        state.clusters["health_version"][np.unique(state.hosts["cluster"][hosts])] += 1
+        if status not in _STATUSES:
+            allowed = ", ".join(_STATUSES)
+            raise ConfigError([Problem("unknown health status", found=status, allowed=allowed)])
+        discover_health(self._kernel, self._endpoints(service, workload, replica, zone), status)
 
     def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Add `count` equal replicas; every proxy knows them at once.

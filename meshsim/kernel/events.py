@@ -20,21 +20,35 @@ from meshsim.state.codes import NEVER_NS
 from meshsim.state.kernel import BUCKET_COUNT, BUCKET_MAX
 
 __all__ = [
+    "ABANDON",
     "ADMIT",
     "ARRIVAL",
     "ARRIVE",
     "BACK_OFF",
+    "BECOME_IDLE",
     "CALL",
     "CANCEL_EXCHANGE",
     "CANCEL_TASK",
+    "CHECK",
+    "CHECKED",
+    "CHECK_ARRIVE",
     "CONFIGURE",
     "CONNECTED",
     "DONE",
+    "FILTER",
+    "FILTER_INBOUND",
     "FINISH",
     "GENERATION_MASK",
+    "HEALTH_CONNECTED",
+    "HEALTH_DROPPED",
+    "HEALTH_DUE",
+    "HEALTH_PICKED",
+    "HEALTH_RESULT",
     "KIND_COUNT",
+    "LEAVE_FILTERS",
     "NODE",
     "NOTHING",
+    "PICK",
     "RELEASE",
     "RENEGE",
     "RESPOND",
@@ -42,6 +56,8 @@ __all__ = [
     "ROUTE",
     "ROUTE_TIMER",
     "RUN",
+    "STIMULATE",
+    "TAKE_REPORT",
     "TRY_TIMER",
     "next_time_ns",
     "pack",
@@ -74,10 +90,28 @@ CANCEL_TASK = 14  # task: its caller is gone
 RESPOND = 15  # attempt: the response has passed the inbound proxy (shared cores)
 CONFIGURE = 18  # proxy: a version of its routes (in place of the generation) takes effect
 RELEASE = 19  # exchange: the last byte of its response, whose rate is limited, has left
+CHECK = 20  # host health: its next check begins
+CHECK_ARRIVE = 21  # host health: the check is at the endpoint
+CHECKED = 22  # host health: its check has this result (in place of the generation)
 # Follow-ups only, never queued.
 CALL = 16  # task: make the call at its step
 FINISH = 17  # exchange: deliver its outcome
-KIND_COUNT = 20
+# Parts of handlers, never queued: what is rare or large is compiled once and reached by `invoke`,
+# or the compiler would optimise it anew within every handler that may need it.
+FILTER = 23  # exchange: the filters of its route; generation 1: its delay has ended
+STIMULATE = 24  # exchange: the machine hears a stimulus (in place of the generation)
+ABANDON = 25  # exchange: give up its live attempts
+LEAVE_FILTERS = 26  # exchange: answered; returns 1 if the response takes time
+FILTER_INBOUND = 27  # attempt: the filters of its endpoint
+HEALTH_DUE = 28  # cluster: do what is due by the clock
+HEALTH_PICKED = 29  # host: picked for a request
+HEALTH_CONNECTED = 30  # host: a request has its connection
+HEALTH_RESULT = 31  # host: an outcome (in place of the generation)
+HEALTH_DROPPED = 32  # host: nobody waits any more for a request
+PICK = 33  # exchange: returns the host of a pick (its number in place of the generation)
+TAKE_REPORT = 34  # host: the load report on a response; generation 1: the response was an error
+BECOME_IDLE = 35  # endpoint: it has become idle, and balancers ask for that
+KIND_COUNT = 36
 
 #: No follow-up.
 NOTHING = -1

@@ -111,8 +111,8 @@ def filter_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
 
 
 @kernel_jit
-def leave_filters(state: Any, exchange: int) -> bool:
-    """Let an answered `exchange` leave its filters; return whether its response takes time.
+def leave_filters(state: Any, exchange: int, generation: int) -> int:
+    """Let an answered `exchange` leave its filters; return 1 if its response takes time.
 
     If it does, RELEASE ends the exchange later; flags say what is still to be done.
     """
@@ -137,9 +137,9 @@ def leave_filters(state: Any, exchange: int) -> bool:
         if wait_ns > 0:
             what = pack(RELEASE, exchange, exchanges["generation"][exchange])
             schedule(state, state.counters["now_ns"][0] + wait_ns, what)
-            return True
+            return 1
     release_fault(state, exchange)
-    return False
+    return 0
 
 
 @kernel_jit

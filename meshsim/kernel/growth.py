@@ -25,11 +25,14 @@ from meshsim.kernel.regrouping import (
     remove_host,
     shrink_subsets,
 )
+from meshsim.kernel.watching import watch_added
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.rng import PURPOSE_IDLE, PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.filters import DIRECTION_COUNT
+from meshsim.state.health import BY_DISCOVERY, HEALTHY, UNHEALTHY, WITHDRAWN
 from meshsim.topology.compiled.oracle import oracle_rows
+from meshsim.topology.compiled.policies import HOST_LINKS, no_hosts
 from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
@@ -39,12 +42,13 @@ __all__ = ["push_routes", "with_replicas", "without_replica"]
 def with_replicas(kernel: Any, like: int) -> None:
     """Append an endpoint equal to endpoint `like`, and make every proxy know it."""
     state = kernel.state
+    known_clusters, known_hosts = len(state.clusters), len(state.hosts)
     endpoint = _append_endpoint(kernel, like)
     clusters = state.clusters
     holds = state.hosts["endpoint"] == like
     holding = np.unique(state.hosts["cluster"][holds])
     first_host = len(state.hosts)
-    hosts = np.zeros(len(holding), state.hosts.dtype)
+    hosts = no_hosts(len(holding))
     members, models = [state.members], []
     size = len(state.members)
     for row, cluster in enumerate(holding):
@@ -63,14 +67,13 @@ def with_replicas(kernel: Any, like: int) -> None:
         clusters["member_count"][cluster] = count + 1
         size += count + 1
     hosts["endpoint"] = endpoint
-    hosts["healthy"] = 1
+    hosts["healthy"] = HEALTHY
     hosts["rtt_updated_ns"] = kernel.now_ns
-    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
-        hosts[field] = NO_INDEX
     state.replace(hosts=_joined(state.hosts, hosts), members=np.concatenate(members))
     for row, cluster in enumerate(holding):
         extend_subsets(kernel, int(cluster), int(models[row]), first_host + row)
     _rebuild_tables(kernel, holding)
+    watch_added(kernel, known_clusters, known_hosts)
     _extend_oracle(kernel)
     _extend_reports(kernel)
     recount_clients(state, _siblings(kernel, endpoint))
@@ -215,6 +218,7 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
     ends = len(state.memory) + np.cumsum(clusters["memory_count"])
     clusters["memory_start"] = ends - clusters["memory_count"]
     forgotten = np.zeros(int(clusters["memory_count"].sum()))
+    clusters["health"] = NO_INDEX
     state.replace(
         memory=np.concatenate([state.memory, forgotten]),
         clusters=_joined(state.clusters, clusters),
@@ -241,11 +245,14 @@ def _copy_filters(state: Any, model: int) -> int:
 
 
 def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:
-    keep = {"endpoint", "weight", "table_index", "healthy", "unhealthy", "degraded"}
+    keep = {"endpoint", "weight", "table_index", "unhealthy", "degraded"}
     for field in set(hosts.dtype.names or ()) - keep:
         hosts[field] = 0
-    for field in ("idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+    for field in set(HOST_LINKS) - keep:
         hosts[field] = NO_INDEX
+    # A new proxy holds nothing against a host but what discovery says.
+    hosts["unhealthy"] &= WITHDRAWN | BY_DISCOVERY
+    hosts["healthy"] = np.where(hosts["unhealthy"] == 0, HEALTHY, UNHEALTHY)
     hosts["cluster"] = cluster
     hosts["rtt_updated_ns"] = now_ns
 

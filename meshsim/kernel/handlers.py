@@ -13,23 +13,37 @@ from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.access import refuses
-from meshsim.kernel.attempts import connected
+from meshsim.kernel.attempts import abandon_attempts, connected
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.events import (
+    ABANDON,
     ADMIT,
     ARRIVAL,
     ARRIVE,
     BACK_OFF,
+    BECOME_IDLE,
     CALL,
     CANCEL_EXCHANGE,
     CANCEL_TASK,
+    CHECK,
+    CHECK_ARRIVE,
+    CHECKED,
     CONFIGURE,
     CONNECTED,
     DONE,
+    FILTER,
+    FILTER_INBOUND,
     FINISH,
+    HEALTH_CONNECTED,
+    HEALTH_DROPPED,
+    HEALTH_DUE,
+    HEALTH_PICKED,
+    HEALTH_RESULT,
     KIND_COUNT,
+    LEAVE_FILTERS,
     NODE,
     NOTHING,
+    PICK,
     RELEASE,
     RENEGE,
     RESPOND,
@@ -37,25 +51,42 @@ from meshsim.kernel.events import (
     ROUTE,
     ROUTE_TIMER,
     RUN,
+    STIMULATE,
+    TAKE_REPORT,
     TRY_TIMER,
     pack,
 )
-from meshsim.kernel.filters import filter_inbound
+from meshsim.kernel.filters import filter_inbound, leave_filters
+from meshsim.kernel.health import (
+    answer_check,
+    begin_check,
+    end_check,
+    health_connected,
+    health_dropped,
+    health_due,
+    health_picked,
+    health_result,
+)
+from meshsim.kernel.idle import become_idle
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import enter_proxy
+from meshsim.kernel.picks import pick_specially
 from meshsim.kernel.pools import drop_abandoned, free_task
+from meshsim.kernel.reports import take_report
 from meshsim.kernel.requests import (
     FORWARDED,
     call,
     caller_gone,
     done,
+    filter_request,
     finish,
-    on_downstream_reset,
     on_per_try_timeout,
     on_route_timeout,
     retry,
     returned,
     route,
     send,
+    stimulate,
 )
 from meshsim.kernel.servers import (
     admit,
@@ -68,6 +99,7 @@ from meshsim.kernel.sources import arrive_root
 from meshsim.kernel.timers import take_expired
 from meshsim.kernel.workers import finish_service
 from meshsim.policy.rate_limit import NOT_LIMITED
+from meshsim.policy.transitions import STIMULUS_DOWNSTREAM_RESET
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ATTEMPTING
 from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
@@ -106,20 +138,19 @@ def passed_inbound(state: Any, attempt: int) -> int:
     attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
     if refuses(state, attempt):
         return cross_back(state, attempt, now_ns)
-    endpoint = attempts["endpoint"][attempt]
-    if state.endpoints["inbound"][endpoint] != NO_INDEX:
-        return _filtered_inbound(state, attempt, endpoint)
+    if state.endpoints["inbound"][attempts["endpoint"][attempt]] != NO_INDEX:
+        return int(invoke(state, FILTER_INBOUND, attempt, 0))
     return admit(state, attempt)
 
 
 @kernel_jit
-def _filtered_inbound(state: Any, attempt: int, endpoint: int) -> int:
+def _filtered_inbound(state: Any, attempt: int, generation: int) -> int:
     """`attempt` has passed an inbound proxy that has filters: answer for them, or serve it."""
     attempts = state.attempts
     if attempts["state"][attempt] == ATTEMPT_ABANDONED:
         drop_abandoned(state, attempt)
         return NOTHING
-    status, reset = filter_inbound(state, attempt, endpoint)
+    status, reset = filter_inbound(state, attempt, attempts["endpoint"][attempt])
     if status == NOT_LIMITED:
         return admit(state, attempt)
     attempts["status"][attempt] = status
@@ -245,7 +276,7 @@ def _on_renege(state: Any, row: int, generation: int) -> int:
 def _on_cancel_exchange(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
-    return on_downstream_reset(state, row)
+    return stimulate(state, row, STIMULUS_DOWNSTREAM_RESET)
 
 
 @kernel_jit
@@ -285,6 +316,21 @@ def _on_configure(state: Any, row: int, generation: int) -> int:
     return NOTHING
 
 
+@kernel_jit
+def _on_check(state: Any, row: int, generation: int) -> int:
+    return begin_check(state, row)
+
+
+@kernel_jit
+def _on_check_arrive(state: Any, row: int, generation: int) -> int:
+    return answer_check(state, row)
+
+
+@kernel_jit
+def _on_checked(state: Any, row: int, generation: int) -> int:
+    return end_check(state, row, generation)
+
+
 _BY_KIND: dict[int, Handler] = {
     ARRIVAL: _on_arrival,
     ROUTE: _on_route,
@@ -306,7 +352,23 @@ _BY_KIND: dict[int, Handler] = {
     FINISH: _on_finish,
     CONFIGURE: _on_configure,
     RELEASE: _on_release,
+    CHECK: _on_check,
+    CHECK_ARRIVE: _on_check_arrive,
+    CHECKED: _on_checked,
+    FILTER: filter_request,
+    STIMULATE: stimulate,
+    ABANDON: abandon_attempts,
+    LEAVE_FILTERS: leave_filters,
+    FILTER_INBOUND: _filtered_inbound,
+    HEALTH_DUE: health_due,
+    HEALTH_PICKED: health_picked,
+    HEALTH_CONNECTED: health_connected,
+    HEALTH_RESULT: health_result,
+    HEALTH_DROPPED: health_dropped,
+    PICK: pick_specially,
+    TAKE_REPORT: take_report,
+    BECOME_IDLE: become_idle,
 }
 
-#: Handler of each kind of event.
+#: Handler of each kind of event, and of each part that handlers share.
 HANDLERS: tuple[Handler, ...] = tuple(_BY_KIND[kind] for kind in range(KIND_COUNT))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
+from meshsim.kernel.events import NOTHING
 from meshsim.policy.load_balancing.oracle import join_idle_queue
 
-__all__ = ["begin_idle_queues", "report_idle"]
+__all__ = ["become_idle", "begin_idle_queues", "report_idle"]
 
 
 @kernel_jit
@@ -27,6 +28,13 @@ def report_idle(state: Any, endpoint: int) -> None:
             endpoint,
             state.idle_streams[endpoint],
         )
+
+
+@kernel_jit
+def become_idle(state: Any, endpoint: int, generation: int) -> int:
+    """`endpoint` has ended its last request."""
+    report_idle(state, endpoint)
+    return NOTHING
 
 
 @kernel_jit

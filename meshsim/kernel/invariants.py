@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
-from meshsim.state.codes import NO_INDEX, PICK_GROUPED, PICK_SUBSET
+from meshsim.state.codes import NEVER_NS, NO_INDEX, PICK_GROUPED, PICK_SUBSET
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
@@ -24,6 +24,16 @@ from meshsim.state.exchange import (
     MEASURED,
 )
 from meshsim.state.filters import REFILL_CONTINUOUS
+from meshsim.state.health import (
+    ACCRUAL_PROBING,
+    ACCRUAL_UNAVAILABLE,
+    BY_ACCRUAL,
+    BY_OUTLIER,
+    EJECTION_COUNT,
+    HEALTHY,
+    PANICKING,
+    WITHDRAWN,
+)
 from meshsim.state.kernel import POOLS
 from meshsim.state.server import (
     TASK_ENDED,
@@ -55,6 +65,7 @@ def validate(state: KernelState) -> list[str]:
         _attempts,
         _timers,
         _hosts,
+        _health,
         _connections,
         _filters,
         _groupings,
@@ -270,6 +281,43 @@ def _hosts(state: KernelState) -> Story:
         yield from _differs(f"{field} of cluster", clusters[field], total)
 
 
+def _health(state: KernelState) -> Story:
+    hosts, clusters, healths = state.hosts, state.clusters, state.host_health
+    groups = state.cluster_health
+    reasons = hosts["unhealthy"]
+    selectable = hosts["healthy"]
+    grouped = state.configs["picking"][clusters["config"]] == PICK_GROUPED
+    known = (hosts["endpoint"] != NO_INDEX) & (hosts["degraded"] == 0)
+    for host in np.flatnonzero(known & ((reasons == 0) != (selectable == HEALTHY)))[:5]:
+        yield f"host {host}: healthy is {selectable[host]}, unhealthy is {reasons[host]}"
+    in_panic = np.zeros(len(clusters), bool)
+    in_panic[groups["cluster"]] = groups["panic"] == 1
+    # Some priorities of a grouped cluster may be; of others that nobody watches nobody knows.
+    in_panic |= grouped | (clusters["health"] == NO_INDEX)
+    for host in np.flatnonzero((selectable == PANICKING) & ~in_panic[hosts["cluster"]])[:5]:
+        yield f"host {host} is used in panic, but its cluster is not in panic"
+    for host in np.flatnonzero((selectable == PANICKING) & (reasons & WITHDRAWN != 0))[:5]:
+        yield f"host {host} is no member, but is used in panic"
+    watched = np.flatnonzero(hosts["health"] != NO_INDEX)
+    yield from _differs("host of health", healths["host"], watched)
+    yield from _differs(
+        "cluster of health", groups["cluster"], np.flatnonzero(clusters["health"] != NO_INDEX)
+    )
+    ejected = reasons[watched] & BY_OUTLIER != 0
+    for host in watched[ejected & (healths["back_off"] < 1)][:5]:
+        yield f"host {host} is ejected without an ejection that counts"
+    due_ns = groups["due_ns"][clusters["health"][hosts["cluster"][watched]]]
+    for host in watched[ejected & (due_ns == NEVER_NS)][:5]:
+        yield f"host {host} is ejected, and no sweep takes it back"
+    accrued = np.isin(healths["accrual_state"], (ACCRUAL_UNAVAILABLE, ACCRUAL_PROBING))
+    yield from _differs("accrual of health", accrued, reasons[watched] & BY_ACCRUAL != 0)
+    detected = state.ejections[:, :EJECTION_COUNT]
+    enforced = state.ejections[:, EJECTION_COUNT:]
+    for group in np.flatnonzero((enforced > detected).any(axis=1))[:5]:
+        yield f"cluster {groups['cluster'][group]}: more ejections than detections"
+    yield from _differs("ejections of health", groups["ejections_enforced"], enforced.sum(axis=1))
+
+
 def _connections(state: KernelState) -> Story:
     hosts, connections = state.hosts, state.connections
     used = _used(state, "connection")
@@ -322,7 +370,7 @@ def _groupings(state: KernelState) -> Story:
     """Lanes of grouped clusters tile their members, and their loads add up."""
     clusters, priorities, localities = state.clusters, state.priorities, state.localities
     for cluster in np.flatnonzero(state.configs["picking"][clusters["config"]] == PICK_GROUPED):
-        row = state.groupings[clusters["grouping"][cluster]]
+        row = state.groupings[state.lane_links[cluster]]
         levels = range(row["priority_start"], row["priority_start"] + row["priority_count"])
         yield from _tiles(clusters, int(cluster), priorities["lane"][levels], "priorities")
         for level in levels:
@@ -331,24 +379,28 @@ def _groupings(state: KernelState) -> Story:
             lane = int(priorities["lane"][level])
             yield from _tiles(clusters, lane, lanes, f"localities of priority {level}")
         loads = priorities["load"][levels].sum() + priorities["degraded_load"][levels].sum()
-        if row["version"] == clusters["health_version"][cluster] and loads != 100:
+        version = state.cluster_health["version"][clusters["health"][cluster]]
+        if row["version"] == version and loads != 100:
             yield f"cluster {cluster}: the loads of its priorities add up to {loads}"
 
 
 def _subsets(state: KernelState) -> Story:
-    """Lanes of an exchange's chain hold hosts of its cluster."""
-    clusters, exchanges = state.clusters, state.exchanges
+    """Lanes that an exchange may pick from hold hosts of its cluster."""
+    clusters, exchanges, splits = state.clusters, state.exchanges, state.splits
     for exchange in np.flatnonzero(_used(state, "exchange") & (exchanges["attempts_active"] > 0)):
         cluster = int(exchanges["cluster"][exchange])
         if state.configs["picking"][clusters["config"][cluster]] != PICK_SUBSET:
             continue
-        chain = int(exchanges["chain"][exchange])
-        for number in state.chains[chain + 1 : chain + 1 + state.chains[chain]]:
-            lane = int(clusters["first_lane"][cluster]) + int(number)
-            start = clusters["member_start"][lane]
-            members = state.members[start : start + clusters["member_count"][lane]]
-            if (state.hosts["cluster"][members] != cluster).any():
-                yield f"cluster {cluster}: lane {lane} holds another's hosts"
+        local = cluster - state.proxies["cluster_start"][exchanges["proxy"][exchange]]
+        route = state.routes[exchanges["route"][exchange]]
+        rows = splits[route["split_start"] : route["split_start"] + route["split_count"]]
+        for chain in rows["chain"][rows["cluster"] == local]:
+            for number in state.chains[chain + 1 : chain + 1 + state.chains[chain]]:
+                lane = int(state.lane_links[cluster]) + int(number)
+                start = clusters["member_start"][lane]
+                members = state.members[start : start + clusters["member_count"][lane]]
+                if (state.hosts["cluster"][members] != cluster).any():
+                    yield f"cluster {cluster}: lane {lane} holds another's hosts"
 
 
 def _tiles(clusters: Rows, whole: int, parts: Rows, what: str) -> Story:

@@ -45,6 +45,7 @@ from meshsim.state.filters import (
     LIMIT_DTYPE,
     MIRROR_DTYPE,
 )
+from meshsim.state.health import CLUSTER_HEALTH_DTYPE, HEALTH_RULE_DTYPE, HOST_HEALTH_DTYPE
 from meshsim.state.kernel import (
     CALL_DTYPE,
     COUNTERS_DTYPE,
@@ -115,6 +116,10 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "clusters": (CLUSTER_DTYPE, 1),
     "configs": (CLUSTER_CONFIG_DTYPE, 1),
     "table": (TABLE_DTYPE, 1),
+    "health_rules": (HEALTH_RULE_DTYPE, 1),
+    "host_health": (HOST_HEALTH_DTYPE, 1),
+    "cluster_health": (CLUSTER_HEALTH_DTYPE, 1),
+    "ejections": (_I8, 2),  # by [CLUSTER_HEALTH row, kind]: detected, then enforced
     "routes": (ROUTE_DTYPE, 1),
     "splits": (SPLIT_DTYPE, 1),
     "codes": (_I4, 1),
@@ -137,6 +142,8 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "memory": (np.dtype("f8"), 1),  # of custom policies, by CLUSTER row
     # clusters whose members are grouped
     "locality_configs": (LOCALITY_CONFIG_DTYPE, 1),
+    # by CLUSTER row: its GROUPING row, or the first lane of its subsets; none if nobody has lanes
+    "lane_links": (_I4, 1),
     "groupings": (GROUPING_DTYPE, 1),
     "priorities": (PRIORITY_DTYPE, 1),
     "localities": (LOCALITY_DTYPE, 1),

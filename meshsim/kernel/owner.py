@@ -8,7 +8,6 @@ named, and what it measured until then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
 from meshsim.kernel.statistics import stats
+from meshsim.kernel.watching import begin_health, settle_all
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_IDLE, PURPOSE_PICK, make_streams, mix, mix_in
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
@@ -45,6 +45,7 @@ from meshsim.state.record import (
     WINDOW_DTYPE,
     RunRecord,
 )
+from meshsim.state.rows import grown, zeros
 from meshsim.state.server import TASK_DTYPE
 from meshsim.state.sparse import SparseHistogram
 from meshsim.stats.histogram import BIN_COUNT, SERIES_BIN_COUNT
@@ -131,6 +132,7 @@ class Kernel:
         self.state = self._allocate(sample_share, hosts_large)
         begin_idle_queues(self.state)
         begin_traffic(self.state, self._closed_loop_users())
+        begin_health(self)
 
     # --- Memory ---
 
@@ -140,7 +142,8 @@ class Kernel:
         counters = np.zeros(1, COUNTERS_DTYPE)
         size = max(_ROWS_MIN, 4 * self._margin)
         for pool, (name, dtype) in zip(POOLS, _POOL_DTYPES.items(), strict=True):
-            arrays[name] = _free_rows(size, dtype)
+            arrays[name] = zeros((size,), dtype)
+            _chain_free(arrays[name], 0, NO_INDEX)
             counters[f"{pool}_free_count"] = size
         users = int(self._closed_loop_users().sum())
         arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
@@ -151,9 +154,9 @@ class Kernel:
         self._seed(arrays)
         traffic, edges = len(arrays["traffic"]), len(compiled.catalog.edges)
         arrays["windows"] = np.zeros((WINDOW_COUNT, traffic), WINDOW_DTYPE)
-        arrays["window_histogram"] = np.zeros((WINDOW_COUNT, traffic, BIN_COUNT), np.int32)
+        arrays["window_histogram"] = zeros((WINDOW_COUNT, traffic, BIN_COUNT), np.int32)
         arrays["series"] = np.zeros((SEGMENT_COUNT, edges), SERIES_DTYPE)
-        arrays["series_histogram"] = np.zeros((SEGMENT_COUNT, edges, SERIES_BIN_COUNT), np.int32)
+        arrays["series_histogram"] = zeros((SEGMENT_COUNT, edges, SERIES_BIN_COUNT), np.int32)
         arrays["traffic_flags"] = np.zeros((SEGMENT_COUNT, traffic, FLAG_COUNT), np.int64)
         arrays["edge_flags"] = np.zeros((SEGMENT_COUNT, edges, FLAG_COUNT), np.int64)
         arrays["spans"] = np.zeros(_SPANS_MAX if sample_share > 0 else 1, SPAN_DTYPE)
@@ -195,10 +198,10 @@ class Kernel:
                 return False
         for name, pool in short.items():
             rows = getattr(self.state, name)
-            added = np.zeros(len(rows), rows.dtype) if not pool else self._chained(pool, rows)
-            # As bytes: joining structured rows goes field by field, ten times slower.
-            both = np.concatenate([rows.view(np.uint8), added.view(np.uint8)])
-            self.state.replace(**{name: both.view(rows.dtype)})
+            longer = grown(rows, len(rows))
+            if pool:
+                self._chain(pool, longer[len(rows) :], first=len(rows))
+            self.state.replace(**{name: longer})
         return True
 
     @property
@@ -207,22 +210,19 @@ class Kernel:
         counters = self.state.counters
         return int(counters["event_count"][0] + counters["bucket_events"][0]) + UPCOMING_MAX
 
-    def _chained(self, pool: str, rows: Rows) -> Rows:
-        """Return as many free rows again, already on the free list of `pool`."""
+    def _chain(self, pool: str, added: Rows, first: int) -> None:
+        """Put new rows of `pool`, numbered from `first`, on its free list."""
         counters = self.state.counters
-        added = _free_rows(len(rows), rows.dtype, first=len(rows))
-        added["next"][-1] = counters[f"{pool}_free"][0]
-        counters[f"{pool}_free"] = len(rows)
-        counters[f"{pool}_free_count"] += len(rows)
-        return added
+        _chain_free(added, first, int(counters[f"{pool}_free"][0]))
+        counters[f"{pool}_free"] = first
+        counters[f"{pool}_free_count"] += len(added)
 
     def reserve_events(self, count: int) -> None:
         """Make room for `count` more events beside the usual margin."""
         short = self._event_count + count + self._margin
         short -= len(self.state.events)
         if short > 0:
-            extra = np.zeros(short, EVENT_DTYPE)
-            self.state.replace(events=np.concatenate([self.state.events, extra], dtype=EVENT_DTYPE))
+            self.state.replace(events=grown(self.state.events, short))
 
     # --- Time ---
 
@@ -293,6 +293,7 @@ class Kernel:
         while len(self._segments_endpoints) < SEGMENT_COUNT:  # stopped by a limit
             self._snapshot()
         state = self.state
+        settle_all(self)
         # Only flagged exchanges are counted as they end; the rest are those without a flag.
         flagged = state.edge_flags[:, :, 1:].sum(axis=2)
         state.edge_flags[:, :, FLAG_NONE] = state.series["requests"] - flagged
@@ -379,14 +380,12 @@ def _calendar(counters: Rows, large: bool) -> dict[str, Rows]:
     buckets = BUCKET_COUNT if large else 0
     return {
         "upcoming": np.zeros(UPCOMING_MAX, EVENT_DTYPE),
-        "buckets": np.zeros((buckets, BUCKET_MAX), EVENT_DTYPE),
+        "buckets": zeros((buckets, BUCKET_MAX), EVENT_DTYPE),
         "bucket_counts": np.zeros(buckets, np.int32),
     }
 
 
-def _free_rows(count: int, dtype: np.dtype[Any], first: int = 0) -> Rows:
-    """Return `count` free rows chained to one another, numbered from `first`."""
-    rows = np.zeros(count, dtype)
-    rows["next"] = np.arange(first + 1, first + count + 1)
-    rows["next"][-1] = NO_INDEX
-    return rows
+def _chain_free(rows: Rows, first: int, behind: int) -> None:
+    """Chain free `rows`, numbered from `first`, to one another; `behind` follows the last."""
+    rows["next"] = np.arange(first + 1, first + len(rows) + 1)
+    rows["next"][-1] = behind

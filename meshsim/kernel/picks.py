@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
+from meshsim.kernel.attempts import hash_key_of
+from meshsim.kernel.draws import draw_split
 from meshsim.kernel.reports import pick_reported
 from meshsim.policy.load_balancing import pick_host
 from meshsim.policy.load_balancing.oracle import pick_idle, pick_shortest, renew_view
@@ -40,8 +42,10 @@ def _pick_grouped(state: Any, cluster: int, hash_key: Any, pick_number: int, rng
         state.clusters,
         cluster,
         state.configs,
+        state.cluster_health,
         state.locality_configs,
         state.groupings,
+        state.lane_links[cluster],
         state.priorities,
         state.localities,
         hash_key,
@@ -111,10 +115,11 @@ def _pick_by_oracle(state: Any, cluster: int, rng: Any) -> int:
 
 
 @kernel_jit
-def pick_specially(
-    state: Any, exchange: int, cluster: int, hash_key: Any, pick_number: int, rng: Any
-) -> int:
-    """Return the HOST of the next pick in a cluster that does not pick plainly, or `NO_HOST`."""
+def pick_specially(state: Any, exchange: int, pick_number: int) -> int:
+    """Return the HOST of a pick in a cluster that does not pick plainly, or `NO_HOST`."""
+    cluster = state.exchanges["cluster"][exchange]
+    rng = state.pick_streams[state.exchanges["proxy"][exchange]]
+    hash_key = hash_key_of(state, exchange, state.exchanges["route"][exchange])
     picking = state.configs["picking"][state.clusters["config"][cluster]]
     if picking == PICK_GROUPED:
         return _pick_grouped(state, cluster, hash_key, pick_number, rng)
@@ -127,12 +132,12 @@ def pick_specially(
         state.hosts,
         state.members,
         state.clusters,
-        cluster,
+        state.lane_links[cluster],
         state.configs,
         state.table,
         state.memory,
         state.chains,
-        state.exchanges["chain"][exchange],
+        state.splits["chain"][draw_split(state, exchange, state.exchanges["route"][exchange])],
         hash_key,
         pick_number,
         state.counters["now_ns"][0],

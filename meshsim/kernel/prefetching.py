@@ -25,7 +25,8 @@ from meshsim.kernel.events import (
     what_kind,
 )
 from meshsim.kernel.memory import prefetch, prefetch_first
-from meshsim.state.codes import NO_INDEX
+from meshsim.rng import peek_uint64, uniform_of
+from meshsim.state.codes import LEAST_REQUEST, NO_INDEX
 
 __all__ = ["LARGE_HOSTS", "is_large", "warm_upcoming"]
 
@@ -34,10 +35,11 @@ LARGE_HOSTS = 10_000
 #: Events known ahead: when fewer than the first are left, there will be the second.
 _AHEAD_MIN = 12
 _AHEAD = 32
-#: How far ahead the second, third and fourth step of an event are done.
+#: How far ahead the second to fifth step of an event are done.
 _SECOND = 9
 _THIRD = 6
-_FOURTH = 3
+_FOURTH = 4
+_FIFTH = 2
 #: Hosts of a cluster that are asked for.
 _HOSTS_MAX = 16
 
@@ -115,16 +117,38 @@ def _warm_third(state: Any, what: int) -> None:
         prefetch(state.tasks, max(state.exchanges["parent"][exchange], 0))
 
 
-@kernel_jit_inline
-def _warm_hosts(state: Any, what: int) -> None:
-    """Ask for the hosts among which the request of `what` will choose, if it will."""
-    if what_kind(what) != ROUTE:
-        return
-    cluster = _likely_cluster(state, what_index(what))
+@kernel_jit
+def _warm_hosts(state: Any, exchange: int, connections: bool) -> None:
+    """Ask for the hosts among which `exchange` will choose, or for their idle connections.
+
+    LEAST_REQUEST compares those that the next draws of its proxy name.
+    """
+    cluster = _likely_cluster(state, exchange)
     start = state.clusters["member_start"][cluster]
-    count = min(state.clusters["member_count"][cluster], _HOSTS_MAX)
-    for place in range(start, start + count):
-        prefetch_first(state.hosts, state.members[place])
+    count = state.clusters["member_count"][cluster]
+    config = state.clusters["config"][cluster]
+    drawn = state.configs["balancing"][config] == LEAST_REQUEST
+    rng = state.pick_streams[state.exchanges["proxy"][exchange]]
+    s0 = rng[0]
+    s1 = rng[1]
+    wanted = state.configs["choice_count"][config] if drawn else count
+    for place in range(min(wanted, count, _HOSTS_MAX)):
+        position = place
+        if drawn:
+            bits, s0, s1 = peek_uint64(s0, s1)
+            position = int(uniform_of(bits) * count)
+        host = state.members[start + position]
+        if connections:
+            prefetch_first(state.connections, max(state.hosts["idle_newest"][host], 0))
+        else:
+            prefetch_first(state.hosts, host)
+
+
+@kernel_jit_inline
+def _warm_choice(state: Any, what: int, connections: bool) -> None:
+    """Do a step of `what` that knows where its request may go, if it chooses that."""
+    if what_kind(what) == ROUTE:
+        _warm_hosts(state, what_index(what), connections)
 
 
 @kernel_jit
@@ -175,4 +199,5 @@ def warm_upcoming(state: Any) -> None:
     if left > _SECOND:
         _warm_second(state, upcoming["what"][first + _SECOND])
         _warm_third(state, upcoming["what"][first + _THIRD])
-        _warm_hosts(state, upcoming["what"][first + _FOURTH])
+        _warm_choice(state, upcoming["what"][first + _FOURTH], False)
+        _warm_choice(state, upcoming["what"][first + _FIFTH], True)

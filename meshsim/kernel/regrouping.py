@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from meshsim.kernel.memory import Rows
-from meshsim.state.codes import MAGLEV, PICK_GROUPED, PICK_SUBSET, RING_HASH
-from meshsim.state.upstream import CLUSTER_DTYPE
+from meshsim.state.codes import MAGLEV, NO_INDEX, PICK_GROUPED, PICK_SUBSET, RING_HASH
 from meshsim.topology.compiled.localities import hash_weights
 from meshsim.topology.compiled.placement import Group
+from meshsim.topology.compiled.policies import no_clusters
 from meshsim.topology.compiled.subsetting import table_of_subset
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
@@ -46,7 +46,7 @@ def _subset_lanes(kernel: Any, cluster: int) -> Iterator[int]:
     """Yield the lanes of a cluster that picks by subset: they stand in a row."""
     clusters, names = kernel.state.clusters, kernel.config_names
     name, proxy = names[clusters["config"][cluster]], clusters["proxy"][cluster]
-    lane = int(clusters["first_lane"][cluster])
+    lane = int(kernel.state.lane_links[cluster])
     while (
         lane < len(clusters)
         and clusters["proxy"][lane] == proxy
@@ -57,7 +57,7 @@ def _subset_lanes(kernel: Any, cluster: int) -> Iterator[int]:
 
 
 def _priorities(state: Any, cluster: int) -> range:
-    grouping = state.clusters["grouping"][cluster]
+    grouping = state.lane_links[cluster]
     start = int(state.groupings["priority_start"][grouping])
     return range(start, start + int(state.groupings["priority_count"][grouping]))
 
@@ -75,6 +75,19 @@ def _lanes(state: Any, cluster: int) -> Iterator[int]:
         for locality in _localities(state, priority):
             if state.localities["lane"][locality] != lane:
                 yield int(state.localities["lane"][locality])
+
+
+def _forget_loads(state: Any, cluster: int) -> None:
+    """Let the loads of a grouped cluster be computed at its next pick."""
+    state.groupings["version"][state.lane_links[cluster]] = -1
+
+
+def _link(state: Any, cluster: int, row: int) -> None:
+    """Note the GROUPING row, or the first lane, of a CLUSTER row that was added."""
+    short = max(cluster + 1 - len(state.lane_links), 0)
+    blank = np.full(short, NO_INDEX, np.int32)
+    state.replace(lane_links=np.concatenate([state.lane_links, blank]))
+    state.lane_links[cluster] = row
 
 
 def _members(state: Any, lane: int) -> Rows:
@@ -114,7 +127,7 @@ def insert_host(state: Any, cluster: int, model: int, host: int, first: int) -> 
         clusters["member_start"][lane] = first + start + (start >= end)
     if state.localities["counted"][place]:
         state.localities["weight"][place] += state.hosts["weight"][model]
-    clusters["health_version"][cluster] += 1
+    _forget_loads(state, cluster)
     return np.insert(members, end, np.int32(host))
 
 
@@ -144,7 +157,7 @@ def remove_host(state: Any, cluster: int, host: int, first: int) -> Rows:
         count = int(clusters["member_count"][lane])
         clusters["member_count"][lane] = count - (start <= place < start + count)
         clusters["member_start"][lane] = first + start - (start > place)
-    clusters["health_version"][cluster] += 1
+    _forget_loads(state, cluster)
     return np.delete(members, place)
 
 
@@ -240,7 +253,7 @@ def _copy_subsets(kernel: Any, model: int, cluster: int) -> None:
     whole = {host: place for place, host in enumerate(_members(state, model).tolist())}
     size = len(state.members)
     for lane in _subset_lanes(kernel, model):
-        row = np.zeros(1, CLUSTER_DTYPE)
+        row = no_clusters(1)
         row["config"] = state.clusters["config"][lane]
         row["proxy"] = state.clusters["proxy"][cluster]
         row["member_start"] = size
@@ -249,7 +262,7 @@ def _copy_subsets(kernel: Any, model: int, cluster: int) -> None:
         members.append(_members(state, cluster)[places])
         size += len(places)
         lanes.append(row)
-    state.clusters["first_lane"][cluster] = len(state.clusters)
+    _link(state, cluster, len(state.clusters))
     state.replace(
         clusters=_joined(state.clusters, *lanes),
         members=np.concatenate(members),
@@ -273,7 +286,7 @@ def copy_lanes(kernel: Any, model: int, cluster: int) -> None:
 
 def _copy_grouping(state: Any, model: int, cluster: int) -> None:
     """Give the grouped CLUSTER row `cluster`, a copy of `model`, groups and lanes of its own."""
-    source = int(state.clusters["grouping"][model])
+    source = int(state.lane_links[model])
     grouping = state.groupings[source : source + 1].copy()
     grouping["version"] = -1
     first, count = int(grouping["priority_start"][0]), int(grouping["priority_count"][0])
@@ -287,7 +300,7 @@ def _copy_grouping(state: Any, model: int, cluster: int) -> None:
     lanes: list[Rows] = []
     for lane in _lanes(state, model):
         moved[lane] = len(state.clusters) + len(lanes)
-        row = np.zeros(1, CLUSTER_DTYPE)
+        row = no_clusters(1)
         row["config"] = state.clusters["config"][lane]
         row["proxy"] = state.clusters["proxy"][cluster]
         row["member_start"] = state.clusters["member_start"][lane] + shift
@@ -295,7 +308,7 @@ def _copy_grouping(state: Any, model: int, cluster: int) -> None:
         lanes.append(row)
     for rows in (priorities, localities):
         rows["lane"] = [moved[int(lane)] for lane in rows["lane"]]
-    state.clusters["grouping"][cluster] = len(state.groupings)
+    _link(state, cluster, len(state.groupings))
     state.replace(
         clusters=_joined(state.clusters, *lanes),
         groupings=_joined(state.groupings, grouping),
@@ -320,7 +333,7 @@ def recount_clients(state: Any, proxies: Sequence[int]) -> None:
                 zone = int(state.endpoints["zone"][state.hosts["endpoint"][members[0]]])
                 count = int(zones[zone]) if zone < len(zones) else 0
                 state.localities["clients"][locality] = 10_000 * count // total
-        state.clusters["health_version"][cluster] += 1
+        _forget_loads(state, int(cluster))
 
 
 def _joined(*rows: Rows) -> Rows:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
+from meshsim.kernel.events import NOTHING
 from meshsim.kernel.queues import account
 from meshsim.policy.load_balancing.edf import pick as pick_by_weight
 from meshsim.policy.load_balancing.reported import on_report, reported_weight, set_weights
@@ -45,12 +46,13 @@ def _measure(state: Any, endpoint: int, now_ns: int) -> None:
 
 
 @kernel_jit
-def take_report(state: Any, host: int, rule: int, failed: bool) -> None:
-    """Let the proxy of `host` read the report on a response of it."""
+def take_report(state: Any, host: int, failed: int) -> int:
+    """Let the proxy of `host` read the report on a response of it, which `failed` (1) or not."""
     endpoint = state.hosts["endpoint"][host]
+    rule = state.configs["report_rule"][state.clusters["config"][state.hosts["cluster"][host]]]
     now_ns = state.counters["now_ns"][0]
     reports = state.load_reports
-    if failed:
+    if failed != 0:
         reports["errors"][endpoint] += 1
     _measure(state, endpoint, now_ns)
     weight = reported_weight(
@@ -60,6 +62,7 @@ def take_report(state: Any, host: int, rule: int, failed: bool) -> None:
         state.report_rules["error_utilization_penalty"][rule],
     )
     on_report(state.reported_weights, host, weight, now_ns)
+    return NOTHING
 
 
 @kernel_jit
@@ -82,6 +85,14 @@ def pick_reported(state: Any, cluster: int, rule: int) -> int:
             now_ns,
         )
     position = pick_by_weight(
-        state.hosts, state.members, start, count, state.clusters, cluster, 0.0
+        state.hosts,
+        state.members,
+        start,
+        count,
+        state.clusters,
+        cluster,
+        state.configs,
+        0.0,
+        now_ns,
     )
     return NO_HOST if position == NO_HOST else int(state.members[start + position])

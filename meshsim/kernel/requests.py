@@ -19,7 +19,6 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.attempts import (
     NOT_SENT,
     abandon,
-    abandon_attempts,
     choose_host,
     settle,
     transmit,
@@ -32,18 +31,30 @@ from meshsim.kernel.connections import (
     release_connection,
     take_idle,
 )
+from meshsim.kernel.draws import draw_split
 from meshsim.kernel.events import (
+    ABANDON,
     BACK_OFF,
     DONE,
+    FILTER,
     FINISH,
+    HEALTH_DROPPED,
+    HEALTH_DUE,
+    HEALTH_PICKED,
+    LEAVE_FILTERS,
     NOTHING,
     ROUTE,
     ROUTE_TIMER,
     RUN,
+    STIMULATE,
     pack,
     schedule,
 )
-from meshsim.kernel.filters import filter_outbound, leave_filters, release_fault
+from meshsim.kernel.filters import filter_outbound, release_fault
+from meshsim.kernel.health import (
+    report_result,
+)
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
@@ -53,7 +64,7 @@ from meshsim.policy.circuit_breakers import (
     can_send_request,
 )
 from meshsim.policy.request import step
-from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
+from meshsim.policy.routing import is_mirrored, mirror_key
 from meshsim.policy.transitions import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
@@ -63,7 +74,6 @@ from meshsim.policy.transitions import (
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
     STIMULUS_DELAY_EXPIRED,
-    STIMULUS_DOWNSTREAM_RESET,
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
     STIMULUS_PER_TRY_TIMEOUT,
@@ -72,15 +82,17 @@ from meshsim.policy.transitions import (
     STIMULUS_RESPONSE,
     STIMULUS_ROUTE_TIMEOUT,
 )
-from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix_in
+from meshsim.rng import mix_in
 from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
     RESET_NONE,
+    RESET_PER_TRY_TIMEOUT,
 )
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
+    ATTEMPT_SENT,
     EXCHANGE_DELAYED,
     EXCHANGE_ROUTING,
     HOLDS_FAULT,
@@ -99,8 +111,8 @@ __all__ = [
     "caller_gone",
     "done",
     "enter",
+    "filter_request",
     "finish",
-    "on_downstream_reset",
     "on_per_try_timeout",
     "on_route_timeout",
     "retry",
@@ -108,6 +120,7 @@ __all__ = [
     "route",
     "send",
     "start_exchange",
+    "stimulate",
 ]
 
 
@@ -203,7 +216,7 @@ def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
 @kernel_jit
 def _drop(state: Any, exchange: int) -> None:
     """Nobody waits for `exchange`: give up its attempts and free it."""
-    abandon_attempts(state, exchange)
+    invoke(state, ABANDON, exchange, 0)
     stop_timer(state.timers, state.exchanges, exchange)
     release_fault(state, exchange)
     record_exchange(state, exchange)
@@ -211,7 +224,7 @@ def _drop(state: Any, exchange: int) -> None:
 
 
 @kernel_jit
-def _stimulate(state: Any, exchange: int, stimulus: int) -> int:
+def stimulate(state: Any, exchange: int, stimulus: int) -> int:
     """Tell the machine of a `stimulus` that carries nothing; return the follow-up."""
     action, deadline_ns = _tell(state, exchange, stimulus, 0, RESET_NONE)
     return _act(state, exchange, action, deadline_ns)
@@ -229,7 +242,7 @@ def route(state: Any, exchange: int) -> int:
     exchanges = state.exchanges
     if exchanges["state"][exchange] == EXCHANGE_DELAYED:
         _tell(state, exchange, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE)
-        return _filter(state, exchange, True)
+        return int(invoke(state, FILTER, exchange, 1))
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
     proxy = exchanges["proxy"][exchange]
@@ -239,7 +252,7 @@ def route(state: Any, exchange: int) -> int:
     exchanges["route"][exchange] = chosen
     exchanges["cluster"][exchange] = NO_INDEX
     if chosen != NO_INDEX and state.routes["filters"][chosen] != NO_INDEX:
-        return _filter(state, exchange, False)
+        return int(invoke(state, FILTER, exchange, 0))
     return _forward(state, exchange, chosen)
 
 
@@ -248,18 +261,9 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
     """Choose the cluster of a request on route `chosen`; return FORWARDED or the follow-up."""
     exchanges = state.exchanges
     if chosen != NO_INDEX and state.routes["split_count"][chosen] > 0:
-        split = state.routes["split_start"][chosen]
-        count = state.routes["split_count"][chosen]
-        if count > 1:
-            uniform = key_uniform(mix_in(exchanges["key"][exchange], PURPOSE_SPLIT << 24))
-            total = state.routes["weight_total"][chosen]
-            split = choose_split(state.splits, split, count, total, uniform)
-        local = state.splits["cluster"][split]
+        local = state.splits["cluster"][draw_split(state, exchange, chosen)]
         first = state.proxies["cluster_start"][exchanges["proxy"][exchange]]
         exchanges["cluster"][exchange] = first + local
-        chain = state.splits["chain"][split]
-        if chain != NO_INDEX:
-            exchanges["chain"][exchange] = chain
     action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
         return pack(FINISH, exchange, 0)
@@ -270,9 +274,9 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
 
 
 @kernel_jit
-def _filter(state: Any, exchange: int, delayed: bool) -> int:
+def filter_request(state: Any, exchange: int, delayed: int) -> int:
     """Send a request through the filters of its route; return FORWARDED or the follow-up."""
-    stimulus, value = filter_outbound(state, exchange, delayed)
+    stimulus, value = filter_outbound(state, exchange, delayed != 0)
     if stimulus != STIMULUS_REQUEST:
         action, deadline_ns = _tell(state, exchange, stimulus, value, RESET_NONE)
         return _act(state, exchange, action, deadline_ns)
@@ -306,8 +310,6 @@ def _mirror(state: Any, exchange: int, mirror: int, number: int) -> None:
     exchanges["route"][copy] = state.mirrors["route"][mirror]
     first = state.proxies["cluster_start"][proxy]
     exchanges["cluster"][copy] = first + state.mirrors["cluster"][mirror]
-    split = state.routes["split_start"][exchanges["route"][copy]]
-    exchanges["chain"][copy] = state.splits["chain"][split]
     _tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
     timer = state.routes["timeout_timer"][exchanges["route"][copy]]
     if timer != NO_INDEX:
@@ -324,9 +326,14 @@ def send(state: Any, exchange: int) -> int:
     exchanges = state.exchanges
     attempts = state.attempts
     cluster = exchanges["cluster"][exchange]
+    watched = state.clusters["health"][cluster] != NO_INDEX
+    if watched:
+        invoke(state, HEALTH_DUE, cluster, 0)
     host = choose_host(state, exchange, cluster)
     if host == NO_HOST:
-        return _stimulate(state, exchange, STIMULUS_NO_HOST)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_NO_HOST))
+    if watched:
+        invoke(state, HEALTH_PICKED, host, 0)
     attempt = take_attempt(state)
     attempts["exchange"][attempt] = exchange
     attempts["host"][attempt] = host
@@ -339,7 +346,9 @@ def send(state: Any, exchange: int) -> int:
         connection = connect_or_wait(state, host, attempt)
     if connection == OVERFLOW:
         free_attempt(state, attempt)
-        return _stimulate(state, exchange, STIMULUS_OVERFLOW)
+        if watched:
+            invoke(state, HEALTH_DROPPED, host, 0)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_OVERFLOW))
     exchanges["attempt"][exchange] = attempt
     exchanges["attempts_active"][exchange] += 1
     if connection == NO_INDEX:
@@ -352,7 +361,9 @@ def send(state: Any, exchange: int) -> int:
             release_connection(state, host, connection)
         else:  # opened in no time beside slower ones: it is for the next in line
             announce_connection(state, connection, 0)
-        return _stimulate(state, exchange, STIMULUS_OVERFLOW)
+        if watched:
+            invoke(state, HEALTH_DROPPED, host, 0)
+        return int(invoke(state, STIMULATE, exchange, STIMULUS_OVERFLOW))
     return transmit(state, attempt, connection)
 
 
@@ -388,6 +399,10 @@ def done(state: Any, attempt: int) -> int:
         attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
     exchanges["attempts_active"][exchange] -= 1
     attempts["state"][attempt] = ATTEMPT_ENDED
+    cluster = exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        known = status if reset == RESET_NONE else 0
+        report_result(state, attempts["host"][attempt], known, reset)
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
@@ -398,23 +413,32 @@ def done(state: Any, attempt: int) -> int:
 
 
 @kernel_jit
+def _report_timeout(state: Any, exchange: int, attempt: int) -> None:
+    """`attempt`, which has its connection, is given up because it took too long."""
+    cluster = state.exchanges["cluster"][exchange]
+    if state.clusters["health"][cluster] != NO_INDEX:
+        host = state.attempts["host"][attempt]
+        report_result(state, host, 0, RESET_PER_TRY_TIMEOUT)
+
+
+@kernel_jit
 def on_route_timeout(state: Any, exchange: int) -> int:
     """The route timeout of `exchange` has expired; return the follow-up."""
-    return _stimulate(state, exchange, STIMULUS_ROUTE_TIMEOUT)
+    attempt = state.exchanges["attempt"][exchange]
+    while attempt != NO_INDEX:
+        if state.attempts["state"][attempt] == ATTEMPT_SENT:
+            _report_timeout(state, exchange, attempt)
+        attempt = state.attempts["previous"][attempt]
+    return int(invoke(state, STIMULATE, exchange, STIMULUS_ROUTE_TIMEOUT))
 
 
 @kernel_jit
 def on_per_try_timeout(state: Any, attempt: int) -> int:
     """The per-try timeout of `attempt` has expired; return the follow-up."""
     exchange = state.attempts["exchange"][attempt]
+    _report_timeout(state, exchange, attempt)
     abandon(state, attempt)
-    return _stimulate(state, exchange, STIMULUS_PER_TRY_TIMEOUT)
-
-
-@kernel_jit
-def on_downstream_reset(state: Any, exchange: int) -> int:
-    """The caller of `exchange` is gone; return the follow-up."""
-    return _stimulate(state, exchange, STIMULUS_DOWNSTREAM_RESET)
+    return int(invoke(state, STIMULATE, exchange, STIMULUS_PER_TRY_TIMEOUT))
 
 
 @kernel_jit
@@ -439,8 +463,9 @@ def finish(state: Any, exchange: int) -> int:
     if exchanges["timer"][exchange] != NO_INDEX:
         stop_timer(state.timers, exchanges, exchange)
     if exchanges["attempts_active"][exchange] > 0:
-        abandon_attempts(state, exchange)
-    if exchanges["flags"][exchange] & _FILTERED != 0 and leave_filters(state, exchange):
+        invoke(state, ABANDON, exchange, 0)
+    filtered = exchanges["flags"][exchange] & _FILTERED != 0
+    if filtered and invoke(state, LEAVE_FILTERS, exchange, 0) != 0:
         return NOTHING
     record_exchange(state, exchange)
     parent = exchanges["parent"][exchange]

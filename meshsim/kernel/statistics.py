@@ -1,10 +1,12 @@
-"""Envoy's counters of the filters of every proxy, by their names.
+"""Envoy's counters of the filters and of the health of every proxy, by their names.
 
 Rule: counters that are 0 are left out, and so is a proxy that has none; names begin with the side
 of the proxy that counts.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.state.filters import (
@@ -14,6 +16,7 @@ from meshsim.state.filters import (
     LIMIT_STATS,
     OUTBOUND,
 )
+from meshsim.topology.compiled.health import health_counters
 
 __all__ = ["stats"]
 
@@ -39,9 +42,21 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
             for side, said in _SIDES.items():
                 row = state.limit_counts[DIRECTION_COUNT * proxy + side]
                 counts |= _counts(row, LIMIT_STATS, said)
+        counts |= _health_counts(state, proxy)
         if counts:
             found[name] = counts
     return found
+
+
+def _health_counts(state: KernelState, proxy: int) -> dict[str, int]:
+    """Return the counters of health of the clusters of a proxy together."""
+    groups = np.flatnonzero(state.clusters["proxy"][state.cluster_health["cluster"]] == proxy)
+    if not len(groups):
+        return {}
+    clusters = state.cluster_health["cluster"][groups]
+    hosts = state.hosts[np.isin(state.hosts["cluster"], clusters)]
+    counts = health_counters(hosts, state.cluster_health[groups], state.ejections[groups])
+    return {f"outbound.{name}": count for name, count in counts.items() if count}
 
 
 def _counts(row: Rows, fields: dict[str, str], side: str) -> dict[str, int]:

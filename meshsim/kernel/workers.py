@@ -13,13 +13,14 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.cores import add_to_container
 from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import (
+    BECOME_IDLE,
     GENERATION_MASK,
     RENEGE,
     RUN,
     pack,
     schedule,
 )
-from meshsim.kernel.idle import report_idle
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.queues import (
     account,
     dequeue,
@@ -114,7 +115,7 @@ def _hand_worker(state: Any, endpoint: int) -> None:
     if endpoints["queued"][endpoint] == 0:
         endpoints["busy"][endpoint] -= 1
         if state.oracle_endpoints.shape[0] != 0 and endpoints["busy"][endpoint] == 0:
-            report_idle(state, endpoint)
+            invoke(state, BECOME_IDLE, endpoint, 0)
         return
     task = dequeue(state, endpoint)
     tasks["wake"][task] = (tasks["wake"][task] + 1) & GENERATION_MASK

@@ -24,11 +24,15 @@ from meshsim.units import NS_PER_S
 
 __all__ = [
     "ENVOY_BALANCERS",
+    "ENVOY_HEALTH_CHECK",
     "ENVOY_LOCALITY",
+    "ENVOY_OUTLIER_DETECTION",
     "ENVOY_RETRY_BUDGET",
+    "ENVOY_SLOW_START",
     "ENVOY_TOKEN_BUCKET",
     "ENVOY_ZONE_AWARE",
     "HASHING_POLICIES",
+    "LINKERD_FAILURE_ACCRUAL",
     "LOCAL_RATE_LIMIT",
     "MIRROR",
     "UNLIMITED",
@@ -91,6 +95,10 @@ class PolicyDefaults:
         `ConnectionPool`, `Route` (the timeout) and `RetryPolicy`.
     locality, zone_aware : Block
         Of `LocalityLoadBalancing` and `ZoneAware`, only where they are stated.
+    outlier_detection, failure_accrual, health_check, slow_start : Block
+        Of the blocks of these names, only where they are stated.
+    panic_watched : Block
+        Replaces `healthy_panic_threshold` of `load_balancing` where outlier detection is stated.
     retry_stated : Block
         Replaces fields of `retry` in a route that states a retry policy.
     retry_hashed : Block
@@ -109,6 +117,11 @@ class PolicyDefaults:
     retry: Block
     locality: Block = field(default_factory=lambda: ENVOY_LOCALITY)
     zone_aware: Block = field(default_factory=lambda: ENVOY_ZONE_AWARE)
+    outlier_detection: Block = field(default_factory=lambda: ENVOY_OUTLIER_DETECTION)
+    failure_accrual: Block = field(default_factory=lambda: LINKERD_FAILURE_ACCRUAL)
+    health_check: Block = field(default_factory=lambda: ENVOY_HEALTH_CHECK)
+    slow_start: Block = field(default_factory=lambda: ENVOY_SLOW_START)
+    panic_watched: Block = field(default_factory=dict)
     retry_stated: Block = field(default_factory=dict)
     retry_hashed: Block = field(default_factory=dict)
     max_interval_factor: int = 10
@@ -149,6 +162,10 @@ ENVOY_BALANCERS: Block = {
         distinct_choices=False,
         view_interval=0,
     ),
+    **from_source(
+        "Envoy default (cluster.proto CommonLbConfig)",
+        healthy_panic_threshold=50.0,
+    ),
 }
 
 #: A stated budget without numbers.
@@ -185,11 +202,7 @@ ENVOY_LOCALITY: Block = {
     **from_source(
         "Envoy default (endpoint.proto ClusterLoadAssignment.Policy)", overprovisioning_factor=140
     ),
-    **from_source(
-        "Envoy default (cluster.proto CommonLbConfig)",
-        healthy_panic_threshold=50,
-        locality_weighted=False,
-    ),
+    **from_source("Envoy default (cluster.proto CommonLbConfig)", locality_weighted=False),
 }
 
 #: Zone-aware routing, where it is stated.
@@ -199,4 +212,70 @@ ENVOY_ZONE_AWARE: Block = from_source(
     min_cluster_size=6,
     fail_traffic_on_panic=False,
     force_local_zone_min_size=0,
+)
+
+#: Outlier detection that is stated without numbers; `max_ejection_time` depends on the base.
+ENVOY_OUTLIER_DETECTION: Block = {
+    **from_source(
+        "Envoy default (outlier_detection.proto)",
+        consecutive_5xx=5,
+        interval=10 * NS_PER_S,
+        base_ejection_time=30 * NS_PER_S,
+        max_ejection_percent=10,
+        enforcing_consecutive_5xx=100,
+        enforcing_success_rate=100,
+        success_rate_minimum_hosts=5,
+        success_rate_request_volume=100,
+        success_rate_stdev_factor=1900,
+        consecutive_gateway_failure=5,
+        enforcing_consecutive_gateway_failure=0,
+        split_external_local_origin_errors=False,
+        consecutive_local_origin_failure=5,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=100,
+        failure_percentage_threshold=85,
+        enforcing_failure_percentage=0,
+        enforcing_failure_percentage_local_origin=0,
+        failure_percentage_minimum_hosts=5,
+        failure_percentage_request_volume=50,
+        max_ejection_time_jitter=0,
+        successful_active_health_check_uneject_host=True,
+        always_eject_one_host=False,
+    ),
+}
+
+#: Failure accrual that is stated without numbers.
+LINKERD_FAILURE_ACCRUAL: Block = from_source(
+    "Linkerd default (linkerd2 policy-controller/k8s/index/src/outbound/index.rs)",
+    consecutive_max_failures=7,
+    consecutive_min_penalty=NS_PER_S,
+    consecutive_max_penalty=60 * NS_PER_S,
+    consecutive_jitter_ratio=0.5,
+)
+
+#: Health checks without numbers; Envoy asks for the first four, the edge intervals follow
+#: the others.
+ENVOY_HEALTH_CHECK: Block = {
+    **from_source(
+        "Kubernetes default of a probe (core/v1 Probe), as Envoy has none",
+        timeout=NS_PER_S,
+        interval=10 * NS_PER_S,
+        unhealthy_threshold=3,
+        healthy_threshold=1,
+        path="/healthz",
+    ),
+    **from_source(
+        "Envoy default (health_check.proto)",
+        initial_jitter=0,
+        interval_jitter=0,
+        interval_jitter_percent=0,
+        no_traffic_interval=60 * NS_PER_S,
+    ),
+}
+
+#: Slow start that is stated without numbers.
+ENVOY_SLOW_START: Block = from_source(
+    "Envoy default (load_balancing_policies/common/v3/common.proto)",
+    aggression=1.0,
+    min_weight_percent=10.0,
 )

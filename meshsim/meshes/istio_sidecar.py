@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from meshsim.meshes.defaults import (
     ENVOY_BALANCERS,
-    ENVOY_LOCALITY,
+    ENVOY_OUTLIER_DETECTION,
     ENVOY_RETRY_BUDGET,
     UNLIMITED,
     PolicyDefaults,
@@ -88,14 +88,18 @@ DEFAULTS = PolicyDefaults(
         max_retries=UNLIMITED,
     ),
     retry_budget=ENVOY_RETRY_BUDGET,
-    locality={
-        **ENVOY_LOCALITY,
+    outlier_detection={
+        **ENVOY_OUTLIER_DETECTION,
         **from_source(
-            "Istio default (pilot/pkg/networking/core/cluster_traffic_policy.go: "
-            "minHealthPercent 0)",
-            healthy_panic_threshold=0,
+            "Istio (cluster_traffic_policy.go, applyOutlierDetection: no success rate)",
+            enforcing_success_rate=0,
+            enforcing_local_origin_success_rate=0,
         ),
     },
+    panic_watched=from_source(
+        "Istio default with outlier detection (cluster_traffic_policy.go: minHealthPercent 0)",
+        healthy_panic_threshold=0.0,
+    ),
     connection_pool={
         **from_source(
             "Istio default (meshConfig.connectTimeout, pkg/config/mesh/mesh.go)",

@@ -1,7 +1,8 @@
 """Fill what a scenario left unsaid with the defaults of its mesh.
 
 Rule: a stated value wins; an unset field of a stated block takes the mesh's default; a subset
-takes each *block* (load_balancing, locality, circuit_breakers, connection_pool) from itself, else
+takes each *block* (load_balancing, locality, circuit_breakers, outlier_detection, ...) from
+itself, else
 from its service, else from the defaults, as Istio merges subset policies.  A service that states no
 route gets one that sends everything to itself.  A service that states routes gets none added:
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
@@ -9,6 +10,7 @@ a request that matches none of them is answered 404 (flag NR), as Envoy does.
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
 ``retry_budget``, ``retry_throttling``, ``fault`` and ``rate_limit`` (none), ``locality`` (members
 are not grouped) and what it leaves out, ``subset_config`` (one balancer for all hosts),
+``outlier_detection``, ``failure_accrual``, ``health_check`` and ``slow_start`` (off),
 ``direct_response`` and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the
 user's), and the ``subset`` of a split or mirror (all).
 
@@ -35,11 +37,13 @@ from meshsim.topology.model import (
     CircuitBreakers,
     ClusterPolicy,
     ConnectionPool,
+    HealthCheck,
     LoadBalancing,
     LocalityLoadBalancing,
     LocalRateLimit,
     Mirror,
     Model,
+    OutlierDetection,
     Provenance,
     RetryBudget,
     RetryPolicy,
@@ -49,13 +53,29 @@ from meshsim.topology.model import (
     WeightedCluster,
 )
 from meshsim.topology.profile import MeshProfile
+from meshsim.units import NS_PER_S
 
 __all__ = ["fill"]
 
 _Element = TypeVar("_Element", bound=Model)
 _NOT_WEIGHTED = Default(False, "Envoy: zone_aware and locality_weighted exclude each other")
+#: Envoy's longest ejection, unless the base is longer.
+_EJECTION_TIME_MAX_NS = 300 * NS_PER_S
+_EJECTION_TIME = Default(
+    None, "Envoy default (outlier_detection.proto: 300 s, or base_ejection_time if longer)"
+)
 _ITSELF = Default(None, "default: the service itself")
-_BLOCKS = ("load_balancing", "locality", "subset_config", "circuit_breakers", "connection_pool")
+_NO_PANIC = Default(0.0, "default with failure accrual: Linkerd does not panic")
+_BLOCKS = (
+    "load_balancing",
+    "locality",
+    "subset_config",
+    "circuit_breakers",
+    "connection_pool",
+    "outlier_detection",
+    "failure_accrual",
+    "health_check",
+)
 
 
 def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> Topology:
@@ -137,13 +157,16 @@ class _Filler:
 
     def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model | None]:
         return {
-            "load_balancing": self._block(
-                policy.load_balancing or LoadBalancing(),
-                self.defaults.load_balancing,
-                f"{path}.load_balancing",
+            "load_balancing": self._load_balancing(policy, f"{path}.load_balancing"),
+            "outlier_detection": self._outlier_detection(
+                policy.outlier_detection, f"{path}.outlier_detection"
             ),
             "locality": self._locality(policy.locality, f"{path}.locality"),
             "subset_config": policy.subset_config,
+            "failure_accrual": self._optional(
+                policy.failure_accrual, self.defaults.failure_accrual, f"{path}.failure_accrual"
+            ),
+            "health_check": self._health_check(policy.health_check, f"{path}.health_check"),
             "circuit_breakers": self._breakers(policy.circuit_breakers, f"{path}.circuit_breakers"),
             "connection_pool": self._block(
                 policy.connection_pool or ConnectionPool(),
@@ -197,6 +220,50 @@ class _Filler:
             return filled
         zone_aware = self._block(filled.zone_aware, self.defaults.zone_aware, f"{path}.zone_aware")
         return filled.model_copy(update={"zone_aware": zone_aware})
+
+    def _optional(self, stated: _Element | None, defaults: Block, path: str) -> _Element | None:
+        """Return a block that is off unless it is stated."""
+        return None if stated is None else self._block(stated, defaults, path)
+
+    def _load_balancing(self, policy: ClusterPolicy, path: str) -> LoadBalancing:
+        block = dict(self.defaults.load_balancing)
+        if policy.failure_accrual is not None:
+            block["healthy_panic_threshold"] = _NO_PANIC
+        if policy.outlier_detection is not None:
+            block |= self.defaults.panic_watched
+        filled = self._block(policy.load_balancing or LoadBalancing(), block, path)
+        slow_start = self._optional(
+            filled.slow_start, self.defaults.slow_start, f"{path}.slow_start"
+        )
+        return filled.model_copy(update={"slow_start": slow_start})
+
+    def _outlier_detection(
+        self, stated: OutlierDetection | None, path: str
+    ) -> OutlierDetection | None:
+        filled = self._optional(stated, self.defaults.outlier_detection, path)
+        if filled is None or filled.max_ejection_time is not None:
+            return filled
+        longest_ns = max(_EJECTION_TIME_MAX_NS, filled.base_ejection_time or 0)
+        self.provenance[f"{path}.max_ejection_time"] = _EJECTION_TIME.provenance
+        return filled.model_copy(update={"max_ejection_time": longest_ns})
+
+    def _health_check(self, stated: HealthCheck | None, path: str) -> HealthCheck | None:
+        filled = self._optional(stated, self.defaults.health_check, path)
+        if filled is None:
+            return None
+        following = (
+            ("unhealthy_interval", "interval"),
+            ("unhealthy_edge_interval", "unhealthy_interval"),
+            ("healthy_edge_interval", "interval"),
+            ("no_traffic_healthy_interval", "no_traffic_interval"),
+        )
+        for name, model in following:
+            if getattr(filled, name) is None:
+                filled = filled.model_copy(update={name: getattr(filled, model)})
+                self.provenance[f"{path}.{name}"] = Provenance(
+                    default=f"Envoy default (health_check.proto: {model})"
+                )
+        return filled
 
     def _breakers(self, stated: CircuitBreakers | None, path: str) -> CircuitBreakers:
         filled = self._block(stated or CircuitBreakers(), self.defaults.circuit_breakers, path)

@@ -7,10 +7,13 @@ compiled functions and decide alike.
 
 - `request`: the per-request machine that composes the others; `step` is its one entry.
 - `load_balancing`: which host; `hashing` hashes keys as Envoy does.
+- `locality`: which part of a cluster, by `priority` and `zone_aware`; `subsets`: by labels.
 - `routing`: which route, and which destination of a split.
 - `retry`, `timeout`, `circuit_breakers`: whether to try again, until when, and how many at once.
 - `custom`: policies of the user's, by the decorators `load_balancer`, `retry_policy` and
   `admission_policy`, which are names of this package too.
+- `health`: which hosts may be picked, by `outlier_detection`, `outlier_sweep`, `failure_accrual`,
+  `health_check` and `panic`.
 
 Strings are matched in plain Python once per configuration; compiled code reads integers.
 """

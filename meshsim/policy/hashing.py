@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.rng import PURPOSE_HEALTH, mix, mix_in
 
-__all__ = ["NO_HASH_KEY", "combine", "xxh64", "xxh64_bytes"]
+__all__ = ["NO_HASH_KEY", "combine", "health_key", "xxh64", "xxh64_bytes"]
 
 #: A request without hash key.  (A value whose hash is 0 counts as none: 1 in 2**64.)
 NO_HASH_KEY = np.uint64(0)
@@ -154,4 +155,22 @@ def combine(hashes: Iterable[int]) -> int:
     key = 0
     for value in hashes:
         key = ((key << 1 | key >> 63) & 0xFFFF_FFFF_FFFF_FFFF) ^ value if key else value
+    return key
+
+
+def health_key(run_seed: int, proxy: int, cluster: str) -> np.uint64:
+    """Return the draw key of a cluster's health at one proxy.
+
+    Parameters
+    ----------
+    run_seed : int
+        Of the run, 0 <= run_seed < 2**62.
+    proxy : int
+        Index of the proxy.
+    cluster : str
+        Name of the cluster ("reviews", "reviews|v2").
+    """
+    key = np.uint64(mix(np.uint64(run_seed)))
+    for part in (PURPOSE_HEALTH, proxy, xxh64(cluster) >> 2):
+        key = np.uint64(mix_in(key, part))
     return key

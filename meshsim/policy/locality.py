@@ -10,8 +10,9 @@ Rule: the priority comes first (`meshsim.policy.priority`), then its locality:
 - *zone-aware*: by `meshsim.policy.zone_aware`;
 - else all healthy hosts of the priority.
 
-The loads are computed when a host's health has changed (`health_version`), at the next pick;
-weighted schedules, of localities and of hosts, begin anew then, as Envoy's do.
+The loads are computed when a host's health has changed (`meshsim.policy.panic.select_hosts` counts
+that), at the next pick; weighted schedules, of localities and of hosts, begin anew then, as Envoy's
+do.  A host that discovery does not name (`WITHDRAWN`) is none of the hosts.
 
 A degraded host is picked uniformly, whichever the cluster's balancer.  Envoy starts the schedule
 of localities at a random point; here it starts at the beginning.
@@ -30,11 +31,12 @@ import numpy as np
 
 from meshsim.jit import kernel_jit
 from meshsim.policy.hashing import NO_HASH_KEY
+from meshsim.policy.panic import select_members
 from meshsim.policy.priority import choose_priority, distribute_load
 from meshsim.policy.zone_aware import weigh_zones, zone_of_pick
 from meshsim.rng import next_index
 from meshsim.state.codes import MAGLEV, NO_HOST, NO_INDEX, RING_HASH
-from meshsim.state.health import HEALTHY, PANICKING, UNHEALTHY
+from meshsim.state.health import WITHDRAWN
 from meshsim.state.locality import ROUTING_NONE
 
 __all__ = ["choose_lane", "pick_degraded", "regroup", "weigh_localities"]
@@ -49,9 +51,7 @@ _DEGRADED = -2
 
 
 @kernel_jit
-def weigh_localities(
-    priorities: Any, priority: int, localities: Any, clusters: Any, factor: int
-) -> None:
+def weigh_localities(priorities: Any, priority: int, localities: Any, factor: int) -> None:
     """Write the effective weights of a priority's localities and begin their schedule anew.
 
     Parameters
@@ -60,16 +60,14 @@ def weigh_localities(
         Row `priority` is modified in place: its schedule.
     priority : int
     localities : ndarray[LOCALITY_DTYPE], shape (n_localities,)
-        Those of the priority are modified in place; weight and healthy are read.
-    clusters : ndarray[CLUSTER_DTYPE], shape (n_clusters,)
-        Read only; a locality has as many hosts as its lane has members.
+        Those of the priority are modified in place; weight, hosts and healthy are read.
     factor : int
         `overprovisioning_factor` [percent].
     """
     first = priorities["locality_start"][priority]
     order = 0
     for row in range(first, first + priorities["locality_count"][priority]):
-        hosts = clusters["member_count"][localities["lane"][row]]
+        hosts = localities["hosts"][row]
         weight = 0.0
         if hosts > 0:
             ratio = float(localities["healthy"][row]) / float(hosts)
@@ -125,33 +123,34 @@ def _count_hosts(
         lane = localities["lane"][row]
         start = clusters["member_start"][lane]
         count = clusters["member_count"][lane]
+        named = 0
         healthy = 0
         for position in range(start, start + count):
             host = members[position]
+            if hosts["unhealthy"][host] & WITHDRAWN == 0:
+                named += 1
             if hosts["unhealthy"][host] == 0:
                 if hosts["degraded"][host] == 0:
                     healthy += 1
                 else:
                     degraded_total += 1
+        localities["hosts"][row] = named
         localities["healthy"][row] = healthy
         healthy_total += healthy
-        total += count
+        total += named
     priorities["hosts"][priority] = total
     priorities["healthy"][priority] = healthy_total
     priorities["degraded"][priority] = degraded_total
 
 
 @kernel_jit
-def _select_hosts(hosts: Any, members: Any, clusters: Any, lane: int, panic: int) -> None:
+def _select_lane(hosts: Any, members: Any, clusters: Any, lane: int, panics: bool) -> None:
     """Say of every host of a lane whether it may be picked; weighted picks begin anew."""
     start = clusters["member_start"][lane]
-    for position in range(start, start + clusters["member_count"][lane]):
-        host = members[position]
-        if hosts["unhealthy"][host] == 0 and hosts["degraded"][host] == 0:
-            hosts["healthy"][host] = HEALTHY
-        else:
-            hosts["healthy"][host] = PANICKING if panic != 0 else UNHEALTHY
-        hosts["edf_order"][host] = 0
+    count = clusters["member_count"][lane]
+    select_members(hosts, members, start, count, panics, False)
+    for position in range(start, start + count):
+        hosts["edf_order"][members[position]] = 0
 
 
 @kernel_jit
@@ -168,10 +167,10 @@ def regroup(
     hosts: Any,
     members: Any,
     clusters: Any,
-    cluster: int,
     locality_configs: Any,
     config: int,
     groupings: Any,
+    grouping: int,
     priorities: Any,
     localities: Any,
     panic_threshold: int,
@@ -181,7 +180,6 @@ def regroup(
     Parameters are those of `choose_lane`; `config` is a row of `locality_configs`,
     `panic_threshold` that of the cluster [percent].  O(members).
     """
-    grouping = clusters["grouping"][cluster]
     start = groupings["priority_start"][grouping]
     count = groupings["priority_count"][grouping]
     factor = locality_configs["overprovisioning_factor"][config]
@@ -190,11 +188,10 @@ def regroup(
     distribute_load(priorities, start, count, factor, panic_threshold)
     for priority in range(start, start + count):
         lane = priorities["lane"][priority]
-        _select_hosts(hosts, members, clusters, lane, priorities["panic"][priority])
+        _select_lane(hosts, members, clusters, lane, priorities["panic"][priority] != 0)
         _begin_schedules(clusters, priorities, priority, localities)
-        weigh_localities(priorities, priority, localities, clusters, factor)
+        weigh_localities(priorities, priority, localities, factor)
     weigh_zones(groupings, grouping, priorities, localities, locality_configs, config)
-    groupings["version"][grouping] = clusters["health_version"][cluster]
 
 
 @kernel_jit
@@ -232,8 +229,10 @@ def choose_lane(
     clusters: Any,
     cluster: int,
     configs: Any,
+    groups: Any,
     locality_configs: Any,
     groupings: Any,
+    grouping: int,
     priorities: Any,
     localities: Any,
     hash_key: Any,
@@ -244,19 +243,23 @@ def choose_lane(
     Parameters
     ----------
     hosts : ndarray[HOST_DTYPE], shape (n_hosts,)
-        `healthy` is modified in place when somebody's `unhealthy` or `degraded` has changed.
+        `healthy` is modified in place when somebody's `unhealthy` has changed.
     members : ndarray[int32], shape (n_members,)
         Read only.
     clusters : ndarray[CLUSTER_DTYPE], shape (n_clusters,)
         Schedules (EDF) of the lanes are modified in place then.
     cluster : int
-        Row of `clusters`, whose config has a `locality`.
+        Row of `clusters`, whose config has a `locality`; it has a CLUSTER_HEALTH row.
     configs : ndarray[CLUSTER_CONFIG_DTYPE], shape (n_configs,)
         Read only.
+    groups : ndarray[CLUSTER_HEALTH_DTYPE], shape (n_groups,)
+        The cluster's row says whether anything has changed; picks in panic are counted there.
     locality_configs : ndarray[LOCALITY_CONFIG_DTYPE], shape (n_locality_configs,)
         Read only.
     groupings : ndarray[GROUPING_DTYPE], shape (n_groupings,)
         That of the cluster is modified in place, as are its priorities and localities.
+    grouping : int
+        Row of `groupings`.
     priorities : ndarray[PRIORITY_DTYPE], shape (n_priorities,)
     localities : ndarray[LOCALITY_DTYPE], shape (n_localities,)
     hash_key : uint64
@@ -272,16 +275,17 @@ def choose_lane(
         fail; below that, what `pick_degraded` takes.
     """
     config = configs["locality"][clusters["config"][cluster]]
-    grouping = clusters["grouping"][cluster]
-    if groupings["version"][grouping] != clusters["health_version"][cluster]:
+    group = clusters["health"][cluster]
+    if groupings["version"][grouping] != groups["version"][group]:
+        groupings["version"][grouping] = groups["version"][group]
         regroup(
             hosts,
             members,
             clusters,
-            cluster,
             locality_configs,
             config,
             groupings,
+            grouping,
             priorities,
             localities,
             configs["panic_threshold"][clusters["config"][cluster]],
@@ -298,6 +302,7 @@ def choose_lane(
         count = groupings["priority_count"][grouping]
         priority, degraded = choose_priority(priorities, start, count, percentile)
     if priorities["panic"][priority] != 0:
+        groups["panic_picks"][group] += 1
         if locality_configs["fail_traffic_on_panic"][config] != 0:
             return NO_HOST
         return int(priorities["lane"][priority])

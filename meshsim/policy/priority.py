@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
+from meshsim.policy.panic import is_below_threshold
 
 __all__ = ["choose_priority", "distribute_load"]
 
@@ -123,8 +124,7 @@ def distribute_load(
     panicking = 0
     for row in range(start, start + count):
         available = priorities["healthy"][row] + priorities["degraded"][row]
-        hosts = priorities["hosts"][row]
-        if hosts == 0 or 100 * available < panic_threshold * hosts:
+        if is_below_threshold(available, priorities["hosts"][row], panic_threshold):
             priorities["panic"][row] = 1
             panicking += 1
     if panicking == count:

@@ -150,7 +150,7 @@ def pick_in_chain(
     hosts: Any,
     members: Any,
     clusters: Any,
-    cluster: int,
+    first_lane: int,
     configs: Any,
     table: Any,
     memory: Any,
@@ -165,8 +165,10 @@ def pick_in_chain(
 
     Parameters
     ----------
+    first_lane : int
+        CLUSTER row from which lanes are counted.
     chains : ndarray[int32], shape (n_words,)
-        ``chains[chain]`` lanes follow, counted from the cluster's `first_lane`.  Read only.
+        ``chains[chain]`` lanes follow.  Read only.
     chain : int
         See `chains`.
 
@@ -175,7 +177,7 @@ def pick_in_chain(
     The others are those of `meshsim.policy.load_balancing.pick_host`.
     """
     for place in range(chain + 1, chain + 1 + chains[chain]):
-        lane = clusters["first_lane"][cluster] + chains[place]
+        lane = first_lane + chains[place]
         position = pick_host(
             hosts,
             members,

@@ -280,7 +280,7 @@ class Result:
         return tables.hosts(self.measured)
 
     def stats(self) -> pd.DataFrame:
-        """Return Envoy's counters of limits and faults by proxy (the whole run, warm-up too)."""
+        """Return Envoy's counters of limits, faults and health by proxy (whole run)."""
         return tables.stats(self.measured)
 
     def flags(self) -> pd.DataFrame:

@@ -53,8 +53,6 @@ EXCHANGE_DTYPE = row_dtype(
         # the third line: of sampled requests only
         ("span", "i8"),
         ("parent_span", "i8"),
-        # and of those whose cluster picks by subset
-        ("chain", "i4"),
     ]
 )
 

@@ -30,7 +30,7 @@ LOCALITY_CONFIG_DTYPE = np.dtype(
 #: One a cluster of one proxy that is grouped.
 GROUPING_DTYPE = np.dtype(
     [
-        ("version", "i4"),  # `health_version` of the cluster for which all below holds
+        ("version", "i4"),  # of the cluster's health, for which all below holds; -1: of none
         ("priority_start", "i4"),
         ("priority_count", "i4"),
         ("routing", "i4"),  # ROUTING_*
@@ -44,7 +44,7 @@ PRIORITY_DTYPE = np.dtype(
         ("lane", "i4"),  # CLUSTER row with all its members
         ("locality_start", "i4"),
         ("locality_count", "i4"),  # at least 1
-        ("hosts", "i4"),
+        ("hosts", "i4"),  # but for those that discovery does not name
         ("healthy", "i4"),  # hosts
         ("degraded", "i4"),  # hosts
         ("availability", "i4"),  # min(100, factor * healthy / hosts) [percent]
@@ -65,6 +65,7 @@ LOCALITY_DTYPE = np.dtype(
         ("counted", "i4"),  # 1: `weight` is the sum of its hosts' weights
         ("local", "i4"),  # 1: the client is in this zone
         ("clients", "i4"),  # share of the client's service in this zone, of 10,000; -1: unknown
+        ("hosts", "i4"),  # but for those that discovery does not name
         ("healthy", "i4"),  # hosts
         ("residual", "i4"),  # capacity left, summed up to here, of 10,000
         ("edf_order", "i8"),

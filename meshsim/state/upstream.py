@@ -35,7 +35,9 @@ HOST_DTYPE = row_dtype(
         ("edf_deadline", "f8"),  # virtual deadline in the cluster's EDF schedule
         ("edf_order", "i8"),  # insertion order: FIFO among equal deadlines
         ("errors_total", "i8"),  # status >= 500, resets and timeouts
+        ("slow_start_end_ns", "i8"),  # 0: it is not new
         ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
+        ("health", "i4"),  # HOST_HEALTH row, or NO_INDEX: nobody watches
         ("degraded", "i4"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
     ]
 )
@@ -63,25 +65,27 @@ CLUSTER_DTYPE = row_dtype(
         ("retry_overflow", "i8"),  # upstream_rq_retry_overflow
         ("memory_start", "i4"),  # memory[memory_start:][:memory_count]: tokens, custom policies
         ("memory_count", "i4"),
-        ("invalid_picks", "i8"),  # positions out of range that a custom load balancer returned
-        ("health_version", "i4"),  # counts changes of the health of its hosts
-        ("grouping", "i4"),  # GROUPING row, if its config has a `locality`
-        ("first_lane", "i4"),  # first CLUSTER row of the lanes of its subsets
+        ("invalid_picks", "i4"),  # positions out of range that a custom load balancer returned
+        ("health", "i4"),  # CLUSTER_HEALTH row, or NO_INDEX: nobody watches
     ]
 )
 
 CLUSTER_CONFIG_DTYPE = np.dtype(
     [
         ("balancing", "i4"),  # ROUND_ROBIN, ... (meshsim.state.codes)
+        ("picking", "i4"),  # PICK_*: what comes before the balancer
+        ("report_rule", "i4"),  # REPORT_RULE; NO_INDEX: it does not weigh by load reports
         ("choice_count", "i4"),
-        ("weights_equal", "i4"),  # 1 if all host weights are equal
+        ("weights_equal", "i4"),  # 1 if all host weights are equal; 2: but for slow start
         ("hash_balance_factor", "i4"),  # percent; 0: off
         ("table_start", "i4"),  # first entry in the shared hash tables
         ("table_count", "i4"),  # entries; 0: no table
+        ("health", "i4"),  # HEALTH_RULE row, or NO_INDEX
         ("panic_threshold", "i4"),  # percent of healthy hosts below which all are used; 0: never
+        ("slow_start_window_ns", "i8"),  # 0: off
+        ("slow_start_aggression", "f8"),
+        ("slow_start_min_weight", "f8"),  # share of the weight, 0 to 1
         ("locality", "i4"),  # LOCALITY_CONFIG; NO_INDEX: its members are not grouped
-        ("picking", "i4"),  # PICK_*: what comes before the balancer
-        ("report_rule", "i4"),  # REPORT_RULE; NO_INDEX: it does not weigh by load reports
         ("distinct_choices", "i4"),  # oracles: 1: the second of two draws is another
         ("view_interval_ns", "i8"),  # ORACLE_STALE_QUEUE: between two looks at the loads
         ("active_request_bias", "f8"),

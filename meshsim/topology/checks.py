@@ -27,6 +27,8 @@ _PROBABILITY_TOLERANCE = 1e-9
 #: Envoy's defaults (api/envoy/config/cluster/v3/cluster.proto, RingHashLbConfig).
 _RING_SIZE_MIN, _RING_SIZE_MAX = 1024, 8_388_608
 _WEIGHT_UPDATE_MIN_NS = 100_000_000
+#: Policies without slow start (Envoy, slow_start.rst).
+_NO_SLOW_START = frozenset({"RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA"})
 
 #: Envoy's least fill_interval of an HTTP local rate limit (local_rate_limit.proto).
 _FILL_INTERVAL_MIN_NS = 50_000_000
@@ -262,6 +264,52 @@ def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[F
             "and Envoy picks a random host for each"
         )
         yield Finding((*path, "policy"), message, notice=True)
+    if element.slow_start is not None and element.policy in _NO_SLOW_START:
+        message = f"{element.policy} has no slow start; only ROUND_ROBIN and LEAST_REQUEST have"
+        yield Finding((*path, "slow_start"), message, notice=True)
+
+
+def _outlier_detection(path: FieldPath, element: model.OutlierDetection) -> Iterator[Finding]:
+    for field in ("interval", "base_ejection_time", "max_ejection_time"):
+        if getattr(element, field) is not None:
+            yield from _positive(path, field, getattr(element, field))
+    base, longest = element.base_ejection_time, element.max_ejection_time
+    if base is not None and longest is not None and longest < base:
+        # Envoy refuses it (DetectorImpl::create).
+        allowed = f"not shorter than base_ejection_time, {format_duration(base)}"
+        yield Finding((*path, "max_ejection_time"), "too short", format_duration(longest), allowed)
+    if element.max_ejection_percent == 0 and not element.always_eject_one_host:
+        at = (*path, "max_ejection_percent")
+        yield Finding(at, "no host is ever ejected", "0", notice=True)
+
+
+def _failure_accrual(path: FieldPath, element: model.FailureAccrual) -> Iterator[Finding]:
+    shortest, longest = element.consecutive_min_penalty, element.consecutive_max_penalty
+    if shortest is not None:
+        yield from _positive(path, "consecutive_min_penalty", shortest)
+    if shortest is not None and longest is not None and longest < shortest:
+        allowed = f"not shorter than consecutive_min_penalty, {format_duration(shortest)}"
+        at = (*path, "consecutive_max_penalty")
+        yield Finding(at, "too short", format_duration(longest), allowed)
+
+
+def _health_check(path: FieldPath, element: model.HealthCheck) -> Iterator[Finding]:
+    fields = (
+        "timeout",
+        "interval",
+        "no_traffic_interval",
+        "no_traffic_healthy_interval",
+        "unhealthy_interval",
+        "unhealthy_edge_interval",
+        "healthy_edge_interval",
+    )
+    for field in fields:
+        if getattr(element, field) is not None:
+            yield from _positive(path, field, getattr(element, field))
+
+
+def _slow_start(path: FieldPath, element: model.SlowStart) -> Iterator[Finding]:
+    yield from _positive(path, "slow_start_window", element.slow_start_window)
 
 
 def _token_bucket(path: FieldPath, element: model.TokenBucket) -> Iterator[Finding]:
@@ -378,4 +426,8 @@ CHECKS: dict[type, Callable[[FieldPath, Any], Iterator[Finding]]] = {
     model.Subset: _cluster_policy,
     model.ClusterPolicy: _cluster_policy,
     model.SubsetConfig: _subset_config,
+    model.OutlierDetection: _outlier_detection,
+    model.FailureAccrual: _failure_accrual,
+    model.HealthCheck: _health_check,
+    model.SlowStart: _slow_start,
 }

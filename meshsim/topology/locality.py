@@ -60,7 +60,6 @@ class LocalityLoadBalancing(Model):
     """
 
     overprovisioning_factor: Integer | None = Field(default=None, ge=100, le=100_000)
-    healthy_panic_threshold: _Percent | None = None
     endpoints: tuple[LocalityEndpoints, ...] = ()
     locality_weighted: Boolean | None = None
     zone_aware: ZoneAware | None = None

@@ -49,6 +49,7 @@ from meshsim.topology.filters import (
     ResponseRateLimit,
     TokenBucket,
 )
+from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
 from meshsim.topology.locality import LocalityEndpoints, LocalityLoadBalancing, ZoneAware
 from meshsim.topology.policies import (
     CircuitBreakers,
@@ -101,10 +102,12 @@ __all__ = [
     "Duration",
     "Empirical",
     "Exponential",
+    "FailureAccrual",
     "Fault",
     "FaultAbort",
     "FaultDelay",
     "Gamma",
+    "HealthCheck",
     "Hyperexponential",
     "Latency",
     "Link",
@@ -120,6 +123,7 @@ __all__ = [
     "ModulatedPoisson",
     "Network",
     "Node",
+    "OutlierDetection",
     "ParetoBounded",
     "Phase",
     "Piecewise",
@@ -142,6 +146,7 @@ __all__ = [
     "Service",
     "ServicePolicy",
     "Size",
+    "SlowStart",
     "Step",
     "StringMatch",
     "Subset",

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
 from meshsim.topology.filters import Fault, LocalRateLimit, Mirror, Redirect
+from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.subsets import SubsetConfig
 
@@ -209,6 +210,13 @@ class LoadBalancing(Model):
     weights: dict[str, Weight] | None = Field(
         default=None, description="endpoint weight by workload name, 1 to 128"
     )
+    healthy_panic_threshold: Number | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="percent of healthy hosts below which all are used; 0: never",
+    )
+    slow_start: SlowStart | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -285,6 +293,9 @@ class ClusterPolicy(Model):
     admission: CustomName | None = Field(
         default=None, description="module:function that admits or refuses each request"
     )
+    outlier_detection: OutlierDetection | None = None
+    failure_accrual: FailureAccrual | None = None
+    health_check: HealthCheck | None = None
 
 
 class Subset(ClusterPolicy):

@@ -27,8 +27,9 @@ class Swarm:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.filter_rng = np.random.default_rng([seed, 1])  # moves no draw of earlier seeds
-        # Draws of its own, so that the older part of a scenario stays what it was.
+        # Draws of their own, so that the older part of a scenario stays what it was.
+        self.filter_rng = np.random.default_rng([seed, 1])
+        self.health_rng = np.random.default_rng([seed, 2])
         self.spread_rng = np.random.default_rng([seed, 4])
         self.seed = seed
 
@@ -107,7 +108,8 @@ class Swarm:
         if self.filter_chance(0.2):
             policy["rate_limit"] = self.rate_limit()
         route = {**self.route(), **self.filters(others)}
-        return self.spread({**policy, "connection_pool": pool, "routes": [route]})
+        policy = {**policy, "connection_pool": pool, "routes": [route]}
+        return self.spread(self.watched(policy))
 
     def filter_chance(self, probability: float) -> bool:
         return bool(self.filter_rng.random() < probability)
@@ -145,23 +147,63 @@ class Swarm:
             ]
         return found
 
+    def watched(self, policy: dict) -> dict:
+        """Add health policies, from draws of their own."""
+        random = self.health_rng
+        if random.random() < 0.3:
+            policy["outlier_detection"] = {
+                "consecutive_5xx": int(random.integers(0, 4)),
+                "consecutive_gateway_failure": 2,
+                "enforcing_consecutive_gateway_failure": int(random.integers(0, 101)),
+                "consecutive_local_origin_failure": 2,
+                "split_external_local_origin_errors": bool(random.random() < 0.5),
+                "interval": str(random.choice(["3ms", "10ms"])),
+                "base_ejection_time": "5ms",
+                "max_ejection_time": "40ms",
+                "max_ejection_time_jitter": str(random.choice(["0s", "3ms"])),
+                "max_ejection_percent": int(random.choice([10, 50, 100])),
+                "success_rate_minimum_hosts": 2,
+                "success_rate_request_volume": 3,
+                "enforcing_failure_percentage": 50,
+                "failure_percentage_minimum_hosts": 1,
+                "failure_percentage_request_volume": 3,
+            }
+        if random.random() < 0.2:
+            policy["failure_accrual"] = {
+                "consecutive_max_failures": int(random.integers(1, 4)),
+                "consecutive_min_penalty": "4ms",
+                "consecutive_max_penalty": "30ms",
+            }
+        if random.random() < 0.2:
+            policy["health_check"] = {
+                "interval": "1s",
+                "unhealthy_interval": "5ms",
+                "unhealthy_threshold": int(random.integers(1, 3)),
+                "initial_jitter": "150ms",
+                "timeout": "2ms",
+                "no_traffic_interval": "7ms",
+                "no_traffic_healthy_interval": "1s",
+            }
+        if random.random() < 0.5:
+            policy["load_balancing"]["healthy_panic_threshold"] = int(random.choice([0, 50, 100]))
+        if random.random() < 0.2:
+            policy["load_balancing"]["slow_start"] = {"slow_start_window": "30ms"}
+        return policy
+
     def spread(self, policy: dict) -> dict:
         """Add priorities and localities, subsets, or an oracle, from draws of their own."""
         random = self.spread_rng
         kind = random.random()
         if kind < 0.3:
-            policy["locality"] = {
-                "healthy_panic_threshold": int(random.choice([0, 50, 100])),
-                **random.choice(
-                    [
-                        {"failover": {}},
-                        {"locality_weighted": True},
-                        {"zone_aware": {"min_cluster_size": 1, "routing_enabled": 80}},
-                        {"endpoints": [{"locality": "*/z1", "priority": 3}]},
-                        {"distribute": {"*": {"*/z1": 20, "*": 80}}},
-                    ]
-                ),
-            }
+            policy["locality"] = random.choice(
+                [
+                    {"failover": {}},
+                    {"locality_weighted": True},
+                    {"zone_aware": {"min_cluster_size": 1, "routing_enabled": 80}},
+                    {"endpoints": [{"locality": "*/z1", "priority": 3}]},
+                    {"distribute": {"*": {"*/z1": 20, "*": 80}}},
+                ]
+            )
         elif kind < 0.5:
             policy["subset_config"] = {
                 "subset_selectors": [{"keys": ["version"]}],
@@ -280,6 +322,10 @@ class Swarm:
             control.withdraw(service, replica=0)
         else:
             control.set_rate(self.one(*run.topology.traffic), self.one(0.0, 0.5, 3.0))
+        if self.spread_rng.random() < 0.3:
+            status = str(self.spread_rng.choice(["HEALTHY", "DEGRADED", "UNHEALTHY"]))
+            control.set_health(service, status, replica=0)
+            verb = f"{status} and {verb}"
         return f"{verb} {service}"
 
 
@@ -312,6 +358,7 @@ def drain(run: Run) -> list[str]:
     for service in run.topology.services:
         run.control.restore(service)
         run.control.withdraw(service, healthy=True)
+        run.control.set_health(service, "HEALTHY")
     for traffic in run.topology.traffic:
         run.control.set_rate(traffic, 0.0)
     run.kernel.advance_to((SLICES * SLICE_MS + DRAIN_MS) * NS_PER_MS)

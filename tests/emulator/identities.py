@@ -12,9 +12,9 @@ REVIEWS = spiffe_id(DOMAIN, "default", "reviews-v1")
 RATINGS = spiffe_id(DOMAIN, "default", "ratings-v1")
 
 NOW = unix_s()
-AUTHORITY = CertificateAuthority.create(DOMAIN, NOW)
+AUTHORITY = CertificateAuthority.create(DOMAIN, NOW, ttl_s=3600.0)
 #: Another authority that calls itself the same.
-FOREIGN = CertificateAuthority.create(DOMAIN, NOW)
+FOREIGN = CertificateAuthority.create(DOMAIN, NOW, ttl_s=3600.0)
 
 
 def enrolled(principal=REVIEWS, *, authority=AUTHORITY, at=NOW, key_type="ecdsa-p256"):

@@ -78,6 +78,19 @@ def test_wrong_input_is_named_before_anything_starts(scenario, arguments, status
     assert found in capsys.readouterr().err
 
 
+def test_what_fails_beside_the_load_is_told_after_the_report(tmp_path, capsys, monkeypatch):
+    async def fail(mesh, fault):
+        raise RuntimeError(f"no {fault.kind} today")
+
+    monkeypatch.setattr("emulator.running.measuring.timed_fault", fail)
+    scenario = tmp_path / "pair.yaml"
+    scenario.write_text(PAIR + "faults: [{kind: kill, at: 1s, service: back}]\n")
+    assert status_of(scenario, "--duration", "600s", "--dilation", "1") == 1
+    said = capsys.readouterr()
+    assert "stopped by a failure: the fault kill at 1s failed at" in said.out
+    assert re.fullmatch(r"error: the fault kill at 1s failed .* no kill today\n", said.err)
+
+
 #: Four proxies and the control plane, both ends; more means that requests flow.
 BUS_CONNECTIONS = 10
 

@@ -15,7 +15,6 @@ from mesh_scenarios import PAIR, pair
 from run_leftovers import leftovers, wait_for
 
 from emulator.control.broker import Broker
-from emulator.control.bus import BusError
 from emulator.running.harness import Emulation, emulate
 from emulator.running.node import Node, NodeSpec
 from meshsim.errors import MeshsimError
@@ -77,21 +76,20 @@ def test_a_wrong_password_is_named_soon():
     assert "secret" not in said
 
 
-def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
-    monkeypatch.setattr("emulator.running.node._BUS_PATIENCE_S", 0.5)
+def unready(mesh, password):
+    """Return why a node of `mesh` with this password, and no control plane, is not ready."""
 
     async def work():
         broker = Broker.embedded("mesh", {"back-v1-1": "right"})
         await broker.start()
-        enrolment = {"password": "wrong", "token": "", "principal": ""}
         spec = NodeSpec(
             topology=resolve(pair()).model_dump_json(),
             endpoints=("back-v1-1",),
             classes=(),
-            mesh="mesh",
+            mesh=mesh,
             bus_url=broker.url,
             control_plane_key="00" * 32,
-            enrolments={"back-v1-1": enrolment},
+            enrolments={"back-v1-1": {"password": password, "token": "", "principal": ""}},
             seed=1,
             duration_ns=10**9,
             dilation=1.0,
@@ -99,13 +97,24 @@ def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
         node = Node("node two")
         try:
             await node.verbs["start"](spec.to_values())
-            with pytest.raises(BusError, match="does not take back-v1-1"):
+            with pytest.raises(MeshsimError) as failed:
                 await node.verbs["ready"]({})
         finally:
             await node.close()
             await broker.stop()
+        return str(failed.value)
 
-    asyncio.run(work())
+    return asyncio.run(work())
+
+
+def test_a_node_says_which_proxy_the_broker_does_not_take(monkeypatch):
+    monkeypatch.setattr("emulator.running.node._BUS_PATIENCE_S", 0.5)
+    assert "does not take back-v1-1" in unready("other", "wrong")
+
+
+def test_a_node_says_which_proxy_hears_nothing(monkeypatch):
+    monkeypatch.setattr("emulator.running.node._READY_PATIENCE_S", 0.2)
+    assert unready("mesh", "right").startswith("back-v1-1 has no configuration: nothing came")
 
 
 def test_a_stop_before_load_began_ends_the_start():
@@ -138,7 +147,7 @@ def test_an_interrupt_of_the_start_is_one_line(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(command, start_new_session=True, **pipes)
     try:
-        wait_for(lambda: psutil.Process(run.pid).children(), patience_s=60)
+        wait_for(lambda: psutil.Process(run.pid).children())
         os.killpg(run.pid, signal.SIGINT)
         out, errors = run.communicate(timeout=60)
     finally:

@@ -366,3 +366,28 @@ def test_a_model_second_may_take_longer():
     service_ns, real_ns = asyncio.run(main())
     assert service_ns == 5_000_000
     assert real_ns >= 20_000_000
+
+
+def test_a_health_check_is_answered_beside_the_queue():
+    async def scenario():
+        run = Run({"a": worker({"sleep": "60s"})}, recorded("1ms"))
+        async with serving(run.compiled) as (server, port):
+            busy = await Client.connect(port)
+            busy.send()
+            client = await Client.connect(port)
+            client.send(user_agent="Envoy/HC")
+            assert (await client.receive())[0] == 200
+            server.set_error_rate(1.0)
+            client.send(user_agent="Envoy/HC")
+            assert (await client.receive())[0] == 500
+            assert server.station.requests == 1
+            server.pause()
+            client.send(user_agent="Envoy/HC")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.reader.read(1)
+            await client.close()
+            await busy.close()
+            await until(lambda: server.counters()["downstream_rq_active"] == 0)
+
+    asyncio.run(scenario())

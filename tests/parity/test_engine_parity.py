@@ -8,6 +8,7 @@ must have counted the same and drawn equally often.
 
 import importlib
 import pkgutil
+from collections import Counter
 
 import custom_policies as own
 import numpy as np
@@ -23,8 +24,11 @@ from meshsim.policy import (
     circuit_breakers,
     custom,
     fault,
+    health,
+    health_check,
     load_balancing,
     locality,
+    panic,
     rate_limit,
     request,
     routing,
@@ -32,7 +36,7 @@ from meshsim.policy import (
     timeout,
 )
 from meshsim.rng import key_uniform, mix, mix_in
-from meshsim.state.codes import FLAG_NAMES
+from meshsim.state.codes import FLAG_NAMES, NO_INDEX
 
 SEED = 7
 REQUESTS = 300
@@ -49,6 +53,9 @@ HOST_FIELDS = (
     "edf_deadline",
     "edf_order",
     "errors_total",
+    "healthy",
+    "unhealthy",
+    "slow_start_end_ns",
 )
 CLUSTER_FIELDS = (
     "connections_active",
@@ -157,6 +164,48 @@ SCENARIOS = {
         "load_balancing": own.at_random,
         "routes": [{"retry": {"num_retries": 2, "custom": own.thrice}}],
     },
+    "outliers": {
+        "load_balancing": {"policy": "LEAST_REQUEST"},
+        "outlier_detection": {
+            "consecutive_5xx": 2,
+            "interval": "20.5ms",
+            "base_ejection_time": "30ms",
+            "max_ejection_percent": 50,
+            "max_ejection_time_jitter": "10ms",
+            "enforcing_consecutive_5xx": 70,
+            "success_rate_minimum_hosts": 2,
+            "success_rate_request_volume": 2,
+            "success_rate_stdev_factor": 800,
+        },
+        "routes": [{"timeout": "33.5ms", "retry": RETRY}],
+    },
+    "panic": {
+        "load_balancing": {"policy": "ROUND_ROBIN", "healthy_panic_threshold": 60},
+        "outlier_detection": {
+            "consecutive_5xx": 1,
+            "interval": "20.5ms",
+            "base_ejection_time": "50ms",
+            "max_ejection_percent": 100,
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 1,
+        },
+        "routes": [{"retry": RETRY}],
+    },
+    "accrual": {
+        "failure_accrual": {
+            "consecutive_max_failures": 2,
+            "consecutive_min_penalty": "20.5ms",
+            "consecutive_max_penalty": "200.5ms",
+        },
+        "circuit_breakers": {"max_requests": 4},
+        "routes": [{"timeout": "33.5ms", "retry": RETRY}],
+    },
+    "slow_start": {
+        "load_balancing": {
+            "policy": "LEAST_REQUEST",
+            "slow_start": {"slow_start_window": "10s"},
+        },
+    },
     "no_route": {"routes": [{"match": [{"headers": {"x-user": "nobody"}}]}]},
 }
 
@@ -258,9 +307,17 @@ def test_engine_and_kernel_take_the_same_decisions(name):
     assert outcomes == pair.kernel_outcomes()
     state = pair.kernel_run.state
     assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
-    assert pair.engine.filter_counters() == kernel_counters(pair)
+    assert engine_counters(pair.engine) == kernel_counters(pair)
     if name != "no_route":  # the compiler leaves out what nobody reaches
         assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
+
+
+def engine_counters(engine):
+    """Return what was counted by filters and of the health of all clusters, without zeros."""
+    counters = Counter(engine.filter_counters())
+    for values in engine.health_counters().values():
+        counters.update(values)
+    return dict(+counters)
 
 
 def kernel_counters(pair):
@@ -276,6 +333,20 @@ def assert_same_rows(holdings, state, of_proxy):
     hosts = state.hosts[of_proxy[state.hosts["cluster"]]]
     for field in HOST_FIELDS:
         assert holdings.hosts[field][: len(hosts)].tolist() == hosts[field].tolist(), field
+    watched = hosts["health"] != NO_INDEX
+    healths = state.host_health[hosts["health"][watched]]
+    for field in set(healths.dtype.names) - {"host", "padding"}:
+        found = holdings.host_health[field][: len(hosts)][watched]
+        assert found.tolist() == healths[field].tolist(), field
+    groups = state.clusters["health"][of_proxy]
+    watched = groups != NO_INDEX
+    wanted = state.cluster_health[groups[watched]]
+    # A configuration that is applied counts as a change.
+    for field in set(wanted.dtype.names) - {"cluster", "padding", "version"}:
+        found = holdings.cluster_health[field][: len(groups)][watched]
+        assert found.tolist() == wanted[field].tolist(), field
+    found = holdings.ejections[: len(groups)][watched]
+    assert found.tolist() == state.ejections[groups[watched]].tolist()
 
 
 def test_the_scenarios_meet_what_they_are_for():
@@ -290,10 +361,22 @@ def test_the_scenarios_meet_what_they_are_for():
     assert "UO" in flags("custom")
     assert flags("custom_retry") >= {"-", "URX"}
     assert flags("no_route") == {"NR"}
+    ejections = {name: ejections_of(Pair(SCENARIOS[name])) for name in ("outliers", "panic")}
+    assert ejections["outliers"]["ejections_enforced_consecutive_5xx"] > 3
+    assert ejections["outliers"]["ejections_enforced_success_rate"] > 3
+    assert ejections["outliers"]["ejections_overflow"] > 3
+    assert ejections["panic"]["ejections_enforced_consecutive_local_origin_failure"] > 3
     assert flags("pending") == {"-"}
     for name in ("limit_ticks", "limit_shares", "limit_descriptors"):
         assert flags(name) >= {"-", "RL"}
     assert flags("fault") >= {"-", "DI", "FI"}
+
+
+def ejections_of(pair):
+    pair.engine_outcomes()
+    counters = pair.engine.counters()["b"]
+    prefix = "outlier_detection."
+    return {name.removeprefix(prefix): value for name, value in counters.items()}
 
 
 def test_run_seed_is_the_kernels():
@@ -305,8 +388,11 @@ POLICIES = (
     circuit_breakers,
     custom.decisions,
     fault,
+    health,
+    health_check,
     load_balancing,
     locality,
+    panic,
     rate_limit,
     request,
     routing,
@@ -344,16 +430,27 @@ def test_the_engine_calls_no_other_policy_function():
         holdings,
         picking,
     )
+    from emulator.decisions import health as healths
 
     deciding = {
         id(getattr(module, name)): name
         for module in POLICIES
+        if module is not routing
         for name in module.__all__
         if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
     }
     held = {
         deciding[id(value)]
-        for module in (connections, engine, exchanges, filtering, filters, holdings, picking)
+        for module in (
+            connections,
+            engine,
+            exchanges,
+            filtering,
+            filters,
+            healths,
+            holdings,
+            picking,
+        )
         for value in vars(module).values()
         if id(value) in deciding
     }

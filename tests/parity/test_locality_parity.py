@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_engine_parity import REQUESTS, Pair, assert_same_rows
+from kernel_runs import served
+from test_engine_parity import (
+    REQUESTS,
+    SCENARIOS,
+    Pair,
+    assert_same_rows,
+    engine_counters,
+    kernel_counters,
+)
 
 from meshsim.state.health import BY_DISCOVERY
 
@@ -39,8 +47,8 @@ def test_engine_and_kernel_choose_the_same_zones(balancer, locality, sick):
     state = pair.kernel_run.state
     assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
     assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
-    for name, rows in pair.engine._holdings.localities.items():
-        for field in set(rows.dtype.names) - {"lane", "counted"}:
+    for name, rows in pair.engine._holdings.lanes.arrays.items():
+        for field in set(rows.dtype.names) - {"lane", "counted", "version"}:
             assert rows[field].tolist() == getattr(state, name)[field].tolist(), (name, field)
 
 
@@ -51,12 +59,25 @@ def withdraw(pair, numbers):
     rows = np.isin(state.hosts["endpoint"], [pair.layout.endpoint_names.index(n) for n in names])
     state.hosts["unhealthy"][rows] = BY_DISCOVERY
     state.hosts["healthy"][rows] = 0
-    state.clusters["health_version"] += 1
+    state.cluster_health["version"] += 1
     for row, address in enumerate(holdings.addresses):
         if address is not None and address.name in names:
             holdings.hosts["unhealthy"][row] = BY_DISCOVERY
             holdings.hosts["healthy"][row] = 0
-    holdings.clusters["health_version"] += 1
+    holdings.cluster_health["version"] += 1
+
+
+@pytest.mark.parametrize("locality", ["failover", "declared"])
+@pytest.mark.parametrize("watched", ["outliers", "panic", "accrual"])
+def test_engine_and_kernel_spill_over_by_the_health_they_see(watched, locality):
+    pair = Pair({**SCENARIOS[watched], "locality": LOCALITIES[locality]}, NODES, "east-a")
+    assert pair.engine_outcomes() == pair.kernel_outcomes()
+    state = pair.kernel_run.state
+    assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
+    assert engine_counters(pair.engine) == kernel_counters(pair)
+    assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
+    used = {name.split("-")[1] for name, count in served(pair.kernel_run).items() if count}
+    assert len(used) > 1  # beside the zone of the client
 
 
 def test_a_push_moves_a_priority_and_keeps_what_is_counted():
@@ -65,10 +86,10 @@ def test_a_push_moves_a_priority_and_keeps_what_is_counted():
     holdings = pair.engine._holdings
     counted = holdings.counters()["b"]
     assert counted["upstream_rq_total"] == REQUESTS
-    lanes = dict(holdings._lanes)
+    lanes = dict(holdings.lanes._lanes)
     pair.engine.apply(pair.engine.configuration, 10**9)
     assert holdings.counters()["b"] == counted
-    assert holdings._lanes == lanes
+    assert holdings.lanes._lanes == lanes
 
 
 SUBSETS = {

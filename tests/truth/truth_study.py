@@ -51,6 +51,7 @@ class Exact:
     compute: Callable[[], Any]
     about: str = ""
     cheap: bool = True
+    second: Callable[[], tuple[Any, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ class Examiner:
             study = study_of(case)
             if isinstance(study, Exact):
                 found = np.atleast_1d(np.asarray(study.compute(), float))
-                return rules.judge_exact(case, found), study.about
+                verdict = rules.judge_exact(case, found)
+                if verdict.status == rules.FAIL and study.second is not None:
+                    verdict = rules.dispute_exact(case, found, *study.second())
+                return verdict, study.about
             if isinstance(study, Claims):
                 return rules.judge_claims(study.compute()), study.about
             return self._replicate(case, study)

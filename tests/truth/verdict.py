@@ -178,6 +178,16 @@ def dispute(case: Case, values: np.ndarray, second: float | list[float], how: st
     return replace(verdict, status=DISPUTED, note=f"second computation gives {second} ({how})")
 
 
+def dispute_exact(case: Case, found: np.ndarray, second: list[float], how: str) -> Verdict:
+    """Return DISPUTED if `found` contradicts the case and agrees with a second computation."""
+    verdict = judge_exact(case, found)
+    if verdict.status != FAIL or case.rule != "exact":
+        return verdict
+    if judge_exact(replace(case, expected=second), found).status != PASS:
+        return replace(verdict, note=f"second computation {second} ({how}) disagrees as well")
+    return replace(verdict, status=DISPUTED, note=f"second computation gives {second} ({how})")
+
+
 def _limits(tolerance: Mapping, width: int) -> tuple[np.ndarray, np.ndarray]:
     low, high = (np.asarray(tolerance[name], float) for name in ("lo", "hi"))
     return np.broadcast_to(low, width), np.broadcast_to(high, width)

@@ -3,8 +3,8 @@
 Rule: `pick_host` dispatches on the cluster's `balancing` to one algorithm a module, each with
 Envoy's or Linkerd's exact rule.  It sees one proxy's HOST rows only: that proxy's own active
 requests and averages, never the true load of an endpoint.  A host that is not selectable
-(`healthy` 0) is never picked; what to do when too few are (panic) is decided by whoever sets
-`healthy`.
+(`healthy` 0) is never picked; what to do when too few are (`meshsim.policy.panic`) is decided by
+whoever sets `healthy`.
 
 `on_request_sent`, `on_response`, `on_abandoned` and `on_error` are the only writers of a host's
 counts and averages.
@@ -29,6 +29,7 @@ from meshsim.policy.load_balancing import (
     random_pick,
     ring_hash,
     round_robin,
+    slow_start,
 )
 from meshsim.policy.load_balancing.hash_table import bound_load
 from meshsim.policy.load_balancing.maglev import build_maglev
@@ -55,6 +56,10 @@ __all__ = [
     "on_response",
     "pick_host",
 ]
+
+# What `weights_equal` of a configuration says.
+_EQUAL = 1
+_BUT_FOR_SLOW_START = 2
 
 
 @kernel_jit
@@ -133,12 +138,19 @@ def _pick_rarely(
         return _pick_by_hash(
             hosts, members, clusters, cluster, configs, table, hash_key, attempt_number, rng
         )
-    if configs["weights_equal"][config] == 0:
+    weights_equal = configs["weights_equal"][config]
+    if weights_equal == 0 or (
+        weights_equal == _BUT_FOR_SLOW_START
+        and slow_start.any_starts(hosts, members, start, count, now_ns)
+    ):
         bias = 0.0 if balancing == ROUND_ROBIN else configs["active_request_bias"][config]
-        return edf.pick(hosts, members, start, count, clusters, cluster, bias)
+        return edf.pick(hosts, members, start, count, clusters, cluster, configs, bias, now_ns)
     if balancing == LEAST_REQUEST_FULL_SCAN:
         return least_request.pick_full_scan(hosts, members, start, count, rng)
-    return NO_HOST
+    if balancing == LEAST_REQUEST:
+        choice_count = configs["choice_count"][config]
+        return least_request.pick(hosts, members, start, count, choice_count, rng)
+    return round_robin.pick(hosts, members, start, count, clusters, cluster)
 
 
 @kernel_jit_inline
@@ -201,10 +213,10 @@ def pick_host(
     start = clusters["member_start"][cluster]
     count = clusters["member_count"][cluster]
     weights_equal = configs["weights_equal"][config]
-    if balancing == LEAST_REQUEST and weights_equal != 0:
+    if balancing == LEAST_REQUEST and weights_equal == _EQUAL:
         choice_count = configs["choice_count"][config]
         position = least_request.pick(hosts, members, start, count, choice_count, rng)
-    elif balancing == ROUND_ROBIN and weights_equal != 0:
+    elif balancing == ROUND_ROBIN and weights_equal == _EQUAL:
         position = round_robin.pick(hosts, members, start, count, clusters, cluster)
     elif balancing == RANDOM:
         position = random_pick.pick(hosts, members, start, count, rng)

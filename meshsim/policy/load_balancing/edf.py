@@ -6,8 +6,9 @@ gets a new one
 
     deadline = virtual time + 1 / (weight / (requests_active + 1) ** active_request_bias)
 
-computed when it is picked, before the new request counts.  Bias 0 is weighted round robin;
-with a bias, busy hosts come later (weighted LEAST_REQUEST).
+(the weight times the factor of its slow start, `slow_start`), computed when it is picked, before
+the new request counts.  Bias 0 is weighted round robin; with a bias, busy hosts come later
+(weighted LEAST_REQUEST).
 
 Deadlines closer than `_TIE` count as equal, because sums of 1/3 are not exact: so the sequence
 is that of exact arithmetic, as is that of Envoy 1.40.0 (``data/hash_vectors.json``), which starts
@@ -31,6 +32,7 @@ import math
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
+from meshsim.policy.load_balancing.slow_start import weight_factor
 from meshsim.state.codes import NO_HOST
 
 __all__ = ["pick"]
@@ -40,22 +42,34 @@ _TIE = 1e-6
 
 
 @kernel_jit_inline
-def _weight(hosts: Any, host: int, bias: float) -> float:
+def _weight(hosts: Any, host: int, bias: float, configs: Any, config: int, now_ns: int) -> float:
     """Return the weight of `host` under its present load."""
     weight = float(hosts["weight"][host])
     if bias == 1.0:
         weight /= float(hosts["requests_active"][host] + 1)
     elif bias > 0.0:
         weight /= math.pow(float(hosts["requests_active"][host] + 1), bias)
+    if hosts["slow_start_end_ns"][host] > now_ns:
+        weight *= weight_factor(hosts, host, configs, config, now_ns)
     return weight
 
 
 @kernel_jit_inline
-def _schedule(hosts: Any, host: int, clusters: Any, cluster: int, time: float, bias: float) -> None:
+def _schedule(
+    hosts: Any,
+    host: int,
+    clusters: Any,
+    cluster: int,
+    configs: Any,
+    time: float,
+    bias: float,
+    now_ns: int,
+) -> None:
     """Give `host` its next deadline, counted from `time`, behind all with the same."""
     clusters["edf_next_order"][cluster] += 1
     hosts["edf_order"][host] = clusters["edf_next_order"][cluster]
-    hosts["edf_deadline"][host] = time + 1.0 / _weight(hosts, host, bias)
+    weight = _weight(hosts, host, bias, configs, clusters["config"][cluster], now_ns)
+    hosts["edf_deadline"][host] = time + 1.0 / weight
 
 
 @kernel_jit
@@ -66,7 +80,9 @@ def pick(
     count: int,
     clusters: Any,
     cluster: int,
+    configs: Any,
     bias: float,
+    now_ns: int,
 ) -> int:
     """Pick the selectable member with the earliest deadline, and schedule it again.
 
@@ -83,8 +99,12 @@ def pick(
         Modified in place: edf_time, edf_next_order.
     cluster : int
         Row of `clusters`.
+    configs : ndarray[CLUSTER_CONFIG_DTYPE], shape (n_configs,)
+        Read only.
     bias : float
         `active_request_bias`, >= 0 [1].
+    now_ns : int
+        Current time of the caller's clock [ns].
 
     Returns
     -------
@@ -100,7 +120,7 @@ def pick(
         if hosts["healthy"][host] == 0:
             continue
         if hosts["edf_order"][host] == 0 or hosts["edf_deadline"][host] < time - _TIE:
-            _schedule(hosts, host, clusters, cluster, time, bias)
+            _schedule(hosts, host, clusters, cluster, configs, time, bias, now_ns)
         other = hosts["edf_deadline"][host]
         if (
             picked == NO_HOST
@@ -112,5 +132,6 @@ def pick(
             order = hosts["edf_order"][host]
     if picked != NO_HOST:
         clusters["edf_time"][cluster] = deadline
-        _schedule(hosts, members[start + picked], clusters, cluster, deadline, bias)
+        host = members[start + picked]
+        _schedule(hosts, host, clusters, cluster, configs, deadline, bias, now_ns)
     return picked

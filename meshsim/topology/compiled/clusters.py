@@ -17,7 +17,11 @@ from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.localities import hash_weights, locality_configs
 from meshsim.topology.compiled.placement import Group, is_grouped, workload_labels
-from meshsim.topology.compiled.policies import fill_cluster_config, hash_table
+from meshsim.topology.compiled.policies import (
+    fill_cluster_config,
+    hash_table,
+    weights_equal,
+)
 from meshsim.topology.compiled.reports import report_rule
 from meshsim.topology.compiled.subsetting import ClusterSubsets, table_of_subset
 from meshsim.topology.locality import LocalityLoadBalancing
@@ -105,7 +109,10 @@ class ClusterConfigs:
     def arrays(self) -> dict[str, Rows]:
         """Return `configs`, `table`, `locality_configs`, `chains` and `report_rules`."""
         return {
-            "configs": np.concatenate(self.config_rows or [np.zeros(1, CLUSTER_CONFIG_DTYPE)]),
+            # The dtype is stated because joining drops what fills up a row.
+            "configs": np.concatenate(
+                self.config_rows or [np.zeros(1, CLUSTER_CONFIG_DTYPE)], dtype=CLUSTER_CONFIG_DTYPE
+            ),
             "table": np.concatenate(self.tables),
             "locality_configs": locality_configs(self.locality_settings),
             "chains": np.array(self.chains, np.int32),
@@ -153,8 +160,8 @@ class ClusterConfigs:
         self, name: ClusterName, fields: Rows, endpoints: Rows | list[int], weights: list[int]
     ) -> int:
         """Add a config row over hosts with these weights; return its number."""
-        fields["weights_equal"] = int(len(set(weights)) <= 1)
         policy = policy_of(self.topology, name)
+        fields["weights_equal"] = weights_equal(policy, weights)
         table = hash_table(self.layout.endpoint_names, policy, endpoints, weights)
         fields["table_start"], fields["table_count"] = self.table_size, len(table)
         self.tables.append(table)

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
-from meshsim.state.codes import PICK_SUBSET
+from meshsim.state.codes import NO_INDEX
 from meshsim.state.upstream import CLUSTER_DTYPE
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.localities import GroupingRows
@@ -23,6 +23,7 @@ from meshsim.topology.compiled.placement import (
     gateway_client,
     group_endpoints,
 )
+from meshsim.topology.compiled.policies import no_clusters
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.model import Topology
 
@@ -58,6 +59,8 @@ class Lanes:
         self._lanes: list[tuple[int, int, int, int]] = []  # config, proxy, members: start, count
         self._listed: list[int] = []  # lanes whose members are in `_members`
         self._members: list[int] = []
+        self._links: dict[int, int] = {}  # GROUPING by CLUSTER row
+        self._first_lanes: dict[int, int] = {}  # of subsets, by CLUSTER row
 
     def client(self, caller: int, proxy: int) -> Client:
         """Return where a proxy is: of workload `caller`, or of traffic class ``~caller``."""
@@ -87,7 +90,7 @@ class Lanes:
         hosts: Rows,
         clusters: Rows,
         row: int,
-        first_host: int,
+        first: tuple[int, int],
     ) -> None:
         """Add the groups of cluster `row` of one proxy.
 
@@ -100,27 +103,31 @@ class Lanes:
             Of the proxy, indices from 0 but for the proxy itself; modified in place.
         row : int
             Of `clusters`.
-        first_host : int
-            Where the proxy's hosts will be.
+        first : (int, int)
+            Where the proxy's clusters and hosts will be.
         """
         start = int(clusters["member_start"][row])
-        first = start
+        first_member = first[1] + start
 
         def new_lane(part: Sequence[Group], position: int) -> int:
             count = sum(len(group.endpoints) for group in part)
-            at = first + position
+            at = first_member + position
             proxy = int(clusters["proxy"][row])
-            self._lanes.append((self._lane_config(name, part), proxy, first_host + at, count))
+            self._lanes.append((self._lane_config(name, part), proxy, at, count))
             return len(self._lanes) - 1
 
-        clusters["grouping"][row] = self.groupings.add(groups, new_lane)
+        self._links[first[0] + row] = self.groupings.add(groups, new_lane)
         for _, level in groupby(groups, key=lambda group: group.priority):
             count = sum(len(group.endpoints) for group in level)
             hosts["table_index"][start : start + count] = np.arange(count)
             start += count
 
     def add_subsets(
-        self, lanes: Sequence[tuple[int, Sequence[int]]], clusters: Rows, row: int, first_host: int
+        self,
+        lanes: Sequence[tuple[int, Sequence[int]]],
+        clusters: Rows,
+        row: int,
+        first: tuple[int, int],
     ) -> None:
         """Add the lanes of the subsets of cluster `row` of one proxy.
 
@@ -128,31 +135,39 @@ class Lanes:
         ----------
         lanes : sequence of (int, sequence of int)
             CLUSTER_CONFIG row, and positions of the hosts among the cluster's members.
-        clusters, row, first_host
-            See `add`; `first_lane` is counted from 0.
+        clusters, row, first
+            See `add`.
         """
-        first = first_host + int(clusters["member_start"][row])
-        clusters["first_lane"][row] = len(self._lanes)
+        first_member = first[1] + int(clusters["member_start"][row])
+        self._first_lanes[first[0] + row] = len(self._lanes)
         for config, hosts in lanes:
             self._listed.append(len(self._lanes))
             proxy = int(clusters["proxy"][row])
             self._lanes.append((config, proxy, len(self._members), len(hosts)))
-            self._members += [first + position for position in hosts]
+            self._members += [first_member + position for position in hosts]
 
     def members(self, host_count: int) -> Rows:
         """Return the members of all clusters and lanes: every host, then those of subsets."""
         hosts = np.arange(max(host_count, 1), dtype=np.int32)
         return np.concatenate([hosts, np.array(self._members, np.int32)])
 
-    def clusters(self, clusters: Rows, configs: Rows, host_count: int) -> Rows:
+    def links(self, cluster_count: int) -> Rows:
+        """Return, by CLUSTER row, the GROUPING row or the first lane; empty without lanes."""
+        used = self._links or self._first_lanes
+        rows = np.full(cluster_count if used else 0, NO_INDEX, np.int32)
+        for cluster, grouping in self._links.items():
+            rows[cluster] = grouping
+        for cluster, lane in self._first_lanes.items():
+            rows[cluster] = cluster_count + lane
+        return rows
+
+    def clusters(self, clusters: Rows, host_count: int) -> Rows:
         """Return the CLUSTER rows of all clusters, then those of the lanes."""
-        rows = np.zeros(len(self._lanes), CLUSTER_DTYPE)
+        rows = no_clusters(len(self._lanes))
         for row, (config, proxy, start, count) in enumerate(self._lanes):
             rows["config"][row] = config
             rows["proxy"][row] = proxy
             rows["member_start"][row] = start
             rows["member_count"][row] = count
         rows["member_start"][self._listed] += max(host_count, 1)
-        by_subset = configs["picking"][clusters["config"]] == PICK_SUBSET
-        clusters["first_lane"][by_subset] += len(clusters)
         return np.concatenate([clusters, rows], dtype=CLUSTER_DTYPE)

@@ -35,7 +35,7 @@ from meshsim.state.codes import (
     RING_HASH,
     ROUND_ROBIN,
 )
-from meshsim.state.upstream import HOST_DTYPE, TABLE_DTYPE
+from meshsim.state.upstream import CLUSTER_DTYPE, HOST_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.model import (
     ClusterPolicy,
@@ -47,16 +47,30 @@ from meshsim.topology.model import (
 from meshsim.units import NS_PER_S
 
 __all__ = [
+    "HOST_LINKS",
     "copy_of",
     "fill_cluster_config",
     "fill_route",
     "hash_source",
     "hash_table",
     "memory_count",
+    "no_clusters",
     "no_hosts",
     "weighted",
+    "weights_equal",
 ]
 
+#: Fields of a HOST row that name another row, or none.
+HOST_LINKS = (
+    "endpoint",
+    "idle_newest",
+    "idle_oldest",
+    "pending_head",
+    "pending_tail",
+    "health",
+)
+#: Policies with slow start.
+_SLOW_STARTING = (None, "ROUND_ROBIN", "LEAST_REQUEST")
 _BALANCING = {
     "ROUND_ROBIN": ROUND_ROBIN,
     "LEAST_REQUEST": LEAST_REQUEST,
@@ -126,9 +140,31 @@ def copy_of(route: Route, split: tuple[WeightedCluster, ...] = ()) -> Route:
 def no_hosts(count: int) -> Rows:
     """Return HOST rows that are no belief about anything yet."""
     hosts = np.zeros(count, HOST_DTYPE)
-    for field in ("endpoint", "idle_newest", "idle_oldest", "pending_head", "pending_tail"):
+    for field in HOST_LINKS:
         hosts[field] = NO_INDEX
     return hosts
+
+
+def no_clusters(count: int) -> Rows:
+    """Return CLUSTER rows that nothing was sent through yet."""
+    clusters = np.zeros(count, CLUSTER_DTYPE)
+    clusters["health"] = NO_INDEX
+    return clusters
+
+
+def weights_equal(policy: ClusterPolicy, weights: Sequence[int]) -> int:
+    """Return what `weights_equal` of a CLUSTER_CONFIG row says: 0 no, 1 yes, 2 but for slow start.
+
+    Parameters
+    ----------
+    policy : ClusterPolicy
+    weights : sequence of int
+        Of the cluster's hosts.
+    """
+    if len(set(weights)) > 1:
+        return 0
+    settings = policy.load_balancing or LoadBalancing()
+    return 1 if settings.slow_start is None or settings.policy not in _SLOW_STARTING else 2
 
 
 def _never(duration_ns: int | None) -> int:
@@ -179,8 +215,8 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     Parameters
     ----------
     fields : ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)
-        Zero so far.  `weights_equal`, the hash table's place, `locality` and `report_rule`
-        (here: none) are the caller's.
+        Zero so far.  `weights_equal`, `health` (here: nobody watches), the hash table's place,
+        `locality` and `report_rule` (here: none) are the caller's.
     policy : ClusterPolicy
         With circuit breakers and connection pool.
     """
@@ -191,8 +227,6 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
         fields["balancing"] = LEAST_REQUEST_FULL_SCAN
     fields["locality"] = fields["report_rule"] = NO_INDEX
-    if policy.locality is not None:
-        fields["panic_threshold"] = policy.locality.healthy_panic_threshold
     fields["choice_count"] = settings.choice_count or 2
     if (settings.policy or "").startswith("ORACLE"):
         fields["picking"] = PICK_ORACLE
@@ -203,6 +237,12 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     bias = settings.active_request_bias
     fields["active_request_bias"] = 1.0 if bias is None else bias
     fields["hash_balance_factor"] = settings.hash_balance_factor or 0
+    fields["health"] = NO_INDEX
+    fields["panic_threshold"] = round(settings.healthy_panic_threshold or 0)
+    if settings.slow_start is not None and settings.policy in _SLOW_STARTING:
+        fields["slow_start_window_ns"] = settings.slow_start.slow_start_window
+        fields["slow_start_aggression"] = settings.slow_start.aggression
+        fields["slow_start_min_weight"] = (settings.slow_start.min_weight_percent or 0.0) / 100.0
     fields["decay_ns"] = settings.decay or 0
     fields["default_rtt_ns"] = settings.default_rtt or 0
     assert breakers is not None

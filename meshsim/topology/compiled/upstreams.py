@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, match_route
 from meshsim.state.codes import NEVER_NS, NO_INDEX, PICK_GROUPED, PICK_SUBSET
+from meshsim.state.health import HEALTHY
 from meshsim.state.kernel import TIMER_DTYPE
 from meshsim.state.upstream import (
     CLUSTER_DTYPE,
@@ -42,6 +44,7 @@ from meshsim.topology.compiled.clusters import (
     policy_of,
 )
 from meshsim.topology.compiled.filters import Filters
+from meshsim.topology.compiled.health import beliefs, rules_of
 from meshsim.topology.compiled.lanes import Lanes
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.oracle import oracle_rows
@@ -52,6 +55,7 @@ from meshsim.topology.compiled.policies import (
     hash_source,
     hash_table,
     memory_count,
+    no_clusters,
     no_hosts,
     weighted,
 )
@@ -106,11 +110,19 @@ def compile_upstreams(
     """Compile routes and clusters, of proxies or not; fills `route_start` of the CALL rows."""
     compiler = _Compiler(topology, layout, sidecars)
     traffic = list(topology.traffic.items())
+    # Classes whose requests look alike take the same routes behind their entry.
+    first_alike: dict[tuple[Any, ...], int] = {}
+    alike = [
+        first_alike.setdefault((*sorted(item.headers.items()), item.users), column)
+        for column, (_, item) in enumerate(traffic)
+    ]
     routes_by_traffic = np.full((len(programs.sites), max(len(traffic), 1)), NO_INDEX, np.int32)
     for row, site in enumerate(programs.sites):
         for column, (name, item) in enumerate(traffic):
-            # The entry of a class serves no other class.
-            if site.workload is not None or programs.entry_calls[name] == row:
+            inner = site.workload is not None
+            if inner and alike[column] != column:
+                routes_by_traffic[row, column] = routes_by_traffic[row, alike[column]]
+            elif inner or programs.entry_calls[name] == row:  # an entry serves its class only
                 routes_by_traffic[row, column] = compiler.route(site, item, column)
     inbound = compiler.filters.inbound(layout, programs.sites, sidecars)
     programs.arrays["calls"]["route_start"] = np.arange(len(programs.sites)) * max(len(traffic), 1)
@@ -234,7 +246,9 @@ class _Compiler:
         filter_arrays, bucket_start, bucket_count = self.filters.build(self._callers(), len(start))
         arrays = self.clusters.arrays()
         memory = self._memory(clusters)
-        held = self.lanes.clusters(clusters, arrays["configs"], len(hosts))
+        policies = [policy_of(self.topology, name) for name in self.clusters.numbers]
+        rules = rules_of(policies, arrays["configs"])
+        held = self.lanes.clusters(clusters, len(hosts))
         endpoint_count = len(self.layout.endpoint_names)
         arrays = {
             **oracle_rows(hosts, held, arrays["configs"], endpoint_count),
@@ -244,9 +258,12 @@ class _Compiler:
             "routes_by_traffic": routes_by_traffic.reshape(-1),
             "hash_keys": np.array(self.hash_values or [0], np.uint64),
             **arrays,
+            "health_rules": rules,
+            **beliefs(hosts, held, arrays["configs"]),
             "hosts": hosts,
             "members": self.lanes.members(len(hosts)),
             "clusters": held,
+            "lane_links": self.lanes.links(len(clusters)),
             "memory": memory,
             **self.lanes.groupings.build(len(clusters)),
             "timers": timers.build(),
@@ -326,7 +343,7 @@ class _Compiler:
             if any(config["picking"][0] in (PICK_GROUPED, PICK_SUBSET) for config in configs):
                 for proxy in proxies:
                     hosts, clusters = self._holding_with_lanes(
-                        names, caller, int(proxy), members_of, host_total
+                        names, caller, int(proxy), members_of, (cluster_total, host_total)
                     )
                     hosts["cluster"] += cluster_total
                     start[proxy] = cluster_total
@@ -351,7 +368,7 @@ class _Compiler:
         # The dtype is stated because joining drops what fills up a row.
         hosts = np.concatenate([*host_blocks, no_hosts(int(host_total == 0))], dtype=HOST_DTYPE)
         clusters = np.concatenate(
-            [*cluster_blocks, np.zeros(int(cluster_total == 0), CLUSTER_DTYPE)],
+            [*cluster_blocks, no_clusters(int(cluster_total == 0))],
             dtype=CLUSTER_DTYPE,
         )
         return hosts, clusters, start, count
@@ -362,9 +379,12 @@ class _Compiler:
         caller: int,
         proxy: int,
         members_of: dict[ClusterName, Rows],
-        first_host: int,
+        first: tuple[int, int],
     ) -> tuple[Rows, Rows]:
-        """Return the HOST and CLUSTER rows of one proxy, some of whose clusters have lanes."""
+        """Return the HOST and CLUSTER rows of one proxy, some of whose clusters have lanes.
+
+        `first` is where its clusters and hosts will be.
+        """
         client = self.lanes.client(caller, proxy)
         groups_of: dict[ClusterName, list[Group]] = {}
         ordered = dict(members_of)
@@ -380,18 +400,17 @@ class _Compiler:
         clusters["proxy"] = proxy
         for row, name in enumerate(names):
             if name in groups_of:
-                self.lanes.add(name, groups_of[name], hosts, clusters, row, first_host)
+                self.lanes.add(name, groups_of[name], hosts, clusters, row, first)
             elif name in self.clusters.subsets:
-                self.lanes.add_subsets(self.clusters.subset_lanes(name), clusters, row, first_host)
-        clusters["member_start"] += first_host
+                self.lanes.add_subsets(self.clusters.subset_lanes(name), clusters, row, first)
+        clusters["member_start"] += first[1]
         return hosts, clusters
 
     def _memory(self, clusters: Rows) -> Rows:
         """Give each CLUSTER row its part of the memory of custom policies; return that."""
-        routes = [row[0] for row in self.route_rows]
-        counts = [
-            memory_count(policy_of(self.topology, name), routes) for name in self.clusters.numbers
-        ]
+        own = [row[0] for row in self.route_rows if row[0].retry and row[0].retry.custom]
+        numbers = self.clusters.numbers
+        counts = [memory_count(policy_of(self.topology, name), own) for name in numbers]
         clusters["memory_count"] = np.array(counts or [0], np.int32)[clusters["config"]]
         ends = np.cumsum(clusters["memory_count"])
         clusters["memory_start"] = ends - clusters["memory_count"]
@@ -431,7 +450,7 @@ def _holding(
     weights_of: dict[ClusterName, list[int]],
 ) -> tuple[Rows, Rows]:
     """Return the HOST and CLUSTER rows of one proxy, indices from 0."""
-    clusters = np.zeros(len(names), CLUSTER_DTYPE)
+    clusters = no_clusters(len(names))
     blocks = []
     total = 0
     for row, name in enumerate(names):
@@ -441,7 +460,7 @@ def _holding(
         hosts["cluster"] = row
         hosts["weight"] = weights_of[name]
         hosts["table_index"] = np.arange(len(endpoints))
-        hosts["healthy"] = 1
+        hosts["healthy"] = HEALTHY
         blocks.append(hosts)
         clusters["config"][row] = configs[name]
         clusters["member_start"][row] = total

@@ -9,7 +9,6 @@ from truth_study import Claims, Exact, NotYet
 from meshsim.policy.locality import weigh_localities
 from meshsim.policy.priority import distribute_load
 from meshsim.state.locality import LOCALITY_DTYPE, PRIORITY_DTYPE
-from meshsim.state.upstream import CLUSTER_DTYPE
 
 _FACTOR = 140
 #: Hosts of a priority or locality: percents are counts.
@@ -65,13 +64,11 @@ def _share_of_first(model: str, healthy: int) -> float:
     """Return the percentage of picks that the first of two weighted localities gets."""
     weights = [int(weight) for weight in re.findall(r"[XY]=(\d+)", model)]
     localities = np.zeros(2, LOCALITY_DTYPE)
-    localities["lane"] = [0, 1]
     localities["weight"] = weights
     localities["healthy"] = [healthy, _HOSTS]
     priorities = np.zeros(1, PRIORITY_DTYPE)
     priorities["locality_count"] = 2
-    clusters = np.zeros(2, CLUSTER_DTYPE)
-    clusters["member_count"] = _HOSTS
-    weigh_localities(priorities, 0, localities, clusters, _FACTOR)
+    localities["hosts"] = _HOSTS
+    weigh_localities(priorities, 0, localities, _FACTOR)
     effective = localities["effective_weight"]
     return 100 * float(effective[0] / (effective[0] + effective[1]))

@@ -37,8 +37,13 @@ def _names(label: object, count: int) -> list[str]:
     return [f"{label}/host-{row}" for row in range(count)]
 
 
-def _ring_of(label: object, hosts: int, points: int) -> np.ndarray:
-    return build_ring(_names(label, hosts), [1] * hosts, hosts * points)
+def _ring_of(names: list[str], points: int) -> np.ndarray:
+    """Return the ring on which each host has `points`.
+
+    A ring has at least its minimum size, rounded up to whole points a host; the product itself
+    might be rounded to more (a ninety-ninth of 9900 is above 100).
+    """
+    return build_ring(names, [1] * len(names), len(names) * points - 1)
 
 
 def _shares(ring: np.ndarray, hosts: int) -> np.ndarray:
@@ -56,7 +61,7 @@ def _ring(case: Case) -> Replicated:
 
     def run(seed: int, replications: int) -> Values:
         shares = [
-            _shares(_ring_of((seed, number), hosts, points), hosts) * hosts
+            _shares(_ring_of(_names((seed, number), hosts), points), hosts) * hosts
             for number in range(replications * _RINGS)
         ]
         return Values(np.array(shares).reshape(replications, _RINGS, hosts))
@@ -96,8 +101,8 @@ def _remapping(case: Case, hosts: int, points: int) -> Replicated:
         names, gone = _names(label, hosts), int(rng.integers(hosts))
         left = [name for name in names if name != names[gone]]
         keys = rng.integers(0, 2**64, looked_up, np.uint64)
-        before = _owners(build_ring(names, [1] * hosts, hosts * points), keys)
-        after = _owners(build_ring(left, [1] * len(left), len(left) * points), keys)
+        before = _owners(_ring_of(names, points), keys)
+        after = _owners(_ring_of(left, points), keys)
         renumbered = np.array([left.index(name) if name in left else -1 for name in names])
         return float(np.mean(renumbered[before] != after))
 

@@ -24,7 +24,7 @@ NOW = 1_700_000_000.0
 DOMAIN = "cluster.local"
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews-v1"
 RATINGS = "spiffe://cluster.local/ns/default/sa/ratings-v1"
-AUTHORITY = CertificateAuthority.create(DOMAIN, NOW)
+AUTHORITY = CertificateAuthority.create(DOMAIN, NOW, ttl_s=3600.0)
 KEY = generate_key("ecdsa-p256")
 
 

@@ -171,13 +171,14 @@ def test_the_most_specific_host_holds(load: Load) -> None:
 def test_what_is_not_simulated_is_told(load: Load) -> None:
     topology = load(
         rule(
-            "{outlierDetection: {consecutiveErrors: 5, interval: 1s}, tls: {mode: ISTIO_MUTUAL},"
+            "{outlierDetection: {consecutiveErrors: 5, interval: 1s,"
+            " outlierDetectionHttpErrorCodes: [429]}, tls: {mode: ISTIO_MUTUAL},"
             " loadBalancer: {simple: RANDOM, zoneAwareLbSetting: {enabled: true}},"
             " connectionPol: {}}"
         )
     )
-    assert told(topology, "spec.trafficPolicy.outlierDetection is not simulated yet")
-    assert told(topology, "consecutiveErrors") or told(topology, "was removed from Istio")
+    assert told(topology, "outlierDetectionHttpErrorCodes is not simulated yet")
+    assert told(topology, "was removed from Istio and has no effect")
     assert told(topology, "spec.trafficPolicy.tls is not simulated yet")
     assert told(topology, "zoneAwareLbSetting is not simulated yet")
     assert told(

@@ -131,6 +131,20 @@ def test_a_withdrawn_replica_is_not_chosen():
     assert served(run.to(300.5))["a-v1-0"] > before
 
 
+def test_a_replica_that_discovery_calls_unhealthy_counts_as_a_host():
+    policies = {"a": {"load_balancing": {"policy": "ROUND_ROBIN", "healthy_panic_threshold": 50}}}
+    run = every_ms({"a": worker(replicas=3)}, policies=policies)
+    run.to(30.5).control.set_health("a", "UNHEALTHY", replica=0)
+    run.to(60.5)
+    assert served(run) == {"a-v1-0": 10, "a-v1-1": 25, "a-v1-2": 25}
+    run.control.set_health("a", replica=1)  # one of three is healthy: panic
+    assert served(run.to(90.5)) == {"a-v1-0": 20, "a-v1-1": 35, "a-v1-2": 35}
+    run.control.set_health("a", "HEALTHY")
+    assert served(run.to(120.5))["a-v1-0"] == 30
+    with pytest.raises(ConfigError, match="UNWELL"):
+        run.control.set_health("a", "UNWELL")
+
+
 def test_with_everything_withdrawn_there_is_no_healthy_upstream():
     run = Run({"a": worker()}, recorded("5ms"))
     run.control.withdraw("a")

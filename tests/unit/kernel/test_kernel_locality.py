@@ -20,7 +20,7 @@ def workload(replicas, node, **fields):
     }
 
 
-def run_of(locality, replicas=(2, 2, 2), zone="a", balancing=None, requests=1000, **fields):
+def run_of(locality, replicas=(2, 2, 2), zone="a", balancing=None, requests=1000, panic=0):
     """Return a run of one request a ms from `zone` to "s", with workloads a, b and c."""
     return Run(
         {
@@ -42,9 +42,14 @@ def run_of(locality, replicas=(2, 2, 2), zone="a", balancing=None, requests=1000
         },
         nodes=NODES,
         policies={
-            "s": {"locality": locality, "load_balancing": balancing or {"policy": "ROUND_ROBIN"}}
+            "s": {
+                "locality": locality,
+                "load_balancing": {
+                    "healthy_panic_threshold": panic,
+                    **(balancing or {"policy": "ROUND_ROBIN"}),
+                },
+            }
         },
-        **fields,
     )
 
 
@@ -57,33 +62,74 @@ def by_zone(run):
 
 
 def test_requests_stay_in_the_first_priority_and_spill_over():
-    run = run_of({"failover": {}, "healthy_panic_threshold": 0})
+    run = run_of({"failover": {}})
     run.to(100.5)
     assert served(run) == {f"s-a-{n}": 50 for n in range(2)} | {
         f"s-{zone}-{n}": 0 for zone in "bc" for n in range(2)
     }
-    run.control.withdraw("s", workload="a", replica=0)  # 140 / 2 = 70 %
+    run.control.set_health("s", "UNHEALTHY", workload="a", replica=0)  # 140 / 2 = 70 %
     run.to(900.5)
     found = by_zone(run)
     assert found["c"] == 0
     # 4 standard deviations of 800 draws of 30 %: 52.
     assert found["b"] == pytest.approx(240, abs=52)
-    run.control.withdraw("s", workload="a", replica=1)
+    run.control.set_health("s", "UNHEALTHY", workload="a", replica=1)
     before = by_zone(run)
     run.to(950.5)
     assert by_zone(run)["b"] - before["b"] == 50
-    run.control.withdraw("s", workload="a", healthy=True)
+    run.control.set_health("s", "HEALTHY", workload="a")
     run.to(1001)
     assert by_zone(run)["b"] - before["b"] == 50
 
 
 def test_all_gone_means_no_healthy_upstream_unless_it_panics():
     for threshold, status in ((0, 503), (50, 200)):
-        run = run_of({"failover": {}, "healthy_panic_threshold": threshold}, requests=30)
-        run.control.withdraw("s")
+        run = run_of({"failover": {}}, requests=30, panic=threshold)
+        run.control.set_health("s", "UNHEALTHY")
         run.to(40)
         assert {span.status for span in run.spans()} == {status}
         assert {span.flag for span in run.spans()} == {"UH" if status == 503 else "-"}
+
+
+def test_who_is_withdrawn_is_none_of_the_hosts():
+    run = run_of({"failover": {}}, requests=400)
+    run.control.withdraw("s", workload="a", replica=0)
+    run.to(200.5)
+    assert served(run)["s-a-1"] == 200
+    run.control.withdraw("s", workload="a", replica=1)
+    run.to(401)
+    assert by_zone(run) == {"a": 200, "b": 200, "c": 0}
+
+
+def test_ejected_hosts_let_requests_spill_over():
+    run = Run(
+        {"s": {"workloads": {name: workload(2, f"n{name}") for name in "ab"}}},
+        traffic={
+            "load": {
+                "to": "s",
+                "zone": "a",
+                "arrivals": recorded(*(f"{number}ms" for number in range(1, 401))),
+            }
+        },
+        nodes=NODES,
+        policies={
+            "s": {
+                "locality": {"failover": {}},
+                "load_balancing": {"policy": "ROUND_ROBIN", "healthy_panic_threshold": 0},
+                "outlier_detection": {
+                    "consecutive_5xx": 3,
+                    "max_ejection_percent": 100,
+                    "base_ejection_time": "60s",
+                    "interval": "60s",
+                },
+            }
+        },
+    )
+    run.to(100.5).control.fail("s", workload="a")
+    run.to(200.5)
+    assert by_zone(run) == {"a": 106, "b": 94, "c": 0}
+    run.to(500)
+    assert by_zone(run) == {"a": 106, "b": 294, "c": 0}
 
 
 def test_each_client_has_its_own_priorities():
@@ -154,8 +200,8 @@ def test_zone_aware_routing_splits_by_shares():
 @pytest.mark.parametrize("policy", ["RING_HASH", "MAGLEV"])
 def test_hashed_requests_find_their_priority_by_their_hash(policy):
     balancing = {"policy": policy, "hash_header": "user", "table_size": 1009}
-    run = run_of({"failover": {}, "healthy_panic_threshold": 0}, balancing=balancing)
-    run.control.withdraw("s", workload="a", replica=0)
+    run = run_of({"failover": {}}, balancing=balancing)
+    run.control.set_health("s", "UNHEALTHY", workload="a", replica=0)
     run.to(1001)
     found = served(run)
     assert found["s-a-0"] == 0
@@ -165,13 +211,13 @@ def test_hashed_requests_find_their_priority_by_their_hash(policy):
 
 
 def test_degraded_replicas_take_what_healthy_ones_cannot():
-    run = run_of({"endpoints": [{"priority": 0}], "healthy_panic_threshold": 0}, (2, 0, 0))
-    run.control.degrade("s", workload="a", replica=0)
+    run = run_of({"endpoints": [{"priority": 0}]}, (2, 0, 0))
+    run.control.set_health("s", "DEGRADED", workload="a", replica=0)
     run.to(1001)
     # One of two healthy: 70 %, and 30 % of 70 % availability of degraded ones.
     assert served(run)["s-a-0"] == pytest.approx(300, abs=58)
-    run.control.degrade("s", workload="a", replica=0, degraded=False)
-    run.control.degrade("s", workload="a", replica=1, degraded=False)
+    run.control.set_health("s", "HEALTHY", workload="a", replica=0)
+    run.control.set_health("s", "HEALTHY", workload="a", replica=1)
     assert run.to(1002).idle()
 
 
@@ -199,7 +245,7 @@ def test_replicas_of_a_caller_bring_their_own_groups():
         policies={"s": {"locality": {"failover": {}, "zone_aware": {}}}},
     )
     run.to(50.5).control.add_replicas("f", "a", 2)
-    run.control.withdraw("s", workload="a", replica=0)
+    run.control.set_health("s", "UNHEALTHY", workload="a", replica=0)
     run.to(200)
     assert run.idle()
     assert served(run)["s-a-0"] + served(run)["s-a-1"] > 60

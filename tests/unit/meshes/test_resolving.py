@@ -22,6 +22,10 @@ MAY_BE_NONE = {
     "subset",
     "locality",
     "subset_config",
+    "outlier_detection",
+    "failure_accrual",
+    "health_check",
+    "slow_start",
 }
 
 
@@ -52,8 +56,14 @@ RICH = {
     "a": {
         "load_balancing": {"policy": "RING_HASH", "hash_header": "user"},
         "circuit_breakers": {"max_requests": 7, "retry_budget": {}},
+        "outlier_detection": {},
+        "failure_accrual": {},
+        "health_check": {"interval": "3s"},
         "subsets": {
-            "v1": {"labels": {}, "load_balancing": {"choice_count": 3}},
+            "v1": {
+                "labels": {},
+                "load_balancing": {"choice_count": 3, "slow_start": {"slow_start_window": "9s"}},
+            },
             "v2": {"labels": {}},
         },
         "routes": [
@@ -241,3 +251,36 @@ def test_without_proxies_nobody_limits_what_comes_in() -> None:
     assert resolved.policies["a"].routes[2].rate_limit is not None
     (notice,) = [text for text in resolved.notices if "rate_limit" in text]
     assert "there is no inbound proxy" in notice
+
+
+def test_health_blocks_follow_their_own_values() -> None:
+    policies = {
+        "a": {
+            "outlier_detection": {"base_ejection_time": "400s"},
+            "health_check": {"interval": "3s", "unhealthy_interval": "1s"},
+        }
+    }
+    policy = resolve(topology(policies, mesh="istio-sidecar")).policies["a"]
+    assert policy.outlier_detection is not None
+    assert policy.outlier_detection.max_ejection_time == 400_000_000_000
+    check = policy.health_check
+    assert check is not None
+    assert check.unhealthy_edge_interval == 1_000_000_000
+    assert check.healthy_edge_interval == 3_000_000_000
+    assert check.no_traffic_healthy_interval == 60_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("block", "mesh", "threshold"),
+    [
+        ({}, "istio-sidecar", 50),
+        ({"outlier_detection": {}}, "istio-sidecar", 0),
+        ({"failure_accrual": {}}, "istio-sidecar", 0),
+        ({"load_balancing": {"healthy_panic_threshold": 9}}, "istio-sidecar", 9),
+        ({}, "none", 0),
+    ],
+)
+def test_who_panics(block: dict, mesh: str, threshold: int) -> None:
+    policy = resolve(topology({"a": block}, mesh=mesh)).policies["a"]
+    assert policy.load_balancing is not None
+    assert policy.load_balancing.healthy_panic_threshold == threshold

@@ -9,7 +9,14 @@ from meshsim.policy.priority import choose_priority, distribute_load
 from meshsim.policy.zone_aware import weigh_zones
 from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import NO_HOST, NO_INDEX, RANDOM, RING_HASH
-from meshsim.state.health import BY_DISCOVERY, HEALTHY, PANICKING, UNHEALTHY
+from meshsim.state.health import (
+    BY_DISCOVERY,
+    HEALTHY,
+    PANICKING,
+    UNHEALTHY,
+    WITHDRAWN,
+    blank_cluster_health,
+)
 from meshsim.state.locality import (
     GROUPING_DTYPE,
     LOCALITY_CONFIG_DTYPE,
@@ -143,6 +150,7 @@ class Grouped:
         self.locality_configs["overprovisioning_factor"] = FACTOR
         for name, value in config.items():
             self.locality_configs[name] = value
+        self.groups = blank_cluster_health(1)
         self.groupings = np.zeros(1, GROUPING_DTYPE)
         self.groupings["version"] = -1
         self.groupings["priority_count"] = len(priorities)
@@ -170,7 +178,7 @@ class Grouped:
     def withdraw(self, *hosts):
         self.hosts["unhealthy"] = 0
         self.hosts["unhealthy"][list(hosts)] = BY_DISCOVERY
-        self.clusters["health_version"][1] += 1
+        self.groups["version"] += 1
 
     def lane(self, key=NO_HASH_KEY):
         return int(
@@ -180,8 +188,10 @@ class Grouped:
                 self.clusters,
                 1,
                 self.configs,
+                self.groups,
                 self.locality_configs,
                 self.groupings,
+                0,
                 self.priorities,
                 self.localities,
                 np.uint64(key),
@@ -234,6 +244,29 @@ def test_panic_makes_all_hosts_of_its_priority_selectable():
     made.withdraw(0)
     made.lane()
     assert made.hosts["healthy"].tolist() == [UNHEALTHY] + [HEALTHY] * 7
+
+
+def test_picks_in_panic_are_counted_also_if_they_fail():
+    for fails in (0, 1):
+        made = Grouped([(0, 4, 1, 0, -1)], fail_traffic_on_panic=fails)
+        made.lanes(5)
+        assert made.groups["panic_picks"] == 0
+        made.withdraw(0, 1, 2)
+        made.lanes(5)
+        assert made.groups["panic_picks"] == 5
+
+
+def test_who_is_not_named_by_discovery_is_none_of_the_hosts():
+    made = Grouped([(0, 4, 2, 0, -1), (0, 4, 1, 0, -1), (1, 4, 1, 0, -1)], locality_weighted=1)
+    made.hosts["unhealthy"][:2] = WITHDRAWN
+    made.groups["version"] += 1
+    lanes = made.lanes(30)
+    assert made.priorities["availability"].tolist() == [100, 100]
+    assert [made.locality_of(lane) for lane in lanes].count(0) == 20
+    made.hosts["unhealthy"][:8] = WITHDRAWN
+    made.groups["version"] += 1
+    assert made.lane() == 3
+    assert made.hosts["healthy"].tolist() == [UNHEALTHY] * 8 + [HEALTHY] * 4
 
 
 def test_traffic_fails_on_panic_if_so_configured():

@@ -103,7 +103,6 @@ def lanes_of(made, *lanes):
         members.append(np.array([made.row(position) for position in lane], np.int32))
         size += len(lane)
     clusters = np.concatenate(rows, dtype=CLUSTER_DTYPE)
-    clusters["first_lane"][1] = 2
     return clusters, np.concatenate(members)
 
 
@@ -118,7 +117,7 @@ def test_a_chain_is_followed_until_a_lane_has_a_host():
                 made.hosts,
                 members,
                 clusters,
-                1,
+                2,
                 made.configs,
                 made.table,
                 made.memory,

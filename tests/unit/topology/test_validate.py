@@ -388,3 +388,38 @@ def test_a_breach_of_an_edited_topology_keeps_its_place():
     services = {"web": topology.services["web"]}
     with pytest.raises(ConfigError, match=r"^f\.yaml:6:23: services\.web.*unknown service"):
         validated(topology.model_copy(update={"services": services}))
+
+
+def test_health_policies_that_envoy_refuses():
+    policy = {
+        "outlier_detection": {
+            "base_ejection_time": "10s",
+            "max_ejection_time": "5s",
+            "interval": "0s",
+        },
+        "failure_accrual": {"consecutive_min_penalty": "2s", "consecutive_max_penalty": "1s"},
+        "health_check": {"timeout": "0s"},
+        "load_balancing": {"slow_start": {"slow_start_window": "0s"}},
+    }
+    assert found(policies={"web": policy}).keys() == {
+        "policies.web.outlier_detection.max_ejection_time",
+        "policies.web.outlier_detection.interval",
+        "policies.web.failure_accrual.consecutive_max_penalty",
+        "policies.web.health_check.timeout",
+        "policies.web.load_balancing.slow_start.slow_start_window",
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ({"outlier_detection": {"max_ejection_percent": 0}}, "no host is ever ejected"),
+        (
+            {"load_balancing": {"policy": "RANDOM", "slow_start": {"slow_start_window": "9s"}}},
+            "RANDOM has no slow start",
+        ),
+    ],
+)
+def test_health_policies_without_effect_are_told(policy, text):
+    topology = validated(Topology.model_validate(build(policies={"web": policy})))
+    assert any(text in notice for notice in topology.notices)
