@@ -220,7 +220,8 @@ class Bus:
             With the broker's URL, the user, and why the last attempt failed.
         """
         try:
-            await asyncio.wait_for(self.wait_connected(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await self.wait_connected()
         except TimeoutError:
             why = self.last_error or f"no answer for {patience_s:g} s"
             user = encoded(self._credential.user)

@@ -343,7 +343,8 @@ async def _serve(invitation: _Invitation, host: str) -> None:
             if task.done():
                 task.result()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carrier.flush(), _ALIVE_S)
+            async with asyncio.timeout(_ALIVE_S):
+                await carrier.flush()
     finally:
         await node.close()
         for future in (stopped, *tasks):
@@ -365,7 +366,8 @@ async def _watch_harness(asked: asyncio.Event, bus: Bus) -> None:
     while True:
         asked.clear()
         try:
-            await asyncio.wait_for(asked.wait(), _SILENCE_MAX_S)
+            async with asyncio.timeout(_SILENCE_MAX_S):
+                await asked.wait()
         except TimeoutError:
             reason = bus.last_error or "the harness says nothing"
             raise MeshsimError(f"the mesh is lost: {reason}") from None

@@ -253,7 +253,8 @@ class Node:
             await asyncio.gather(*(agent.bus.reach(_BUS_PATIENCE_S) for agent in agents))
         ready = asyncio.gather(*(agent.ready() for agent in agents))
         try:
-            await asyncio.wait_for(ready, _READY_PATIENCE_S)
+            async with asyncio.timeout(_READY_PATIENCE_S):
+                await ready
         except TimeoutError:
             lacking = next(agent for agent in agents if not agent.is_ready)
             why = lacking.last_refusal or lacking.bus.last_error or "nothing came over the bus"

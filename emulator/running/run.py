@@ -211,7 +211,8 @@ class Run:
         await self.control.bus.reach(_START_PATIENCE_S if embedded else _BUS_PATIENCE_S)
         await self.tell_all("ready", patience_s=_START_PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # no answer may straddle the new origin
-            await asyncio.wait_for(self.control.settled(), _SETTLE_S)
+            async with asyncio.timeout(_SETTLE_S):
+                await self.control.settled()
 
     # --- Processes ---------------------------------------------------------------------------
 
@@ -370,7 +371,8 @@ class Run:
             self.outcome.concerned = {k: count for k, count in concerned if k > before}
             self.outcome.version = self.control.version
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.control.clear_retained(), _CLEAR_S)
+                async with asyncio.timeout(_CLEAR_S):
+                    await self.control.clear_retained()
             self.control.stop()
             await asyncio.gather(running, return_exceptions=True)
 

@@ -72,6 +72,29 @@ def test_a_large_answer_arrives_whole():
     asyncio.run(run())
 
 
+def test_a_question_ends_when_its_asker_is_cancelled_as_the_answer_comes():
+    """Else what asks in a loop goes on for ever, and with it the run that waits for its end."""
+
+    class Deaf:
+        def send(self, message):
+            pass
+
+        def close(self):
+            pass
+
+    async def run():
+        peer = Peer("there")
+        peer.carry(Deaf())
+        asking = asyncio.ensure_future(peer.ask("now"))
+        await asyncio.sleep(0)
+        peer.receive(pack({"answer": 1, "values": {}}))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(run())
+
+
 def test_errors_come_back_by_name():
     async def run():
         async def fail(values):

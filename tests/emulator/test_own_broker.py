@@ -44,7 +44,8 @@ async def retained(url):
         await client.subscribe(Topics(None).config(PROXY, "+"), qos=1)
         with contextlib.suppress(TimeoutError):
             while True:
-                message = await asyncio.wait_for(anext(aiter(client.messages)), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    message = await anext(aiter(client.messages))
                 topics.append(message.topic.value)
     return topics
 
