@@ -138,7 +138,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cpu_begin_s = 0.0
         self._cpu_end_s: float | None = None
-        self._segments_ended = 0
+        self._segments_ended = self._tasks_at_begin = 0
         self._log: StimulusLog | None = None
         #: Endpoints that a proxy cannot reach, by proxy.
         self._unreachable: dict[str, list[str]] = {}
@@ -274,6 +274,7 @@ class Node:
             self.clock.call_at(loop, end_ns, self._end_segment, segment)
         self._probe.start()
         self._cpu_begin_s = _cpu_s()
+        self._tasks_at_begin = len(asyncio.all_tasks())
         return Answer()
 
     def _end_segment(self, segment: int) -> None:
@@ -331,6 +332,7 @@ class Node:
         return Answer(
             {
                 "lag_ms": self._probe.quantiles_ms(),
+                "tasks": {"at_begin": self._tasks_at_begin, "at_end": len(asyncio.all_tasks())},
                 "cpu_s": (self._cpu_end_s or _cpu_s()) - self._cpu_begin_s,
                 "counters": {n: dict(r.counters()) for n, r in self._replicas.items()}
                 | {n: dict(s.outbound.counters()) for n, s in self._gateways.items()},
