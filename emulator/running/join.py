@@ -39,7 +39,8 @@ from emulator.control.bus import Bus, BusError, public_url
 from emulator.running.addresses import checked_host, is_loopback
 from emulator.running.members import Member
 from emulator.running.messages import Peer
-from emulator.running.node import Node, run_loop
+from emulator.running.node import Node
+from emulator.running.node_process import run_loop
 from meshsim.controlplane.topics import HARNESS, Topics, encoded, node_grants
 from meshsim.errors import ConfigError, MeshsimError, Problem
 

@@ -29,7 +29,8 @@ from emulator.running.join import RemoteNodes, clock_offset
 from emulator.running.measuring import Measuring
 from emulator.running.members import Member, ProcessServer
 from emulator.running.messages import Answer, Peer, PeerLost
-from emulator.running.node import NodeSpec, node_main
+from emulator.running.node_process import node_main
+from emulator.running.node_spec import NodeSpec
 from emulator.running.plan import Plan
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import configurations_of, gateway_name, principals_of

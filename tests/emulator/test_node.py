@@ -11,7 +11,8 @@ from mesh_scenarios import pair
 from emulator.running.budget import PROCESSES_MAX, assign, choose_dilation, hop_rates
 from emulator.running.lag import LagProbe
 from emulator.running.messages import Answer, Peer, PeerLost, SocketCarrier, pack, unpack
-from emulator.running.node import Node, NodeSpec, compiled_of
+from emulator.running.node import Node
+from emulator.running.node_spec import NodeSpec, compiled_of
 from meshsim.errors import ConfigError, MeshsimError
 from meshsim.meshes import resolve
 from meshsim.state.record import WINDOW_DTYPE
