@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -65,7 +66,8 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cpu_begin_s = 0.0
         self._cpu_end_s: float | None = None
-        self._segments_ended = self._tasks_at_begin = 0
+        self._segments_ended = 0
+        self._open_at_begin: dict[str, int] = {}
         self._log: StimulusLog | None = None
         #: Endpoints that a proxy cannot reach, by proxy.
         self._unreachable: dict[str, list[str]] = {}
@@ -201,7 +203,7 @@ class Node:
             self.clock.call_at(loop, end_ns, self._end_segment, segment)
         self._probe.start()
         self._cpu_begin_s = _cpu_s()
-        self._tasks_at_begin = len(asyncio.all_tasks())
+        self._open_at_begin = _open_now()
         return Answer()
 
     def _end_segment(self, segment: int) -> None:
@@ -259,7 +261,7 @@ class Node:
         return Answer(
             {
                 "lag_ms": self._probe.quantiles_ms(),
-                "tasks": {"at_begin": self._tasks_at_begin, "at_end": len(asyncio.all_tasks())},
+                "open": {"at_begin": self._open_at_begin, "at_end": _open_now()},
                 "cpu_s": (self._cpu_end_s or _cpu_s()) - self._cpu_begin_s,
                 "counters": {n: dict(r.counters()) for n, r in self._replicas.items()}
                 | {n: dict(s.outbound.counters()) for n, s in self._gateways.items()},
@@ -384,3 +386,8 @@ def _cpu_s() -> float:
     """Return the CPU time of this process so far [s]."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _open_now() -> dict[str, int]:
+    """Return how many tasks and descriptors this process has: before and after, what it leaks."""
+    return {"tasks": len(asyncio.all_tasks()), "descriptors": len(os.listdir("/dev/fd"))}
