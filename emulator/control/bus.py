@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +35,6 @@ import aiomqtt
 
 from meshsim.controlplane.topics import encoded
 from meshsim.errors import ConfigError, MeshsimError, Problem
-from meshsim.policy.hashing import xxh64
 
 __all__ = [
     "PORTS",
@@ -114,10 +114,11 @@ def backoff_s(user: str, failures: int, settings: BusSettings) -> float:
     Examples
     --------
     >>> [round(backoff_s("a", count, BusSettings()), 3) for count in (1, 2, 20)]
-    [0.083, 0.176, 2.871]
+    [0.071, 0.125, 4.98]
     """
     whole = min(settings.backoff_base_s * 2.0 ** min(failures - 1, 30), settings.backoff_max_s)
-    return whole * (0.5 + 0.5 * xxh64(f"{user}#{failures}") / 2**64)
+    digest = hashlib.blake2b(f"{user}#{failures}".encode(), digest_size=8).digest()
+    return whole * (0.5 + 0.5 * int.from_bytes(digest, "big") / 2**64)
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
@@ -132,10 +133,19 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's client, which may ask the loop to watch a socket that was closed meanwhile.
+    """aiomqtt's client without two of its races.
 
-    The descriptor may by then be another connection's, so it is looked at again.
+    It may ask the loop to watch a socket that was closed meanwhile: the descriptor may by then be
+    another connection's, so it is looked at again.  And it waits with `asyncio.wait_for`, which
+    before Python 3.12 drops a cancellation that comes with the answer.
     """
+
+    async def _wait_for(self, fut: Awaitable[Any], timeout: float | None) -> Any:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                return await fut
+        except TimeoutError:
+            raise aiomqtt.MqttError("Operation timed out") from None
 
     def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
         def register() -> None:
@@ -220,7 +230,8 @@ class Bus:
             With the broker's URL, the user, and why the last attempt failed.
         """
         try:
-            await asyncio.wait_for(self.wait_connected(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await self.wait_connected()
         except TimeoutError:
             why = self.last_error or f"no answer for {patience_s:g} s"
             user = encoded(self._credential.user)

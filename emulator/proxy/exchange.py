@@ -10,9 +10,8 @@ A response is decided on at its head.  One that is retried is dropped: if it is 
 its connection serves on, else it is closed.  Once a response is on its way down its failure can
 only be shown by cutting it: UC if the upstream broke off, UT if the route timed out.
 
-A request's body is kept, up to `REPLAY_MAX_BYTES`, while a retry may need it; a longer one is
-answered with what its first try brought.  While no try takes it, at most `WAITING_MAX_BYTES` are
-read.
+A request's body is kept while a retry may need it (`emulator.proxy.kept_body`).  While no try
+takes it, at most `WAITING_MAX_BYTES` are read.
 
 Who gives up a try closes its connection, as HTTP/1.1 has no other way.
 
@@ -27,12 +26,12 @@ import asyncio
 from collections.abc import Callable
 
 from emulator.decisions.engine import Decision
-from emulator.http.bodies import CHUNKED
 from emulator.http.connection import UpstreamConnection
-from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk
+from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead
 from emulator.proxy.account import TimeAccount
 from emulator.proxy.context import RequestContext, TextHeaders, draw_key, joined
-from emulator.proxy.downstream import DownstreamConnection
+from emulator.proxy.downstream_connection import DownstreamConnection
+from emulator.proxy.kept_body import REPLAY_MAX_BYTES, KeptBody
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
 from meshsim.errors import InvariantError, LimitError
@@ -68,10 +67,8 @@ from meshsim.state.codes import (
     RESET_REMOTE,
 )
 
-__all__ = ["REPLAY_MAX_BYTES", "WAITING_MAX_BYTES", "OutboundExchange"]
+__all__ = ["WAITING_MAX_BYTES", "OutboundExchange"]
 
-#: Longest request body that is kept for a retry [bytes].
-REPLAY_MAX_BYTES = 1 << 20
 #: How much of a body is read while no try takes it [bytes].
 WAITING_MAX_BYTES = 1 << 16
 
@@ -82,11 +79,10 @@ class OutboundExchange:
     """One request, from its head to the last byte of its response."""
 
     __slots__ = (
-        "_account", "_back_off_timer", "_body", "_clock", "_connection", "_context",
-        "_copied", "_deadline_ns", "_discarding", "_downstream", "_ended", "_engine", "_failure",
-        "_freed", "_head", "_held", "_host", "_id", "_now_ns", "_paced", "_pools", "_replayable",
-        "_request_done", "_response_flag", "_response_status", "_route_timer", "_services",
-        "_try_timer", "_values", "_waiting",
+        "_account", "_back_off_timer", "_body", "_clock", "_connection", "_context", "_copied",
+        "_deadline_ns", "_discarding", "_downstream", "_ended", "_engine", "_failure", "_freed",
+        "_head", "_held", "_host", "_id", "_now_ns", "_paced", "_pools", "_response_flag",
+        "_response_status", "_route_timer", "_services", "_try_timer", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -121,9 +117,7 @@ class OutboundExchange:
         self._try_timer: asyncio.TimerHandle | None = None
         self._back_off_timer: asyncio.TimerHandle | None = None
         self._deadline_ns = NEVER_NS
-        self._body: list[bytes] = []
-        self._request_done = False
-        self._replayable = True
+        self._body = KeptBody(head.length)
         self._response_status = 0
         self._response_flag = FLAG_NONE
 
@@ -133,7 +127,6 @@ class OutboundExchange:
         """Route the request and send its first try."""
         head = self._head
         self._account.started_ns = now_ns = self._now_ns()
-        self._request_done = head.length == 0
         try:
             self._id = self._engine.start(
                 head.host,
@@ -166,10 +159,10 @@ class OutboundExchange:
 
     def _copy_if_complete(self) -> None:
         """Send copies to the mirrors of the route, once the request is complete."""
-        if self._request_done and not self._copied and not self._ended:
+        if self._body.is_whole and not self._copied and not self._ended:
             self._copied = True
-            if self._replayable:
-                self._services.mirror(self._id, self._head, self._values, tuple(self._body))
+            if self._body.is_kept:
+                self._services.mirror(self._id, self._head, self._values, tuple(self._body.pieces))
 
     def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
         return self._clock.call_at(asyncio.get_running_loop(), time_ns, callback)
@@ -208,7 +201,7 @@ class OutboundExchange:
             self._waiting = True
 
     def _back_off(self, decision: Decision) -> None:
-        if not self._replayable:
+        if not self._body.is_kept:
             # The body is gone: the machine is told that nobody waits for another try.
             self._free()
             self._answer(*self._failure)
@@ -247,15 +240,11 @@ class OutboundExchange:
         if deadline_ns != NEVER_NS:
             self._try_timer = self._call_at(deadline_ns, self._on_try_timeout)
         connection.use(self, self._head.method)
-        chunked = self._head.length == CHUNKED
         attempt_count = self._engine.retry_count(self._id) + 1
         deadline_ns = min(deadline_ns, self._deadline_ns)
-        parts = [self._context.encode_try(attempt_count, deadline_ns)]
-        parts += [encode_chunk(piece) for piece in self._body] if chunked else self._body
-        if chunked and self._request_done:
-            parts.append(LAST_CHUNK)
-        connection.write(b"".join(parts))
-        if not self._request_done:
+        head = self._context.encode_try(attempt_count, deadline_ns)
+        connection.write(b"".join((head, *self._body.replayed())))
+        if not self._body.is_whole:
             self._forget_body_unless_retried()
             self._downstream.resume_body()
 
@@ -287,7 +276,7 @@ class OutboundExchange:
         decision = self._tell(STIMULUS_RESPONSE, head.status, reset)
         self._response_status = head.status
         retry = decision.action == ACTION_BACK_OFF
-        if retry and self._replayable:
+        if retry and self._body.is_kept:
             self._discarding = True
             self._back_off(decision)
             return
@@ -329,7 +318,7 @@ class OutboundExchange:
         failed, rtt_ns = self._response_status >= 500, now_ns - self._account.sent_ns
         self._engine.ended(self._id, self._host, "response", failed, rtt_ns, now_ns)
         # A connection on which half a request was sent can carry no other.
-        self._pools.give_back(connection, reusable and self._request_done)
+        self._pools.give_back(connection, reusable and self._body.is_whole)
         if self._discarding:
             self._discarding = False
             self._response_status = 0
@@ -400,33 +389,29 @@ class OutboundExchange:
         """Pass a part of the body up, and keep it while a retry may need it."""
         self._account.request_bytes += len(piece)
         connection = self._connection
-        sending = connection is not None and not self._discarding
-        if self._replayable:
-            self._body.append(piece)
-        if connection is not None and sending:
-            chunked = self._head.length == CHUNKED
-            connection.write(encode_chunk(piece) if chunked else piece)
+        self._body.keep(piece)
+        if connection is not None and not self._discarding:
+            connection.write(self._body.framed(piece))
             self._forget_body_unless_retried()
         elif self._account.request_bytes >= WAITING_MAX_BYTES:
             self._downstream.pause_body()
 
     def on_request_end(self) -> None:
         """Pass the end of the body up."""
-        if not self._request_done:
-            self._request_done = True
-            chunked = self._head.length == CHUNKED
-            if chunked and self._connection is not None and not self._discarding:
+        body = self._body
+        if not body.is_whole:
+            body.is_whole = True
+            if body.chunked and self._connection is not None and not self._discarding:
                 self._connection.write(LAST_CHUNK)
             self._copy_if_complete()
 
     def _forget_body_unless_retried(self) -> None:
         """Keep the part of the body that was sent only for a retry, and only if it is short."""
-        if self._replayable and (
+        if self._body.is_kept and (
             self._account.request_bytes > REPLAY_MAX_BYTES
             or (self._copied and self._engine.retries_remaining(self._id) == 0)
         ):
-            self._replayable = False
-            self._body.clear()
+            self._body.forget()
 
     # --- The end ---------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from emulator.http.bodies import CHUNKED
 from emulator.http.connection import UpstreamConnection, dial
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
 from emulator.proxy.accepting import AcceptingProxy
-from emulator.proxy.downstream import DownstreamConnection
+from emulator.proxy.downstream_connection import DownstreamConnection
 from meshsim.state.codes import (
     ACCESS_ALLOWED,
     ACCESS_FORBIDDEN,

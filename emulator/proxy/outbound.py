@@ -15,7 +15,7 @@ from emulator.decisions.engine import ProxyEngine
 from emulator.http.connection import ClientContexts
 from emulator.http.heads import RequestHead
 from emulator.proxy.accepting import AcceptingProxy
-from emulator.proxy.downstream import DownstreamConnection
+from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
 from emulator.proxy.health_checks import HealthChecks
 from emulator.proxy.mirror import Copies

@@ -17,7 +17,11 @@ kill_node, restart_node         kill -9 of a node process; a new one in its plac
 partition, heal                 packets between a zone and the rest are lost; or no more
 expire_certificate, renew_...   an expired certificate on every new connection; a valid one
 kill_broker, restart_broker     the embedded broker
+certificates                    what the proxies hold by now
 =============================== ============================================================
+
+`LiveControl` says which of them are live-only.  Replicas have processes and ports from the start,
+so the simulator's `add_replicas` and `remove_replicas` are refused here.
 
 Examples
 --------
@@ -48,6 +52,11 @@ __all__ = ["LiveControl", "timed_fault", "with_weights"]
 
 class LiveControl:
     """Verbs on one emulated mesh under way.
+
+    Live-only, so that a script for both planes does without them: `kill_proxy`, `flap`,
+    `kill_node`, `restart_node`, `partition`, `heal`, `expire_certificate`, `renew_certificate`,
+    `certificates`, `kill_broker`, `restart_broker`.  Simulated only: `add_replicas` and
+    `remove_replicas`, which raise ConfigError here.
 
     Parameters
     ----------
@@ -122,6 +131,26 @@ class LiveControl:
             await self.sleep(down_s)
             await self.restore(service, **where)
             await self.sleep(up_s)
+
+    async def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
+        """Refuse: a live mesh has the replicas that its scenario declares.
+
+        Raises
+        ------
+        ConfigError
+            Always.
+        """
+        raise _fixed_replicas("add_replicas", service, workload, count)
+
+    async def remove_replicas(self, service: str, workload: str, count: int = 1) -> None:
+        """Refuse, as `add_replicas` does; `withdraw` and `kill` are there instead.
+
+        Raises
+        ------
+        ConfigError
+            Always.
+        """
+        raise _fixed_replicas("remove_replicas", service, workload, count)
 
     # --- What proxies are told ---------------------------------------------------------------
 
@@ -252,6 +281,13 @@ class LiveControl:
             wanted = f"{service or ''}/{workload or '*'}/{number} zone {zone or '*'}"
             raise ConfigError([Problem("no endpoint matches", found=wanted)])
         return found
+
+
+def _fixed_replicas(verb: str, service: str, workload: str, count: int) -> ConfigError:
+    message = f"{verb} is simulated only: the replicas of a live mesh are those of its scenario"
+    allowed = "withdraw, kill and restore; meshsim.simulate for a mesh that scales"
+    found = f"{count} of {service}/{workload}"
+    return ConfigError([Problem(message, found=found, allowed=allowed)])
 
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> ConfigError:

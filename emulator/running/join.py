@@ -39,7 +39,8 @@ from emulator.control.bus import Bus, BusError, public_url
 from emulator.running.addresses import checked_host, is_loopback
 from emulator.running.members import Member
 from emulator.running.messages import Peer
-from emulator.running.node import Node, run_loop
+from emulator.running.node import Node
+from emulator.running.node_process import run_loop
 from meshsim.controlplane.topics import HARNESS, Topics, encoded, node_grants
 from meshsim.errors import ConfigError, MeshsimError, Problem
 
@@ -343,7 +344,8 @@ async def _serve(invitation: _Invitation, host: str) -> None:
             if task.done():
                 task.result()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carrier.flush(), _ALIVE_S)
+            async with asyncio.timeout(_ALIVE_S):
+                await carrier.flush()
     finally:
         await node.close()
         for future in (stopped, *tasks):
@@ -365,7 +367,8 @@ async def _watch_harness(asked: asyncio.Event, bus: Bus) -> None:
     while True:
         asked.clear()
         try:
-            await asyncio.wait_for(asked.wait(), _SILENCE_MAX_S)
+            async with asyncio.timeout(_SILENCE_MAX_S):
+                await asked.wait()
         except TimeoutError:
             reason = bus.last_error or "the harness says nothing"
             raise MeshsimError(f"the mesh is lost: {reason}") from None

@@ -163,11 +163,13 @@ class Peer:
         if self.lost.is_set() or self._carrier is None:
             raise PeerLost(f"{self.name} is gone: cannot {verb}")
         self._next += 1
-        number, future = self._next, asyncio.get_running_loop().create_future()
+        number = self._next
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[number] = future
         try:
             self._carrier.send(pack({"ask": number, "verb": verb, "values": values}))
-            return await asyncio.wait_for(future, patience_s)
+            async with asyncio.timeout(patience_s):
+                return await future
         except TimeoutError:
             text = f"{self.name} did not answer {verb} within {patience_s:g} s"
             raise PeerLost(text) from None

@@ -11,15 +11,11 @@ request has ended), `report` (what was recorded), `stop`.  In between: `now`, fa
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import faulthandler
 import functools
-import importlib
+import os
 import resource
-import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from emulator.clock import Clock
@@ -30,90 +26,22 @@ from emulator.proxy import InboundProxy
 from emulator.results.recording import Recorder
 from emulator.running.definitions import unpack
 from emulator.running.lag import LagProbe
-from emulator.running.members import leave_signals
-from emulator.running.messages import Answer, Peer, SocketCarrier
+from emulator.running.messages import Answer
+from emulator.running.node_spec import NodeSpec, compiled_of
 from emulator.running.replica import Enrolment, Replica, Sidecar, Surroundings
 from emulator.workload.loadgen import LoadGenerator
 from meshsim.controlplane.configuration import gateway_name
 from meshsim.errors import MeshsimError
-from meshsim.meshes import profile
-from meshsim.topology.compiled import compile_topology
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S
 
-__all__ = ["Node", "NodeSpec", "compiled_of", "node_main", "run_loop", "serve"]
+__all__ = ["Node"]
 
 #: A proxy that a broker has not taken by then, or that has no configuration, says why [real s].
 _BUS_PATIENCE_S = 20.0
 _READY_PATIENCE_S = 90.0
 #: A short run may have begun on a busy machine: its requests get so long to end [model ns].
 _DRAIN_MIN_NS = 10 * NS_PER_S
-
-
-@dataclass(frozen=True)
-class NodeSpec:
-    """What a node is told at its start; JSON-able.
-
-    Parameters
-    ----------
-    topology : str
-        Resolved, as JSON.
-    endpoints, classes : tuple of str
-        Replicas and gateways it hosts.
-    mesh, bus_url, control_plane_key : str
-        Name on the bus, where that is, and the public key to believe (hexadecimal).
-    enrolments : mapping
-        By proxy, the fields of `Enrolment`.
-    seed, duration_ns, dilation, draws
-        Of the run.
-    key_type, host : str
-    record : str
-        File for the log of stimuli; empty for none.
-    """
-
-    topology: str
-    endpoints: tuple[str, ...]
-    classes: tuple[str, ...]
-    mesh: str
-    bus_url: str
-    control_plane_key: str
-    enrolments: Mapping[str, Mapping[str, str]]
-    seed: int
-    duration_ns: int
-    dilation: float
-    draws: str = "same"
-    #: Of the measured requests, to be traced.
-    sample_share: float = 0.0
-    key_type: str = "ecdsa-p256"
-    host: str = "127.0.0.1"
-    record: str = ""
-    #: Custom policies by name, as `emulator.running.definitions` packs them.
-    policies: Mapping[str, str] = field(default_factory=dict)
-    #: Ports of endpoints that listened before their process was killed.
-    ports: Mapping[str, int] = field(default_factory=dict)
-
-    def to_values(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
-        return asdict(self)
-
-    @staticmethod
-    def from_values(values: Mapping[str, Any]) -> NodeSpec:
-        """Read what `to_values` wrote.
-
-        Raises
-        ------
-        TypeError
-            If a field is missing or unknown.
-        """
-        plain = dict(values)
-        for name in ("endpoints", "classes"):
-            plain[name] = tuple(plain[name])
-        return NodeSpec(**plain)
-
-
-def compiled_of(topology: Topology) -> Any:
-    """Return the compiled form of a resolved topology."""
-    return compile_topology(topology, profile(topology.mesh))
 
 
 class Node:
@@ -139,6 +67,7 @@ class Node:
         self._cpu_begin_s = 0.0
         self._cpu_end_s: float | None = None
         self._segments_ended = 0
+        self._open_at_begin: dict[str, int] = {}
         self._log: StimulusLog | None = None
         #: Endpoints that a proxy cannot reach, by proxy.
         self._unreachable: dict[str, list[str]] = {}
@@ -253,7 +182,8 @@ class Node:
             await asyncio.gather(*(agent.bus.reach(_BUS_PATIENCE_S) for agent in agents))
         ready = asyncio.gather(*(agent.ready() for agent in agents))
         try:
-            await asyncio.wait_for(ready, _READY_PATIENCE_S)
+            async with asyncio.timeout(_READY_PATIENCE_S):
+                await ready
         except TimeoutError:
             lacking = next(agent for agent in agents if not agent.is_ready)
             why = lacking.last_refusal or lacking.bus.last_error or "nothing came over the bus"
@@ -273,6 +203,7 @@ class Node:
             self.clock.call_at(loop, end_ns, self._end_segment, segment)
         self._probe.start()
         self._cpu_begin_s = _cpu_s()
+        self._open_at_begin = _open_now()
         return Answer()
 
     def _end_segment(self, segment: int) -> None:
@@ -330,6 +261,7 @@ class Node:
         return Answer(
             {
                 "lag_ms": self._probe.quantiles_ms(),
+                "open": {"at_begin": self._open_at_begin, "at_end": _open_now()},
                 "cpu_s": (self._cpu_end_s or _cpu_s()) - self._cpu_begin_s,
                 "counters": {n: dict(r.counters()) for n, r in self._replicas.items()}
                 | {n: dict(s.outbound.counters()) for n, s in self._gateways.items()},
@@ -456,41 +388,6 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def serve(end: socket.socket, name: str) -> None:
-    """Serve the harness at the other end of a socket until told to stop."""
-    node = Node(name)
-    peer = Peer("the harness", node.verbs)
-    carrier = await SocketCarrier.connect(end, peer)
-    waits = [asyncio.ensure_future(event.wait()) for event in (peer.lost, node.stopped)]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    await node.close()
-    peer.close()
-    await carrier.wait_closed()
-
-
-def run_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine in a new event loop, uvloop's if it is installed."""
-    factory = None
-    with contextlib.suppress(ImportError):
-        factory = importlib.import_module("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.get_loop().set_exception_handler(_on_loose_exception)
-        return runner.run(work())
-
-
-def _on_loose_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say what nobody waited for, but not that a connection broke: that is counted elsewhere.
-
-    A connect that is given up in the middle of its handshake leaves one such behind in uvloop.
-    """
-    if not isinstance(context.get("exception"), ConnectionError):
-        loop.default_exception_handler(context)
-
-
-def node_main(end: socket.socket, name: str) -> None:
-    """Be a node process: what the forkserver calls in its child."""
-    leave_signals()
-    faulthandler.enable()
-    run_loop(functools.partial(serve, end, name))
+def _open_now() -> dict[str, int]:
+    """Return how many tasks and descriptors this process has: before and after, what it leaks."""
+    return {"tasks": len(asyncio.all_tasks()), "descriptors": len(os.listdir("/dev/fd"))}

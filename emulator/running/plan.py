@@ -17,7 +17,7 @@ from emulator.control.broker_url import check_broker
 from emulator.running.addresses import checked_host, is_loopback
 from emulator.running.budget import ENDPOINTS_MAX, Dilation, Share, assign, choose_dilation
 from emulator.running.faults import LiveControl
-from emulator.running.node import compiled_of
+from emulator.running.node_spec import compiled_of
 from meshsim.controlplane.access import check_enforceable
 from meshsim.controlplane.certificate_authority import CERTIFICATE_TTL_S, ROOT_TTL_S
 from meshsim.controlplane.configuration import Mode, configurations_of

@@ -6,7 +6,7 @@ come from the cache of `meshsim.jit` into memory that all node processes then sh
 
 from __future__ import annotations
 
-import emulator.running.node  # noqa: F401 - importing is the purpose
+import emulator.running.node_process  # noqa: F401 - importing is the purpose
 from emulator.decisions.rehearsal import rehearse
 
 rehearse()

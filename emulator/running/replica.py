@@ -259,7 +259,8 @@ class Replica:
         if self.inbound is None:
             if self._port:  # a restart: a proxy that is not ready refuses connections
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(sidecar.agent.ready(), _READY_S)
+                    async with asyncio.timeout(_READY_S):
+                        await sidecar.agent.ready()
             self.inbound = self._make_inbound(sidecar)
             _, self._port = await self.inbound.start(self._port)
         return surroundings.host, self._port

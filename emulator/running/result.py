@@ -109,6 +109,7 @@ def _facts(plan: Plan, outcome: Outcome, counters: Mapping[str, int]) -> dict[st
         "real_s": outcome.real_s,
         "cpu_s": {name: report["cpu_s"] for name, report in outcome.reports.items()},
         "cpu_share": cpu_s / (measured_s * cores) if measured_s > 0 else 0.0,
+        "open": {name: report["open"] for name, report in outcome.reports.items()},
         "lag_ms": {name: report["lag_ms"] for name, report in outcome.reports.items()},
         "accounting": {
             "sent": sent,

@@ -29,7 +29,8 @@ from emulator.running.join import RemoteNodes, clock_offset
 from emulator.running.measuring import Measuring
 from emulator.running.members import Member, ProcessServer
 from emulator.running.messages import Answer, Peer, PeerLost
-from emulator.running.node import NodeSpec, node_main
+from emulator.running.node_process import node_main
+from emulator.running.node_spec import NodeSpec
 from emulator.running.plan import Plan
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import configurations_of, gateway_name, principals_of
@@ -211,7 +212,8 @@ class Run:
         await self.control.bus.reach(_START_PATIENCE_S if embedded else _BUS_PATIENCE_S)
         await self.tell_all("ready", patience_s=_START_PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # no answer may straddle the new origin
-            await asyncio.wait_for(self.control.settled(), _SETTLE_S)
+            async with asyncio.timeout(_SETTLE_S):
+                await self.control.settled()
 
     # --- Processes ---------------------------------------------------------------------------
 
@@ -370,7 +372,8 @@ class Run:
             self.outcome.concerned = {k: count for k, count in concerned if k > before}
             self.outcome.version = self.control.version
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.control.clear_retained(), _CLEAR_S)
+                async with asyncio.timeout(_CLEAR_S):
+                    await self.control.clear_retained()
             self.control.stop()
             await asyncio.gather(running, return_exceptions=True)
 

@@ -20,7 +20,8 @@ import numpy as np
 from emulator.alarm import Alarm
 from emulator.clock import ModelClock
 from emulator.http.heads import CHECK_AGENT, RequestHead, ResponseHead
-from emulator.proxy.downstream import Downstream, DownstreamConnection
+from emulator.proxy.downstream import Downstream
+from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
 from emulator.workload.requests import call_templates, decimal, hexadecimal
 from emulator.workload.station import Station

@@ -4,6 +4,10 @@ Rule: a process holds names; the control finds rows.  What changes is the truth 
 rates); what proxies believe changes only through membership, which `add_replicas` and
 `withdraw` update at once in every proxy.
 
+The verbs are those of a mesh on real sockets as well (`emulator.running.faults.LiveControl`, which
+names its own beside them), but for `add_replicas`, `remove_replicas` and `cpu_ns`; there the bus
+decides the delays of `push_weights`.
+
 Examples
 --------
 >>> def outage(env, mesh):                                     # doctest: +SKIP

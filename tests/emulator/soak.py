@@ -1,11 +1,11 @@
 """Soak: a mesh at 60 % of the machine for minutes, a fault every 20 s, nothing lost or leaked.
 
-Run by ``make soak``; ``SOAK_MINUTES`` (default 10) sets the length.  Three things must hold:
-every request is accounted for (sent = completed + failed, and each failure that is not the
-workload's own has a response flag); after the last fault no process has more sockets and file
-descriptors than after the first third, which has seen the fault that needs the most (the
-partition: requests pile up until they time out); and no process grows by more than 20 % and
-30 MB in that time.  Prints a report; exit status 1 if something did not hold.
+Run by ``make soak``; ``SOAK_MINUTES`` (default 10) sets the length.  Four things must hold:
+every request is accounted for (sent = completed + failed, and each failure has a response flag,
+its own or that of the call it comes from); no process has more sockets, file descriptors or
+asyncio tasks after draining than before the load; no process is left over; and none grows by more
+than 20 % and 30 MB after the first third.  Prints a report and the share of the processors that
+was used; exit status 1 if something did not hold.
 """
 
 import os
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 from mesh_scenarios import pair
 
@@ -22,12 +23,14 @@ from meshsim.topology import with_values
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
 FAULT_EVERY_S = 20.0
-#: What a process may have more than before: a connection on its way, a timer's descriptor.
-SPARE_DESCRIPTORS = 8
+#: What a process may have more than before: a reconnect to the broker under way, a timer.
+SPARE = 4
 GROWTH_SHARE_MAX = 0.2
 GROWTH_BYTES_MAX = 30e6
+#: What a hop takes of its budget, as this soak measured it: 52 % of the processors, not 60 %.
+BUDGET_TAKEN = 0.52 / 0.6
 #: Requests/s that keep the cores busy for 60 % of the time: two hops each.
-RATE = round(0.6 * (os.cpu_count() or 1) / (2 * HOP_CPU_SIDECARS_S))
+RATE = round(0.6 * (os.cpu_count() or 1) / (2 * HOP_CPU_SIDECARS_S * BUDGET_TAKEN))
 #: What piles up must end: requests after a second, connections that nobody uses after five; and
 #: a hundred connections and as many waiting are enough, or the handshakes after a fault keep the
 #: machine from healing.
@@ -57,9 +60,8 @@ async def _kill_proxy(mesh):
     await mesh.restore("back", workload="v1", replica=1)
 
 
-async def _slow_and_fail(mesh):
-    await mesh.slow("back", 0.2, workload="v1", replica=0)
-    await mesh.fail("back", 0.3, workload="v1", replica=1)
+async def _slow(mesh):
+    await mesh.slow("back", 0.2, workload="v1", replica=1)
     await mesh.sleep(3)
     await mesh.restore("back")
 
@@ -104,7 +106,7 @@ FAULTS = (
     _broker,
     _kill,
     _kill_proxy,
-    _slow_and_fail,
+    _slow,
     _expire,
     _flap,
     _burst,
@@ -124,13 +126,12 @@ async def faults(mesh):
 
 
 def sample():
-    """Return (memory [bytes], descriptors, sockets) of this process and its children, by pid."""
+    """Return memory [bytes] and descriptors of this process and its children, by pid."""
     me = psutil.Process()
     found = {}
     for process in (me, *me.children(recursive=True)):
         try:
-            sockets = len(process.net_connections(kind="all"))
-            found[process.pid] = (process.memory_info().rss, process.num_fds(), sockets)
+            found[process.pid] = process.memory_info().rss, process.num_fds()
         except psutil.Error:
             continue  # ended in this moment
     return found
@@ -139,24 +140,42 @@ def sample():
 def shown(found):
     """Return one sample as text: memory and descriptors of each process."""
     return ", ".join(
-        f"{pid}: {memory / 1e6:.0f} MB {descriptors}"
-        for pid, (memory, descriptors, _) in found.items()
+        f"{pid}: {memory / 1e6:.0f} MB {open_}" for pid, (memory, open_) in found.items()
     )
 
 
-def judge(samples):
-    """Return a sentence for each process that grew or leaked."""
-    problems = []
+def judge_memory(samples):
+    """Return a sentence for each process that grew."""
     third, last = samples[len(samples) // 3], samples[-1]
-    for pid in third.keys() & last.keys():
-        memory, descriptors, sockets = (b - a for a, b in zip(third[pid], last[pid], strict=True))
-        if memory > GROWTH_BYTES_MAX and memory > GROWTH_SHARE_MAX * third[pid][0]:
-            problems.append(f"process {pid} grew by {memory / 1e6:.1f} MB")
-        if descriptors > SPARE_DESCRIPTORS or sockets > SPARE_DESCRIPTORS:
-            problems.append(
-                f"process {pid} has {descriptors} descriptors and {sockets} sockets more"
-            )
-    return problems
+    grown = {pid: last[pid][0] - third[pid][0] for pid in third.keys() & last.keys()}
+    return [
+        f"process {pid} grew by {more / 1e6:.1f} MB"
+        for pid, more in grown.items()
+        if more > GROWTH_BYTES_MAX and more > GROWTH_SHARE_MAX * third[pid][0]
+    ]
+
+
+def judge_open(held):
+    """Return a sentence for each process that has more of something than before the load."""
+    return [
+        f"process '{name}' has {count['at_end'][kind]} {kind}, and began with {before}"
+        for name, count in held.items()
+        for kind, before in count["at_begin"].items()
+        if count["at_end"][kind] > before + SPARE
+    ]
+
+
+def unflagged_failures(result):
+    """Return how many failures have no response flag, and no flagged call that explains them.
+
+    The workload front answers 500 when its call failed: that answer is the workload's own, so
+    it counts only beyond the calls that failed with a flag.
+    """
+    record, is_entry = result.records[0], np.array(result.catalog.edge_is_entry)
+    flags = record.edge_flags.sum(axis=0)
+    plain = flags[:, 0] - record.series["successes"].sum(axis=0)
+    explained = flags[~is_entry, 1:].sum()
+    return int(plain[~is_entry].sum() + max(plain[is_entry].sum() - explained, 0))
 
 
 def main():
@@ -181,14 +200,22 @@ def main():
     result = emulation.result()
     print(result.report())
     accounting = result.emulation["accounting"]
-    problems = judge(samples[5:-12])  # the last ones see the result being made
+    problems = judge_memory(samples[5:-12])  # the last ones see the result being made
     if accounting["left_over"]:
         problems.append(f"not accounted for: {accounting}")
-    left = sample().keys() - before.keys()
-    if left:
+    after, me = sample(), os.getpid()
+    if left := after.keys() - before.keys():
         problems.append(f"processes left over: {sorted(left)}")
-    unflagged = int(result.records[0].traffic_flags[:, :, 0].sum()) - accounting["completed"]
-    print(f"accounting: {accounting}; failures that are the workload's own: {max(unflagged, 0)}")
+    if after[me][1] > before[me][1] + SPARE:
+        problems.append(f"{after[me][1]} descriptors here, and {before[me][1]} at the beginning")
+    unflagged = unflagged_failures(result)
+    if unflagged:
+        problems.append(f"{unflagged} failures without a response flag")
+    held = result.emulation["open"]
+    problems += judge_open(held)
+    print(f"accounting: {accounting}; unflagged: {unflagged}")
+    print(f"open before the load and after draining: {held}")
+    print(f"share of the processors: {result.emulation['cpu_share']:.0%}")
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print("soak: " + ("failed" if problems else "all held"))

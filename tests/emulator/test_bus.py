@@ -49,6 +49,20 @@ def test_a_url_that_is_no_broker_is_refused(url):
         make_bus(url, "a")
 
 
+def test_a_bus_ends_when_it_is_cancelled_as_the_broker_answers():
+    async def work():
+        client = make_bus("mqtt://127.0.0.1:9", "a")[0]._new_client()
+        answer = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(client._wait_for(answer, None))
+        await asyncio.sleep(0)
+        answer.set_result(None)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run_clean(work())
+
+
 @pytest.mark.parametrize("kind", BROKERS)
 def test_messages_pass_in_order(kind, tmp_path):
     async def work():

@@ -12,7 +12,7 @@ from proxy_fakes import (
     until,
 )
 
-from emulator.proxy import downstream as downstream_module
+from emulator.proxy import downstream_connection
 from meshsim.state.codes import FLAG_DC, FLAG_NONE
 
 # --- Who is refused --------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_a_bad_request_after_a_good_one_is_answered_too():
 
 
 def test_a_slow_head_is_408(monkeypatch):
-    monkeypatch.setattr(downstream_module, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(downstream_connection, "HEAD_TIMEOUT_S", 0.05)
 
     async def scenario():
         async with outbound() as (proxy, _, _, port, _), Caller(port) as slow, Caller(port) as idle:
@@ -73,7 +73,7 @@ def test_a_slow_head_is_408(monkeypatch):
 
 
 def test_a_stalled_body_is_408(monkeypatch):
-    monkeypatch.setattr(downstream_module, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(downstream_connection, "BODY_TIMEOUT_S", 0.05)
 
     async def scenario():
         async with outbound() as (_, _, _, port, outcomes), Caller(port) as caller:

@@ -1,7 +1,6 @@
 """Load on sockets: when it is sent, what it says, and what is counted."""
 
 import asyncio
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from meshsim.state.record import WINDOW_COUNT
 
 SEED = 1
 DURATION_MS = 240
+#: A machine that is busy with other things answers late: what was sent is waited for.
+DRAIN_NS = 5_000 * NS_PER_MS
 QUICK = {"a": worker({"compute": {"exponential": "2ms"}}, concurrency=64)}
 
 
@@ -69,7 +70,8 @@ class Asked:
 class Outcome:
     """What a load left behind."""
 
-    def __init__(self, recorder, load):
+    def __init__(self, recorder, load, ended_ns):
+        self.ended_ns = ended_ns
         self.arrays = recorder.arrays()
         self.counters = dict(zip(COUNTERS, self.arrays["counters"].tolist(), strict=True))
         self.load = load.counters()
@@ -86,20 +88,23 @@ def loaded(run, sink, *, meanwhile=None, traffic="load", duration_ms=DURATION_MS
         address = listener.sockets[0].getsockname()
         if sink is None:
             listener.close()
-        recorder = Recorder(run.compiled.catalog, duration_ms * NS_PER_MS)
+        recorder, clock = Recorder(run.compiled.catalog, duration_ms * NS_PER_MS), Clock()
+        defaults = {
+            "seed": SEED, "duration_ns": duration_ms * NS_PER_MS, "drain_min_ns": DRAIN_NS,
+        }  # fmt: skip
         load = LoadGenerator(
-            *(run.compiled, traffic, address, Clock(), recorder),
-            **{"seed": SEED, "duration_ns": duration_ms * NS_PER_MS, **options},
+            run.compiled, traffic, address, clock, recorder, **{**defaults, **options}
         )
         async with asyncio.timeout(20):
             if meanwhile is not None:
                 await asyncio.gather(load.run(), meanwhile(load))
             else:
                 await load.run()
+            ended_ns = clock.now_ns()
             listener.close()
             downstream.abort()
             await downstream.emptied()
-        return Outcome(recorder, load)
+        return Outcome(recorder, load, ended_ns)
 
     return asyncio.run(main())
 
@@ -156,7 +161,7 @@ def test_a_request_meets_the_service_time_of_the_simulation():
         recorder = Recorder(run.compiled.catalog, 100 * NS_PER_MS)
         load = LoadGenerator(
             *(run.compiled, "load", address, clock, recorder),
-            **{"seed": SEED, "duration_ns": 100 * NS_PER_MS},
+            **{"seed": SEED, "duration_ns": 100 * NS_PER_MS, "drain_min_ns": DRAIN_NS},
         )
         await load.run()
         await server.drain(1)
@@ -180,7 +185,9 @@ def test_latency_counts_from_the_intended_time():
 
     outcome = loaded(run, Sink(answer), connections_max=1)
     latency_ns = outcome.arrays["windows"]["latency_sum_ns"].sum()
-    assert 120 * NS_PER_MS <= latency_ns < 300 * NS_PER_MS
+    # The last one ends before the load does, and the others 20 and 40 ms before that one.
+    last_ns = outcome.ended_ns - 10 * NS_PER_MS
+    assert 120 * NS_PER_MS <= latency_ns <= 3 * last_ns - 60 * NS_PER_MS
     assert outcome.load["connections_overflow"] == 2
     assert outcome.counters["completed"] == 3
 
@@ -197,14 +204,17 @@ def test_users_of_a_closed_loop_wait_and_think():
         loop = asyncio.get_running_loop()
         loop.call_later(0.01, lambda: waiting.pop().respond(200, ()))
 
+    async def meanwhile(load):
+        await until(lambda: load.counters()["requests"] >= 18)
+        load.stop()
+
     sink = Sink(answer)
-    outcome = loaded(run, sink)
+    loaded(run, sink, meanwhile=meanwhile, duration_ms=10_000)
     assert sink.arrivals_ns[:3] == [10 * NS_PER_MS] * 3
     assert max(peak) == 3
     # Each user asks every 20 ms at most; a machine in use may make it slower, not faster.
-    assert 9 <= outcome.arrays["windows"]["arrivals"].sum() <= 36
-    later = sink.arrivals_ns[3]
-    assert later >= 30 * NS_PER_MS
+    again_ns = [b - a for a, b in zip(sink.arrivals_ns, sink.arrivals_ns[3:], strict=False)]
+    assert min(again_ns) >= 20 * NS_PER_MS
 
 
 def test_a_closed_loop_has_no_rate():
@@ -220,18 +230,25 @@ def test_a_closed_loop_has_no_rate():
 
 def test_the_rate_can_be_changed_under_way():
     run = Run(QUICK, {"poisson": 500}, seed=SEED)
+    changed_ns = []
 
     async def meanwhile(load):
         load.set_rate(0.0)
+        changed_ns.append(load._clock.now_ns())
         await asyncio.sleep(0.1)
+        changed_ns.append(load._clock.now_ns())
+        sent = load.counters()["requests"]
         load.set_rate(4.0)
+        await until(lambda: load.counters()["requests"] >= sent + 100)
+        load.stop()
 
     sink = Sink()
-    loaded(run, sink, meanwhile=meanwhile, duration_ms=400)
-    silence_ns, at = max((b - a, a) for a, b in pairwise([0, *sink.arrivals_ns]))
-    assert silence_ns >= 100 * NS_PER_MS
-    after = [time_ns for time_ns in sink.arrivals_ns if time_ns > at]
-    assert len(after) / (400 * NS_PER_MS - at - silence_ns) > 1e-6  # 2,000 a second, less noise
+    loaded(run, sink, meanwhile=meanwhile, duration_ms=10_000)
+    stopped_ns, again_ns = changed_ns
+    after = [time_ns for time_ns in sink.arrivals_ns if time_ns >= again_ns]
+    assert not [time_ns for time_ns in sink.arrivals_ns if stopped_ns < time_ns < again_ns]
+    # A hundred at 2,000 a second: 50 ms, with a standard deviation of 5 ms.
+    assert 25 * NS_PER_MS < after[99] - again_ns < 75 * NS_PER_MS
 
 
 def test_a_request_says_who_it_is():
@@ -309,7 +326,10 @@ def test_a_lost_connection_is_a_failure():
 
 def test_what_has_not_ended_after_the_drain_is_unfinished():
     outcome = loaded(
-        Run(QUICK, ARRIVALS["recorded"]), Sink(lambda connection: None), duration_ms=120
+        Run(QUICK, ARRIVALS["recorded"]),
+        Sink(lambda connection: None),
+        duration_ms=120,
+        drain_min_ns=0,
     )
     assert (outcome.counters["unfinished"], outcome.counters["cut"]) == (4, 0)
     assert outcome.counters["completed"] == outcome.counters["failed"] == 0
@@ -353,7 +373,8 @@ def test_a_load_that_is_stopped_does_not_wait_for_ever():
         await until(lambda: load.counters()["requests"] >= 5)
         load.stop()
 
-    outcome = loaded(run, Sink(lambda connection: None), meanwhile=meanwhile, duration_ms=600_000)
+    options = {"duration_ms": 600_000, "drain_min_ns": 0}
+    outcome = loaded(run, Sink(lambda connection: None), meanwhile=meanwhile, **options)
     assert outcome.counters["unfinished"] == outcome.counters["sent"] > 0
 
 
@@ -364,12 +385,11 @@ def test_a_load_that_is_stopped_waits_for_what_it_sent():
     async def meanwhile(load):
         await asyncio.sleep(0.05)
         load.stop()
-        await asyncio.sleep(0.02)
+        await until(lambda: len(held) == load.counters()["requests"])
         for connection in held:
             connection.respond(200, ())
 
-    options = {"duration_ms": 5_000, "drain_min_ns": 5_000 * NS_PER_MS}
-    outcome = loaded(run, Sink(held.append), meanwhile=meanwhile, **options)
+    outcome = loaded(run, Sink(held.append), meanwhile=meanwhile, duration_ms=5_000)
     assert outcome.counters["sent"] == outcome.counters["completed"] == len(held) > 0
 
 
@@ -409,9 +429,19 @@ def test_an_arrival_that_is_late_is_sent_before_the_load_ends():
 
 def test_a_load_is_sent_when_it_is_meant_to_be():
     run = Run(QUICK, {"poisson": 300}, seed=SEED)
-    outcome = loaded(run, Sink(), duration_ms=500)
-    # Alone it is a tenth of this; a test machine has other things to do.
-    assert 0 <= outcome.load["lag_p50_ns"] < 5 * NS_PER_MS
+    late_s = []
+
+    async def meanwhile(load):
+        loop = asyncio.get_running_loop()
+        while not load._stopped:
+            due_s = loop.time() + 0.002
+            await asyncio.sleep(0.002)
+            late_s.append(loop.time() - due_s)
+
+    outcome = loaded(run, Sink(), meanwhile=meanwhile, duration_ms=500)
+    # As late as any timer of this loop, on a machine that has other things to do.
+    allowed_ns = 2 * NS_PER_MS + 3e9 * float(np.median(late_s))
+    assert 0 <= outcome.load["lag_p50_ns"] < allowed_ns
     assert outcome.load["connections_peak"] >= 1
 
 

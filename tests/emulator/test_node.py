@@ -11,7 +11,8 @@ from mesh_scenarios import pair
 from emulator.running.budget import PROCESSES_MAX, assign, choose_dilation, hop_rates
 from emulator.running.lag import LagProbe
 from emulator.running.messages import Answer, Peer, PeerLost, SocketCarrier, pack, unpack
-from emulator.running.node import Node, NodeSpec, compiled_of
+from emulator.running.node import Node
+from emulator.running.node_spec import NodeSpec, compiled_of
 from meshsim.errors import ConfigError, MeshsimError
 from meshsim.meshes import resolve
 from meshsim.state.record import WINDOW_DTYPE
@@ -68,6 +69,29 @@ def test_a_large_answer_arrives_whole():
             answers = await asyncio.gather(*(asker.ask("report", number=i) for i in range(3)))
         assert [answer.values["twice"] for answer in answers] == [0, 2, 4]
         assert all((answer.arrays["large"] == large).all() for answer in answers)
+
+    asyncio.run(run())
+
+
+def test_a_question_ends_when_its_asker_is_cancelled_as_the_answer_comes():
+    """Else what asks in a loop goes on for ever, and with it the run that waits for its end."""
+
+    class Deaf:
+        def send(self, message):
+            pass
+
+        def close(self):
+            pass
+
+    async def run():
+        peer = Peer("there")
+        peer.carry(Deaf())
+        asking = asyncio.ensure_future(peer.ask("now"))
+        await asyncio.sleep(0)
+        peer.receive(pack({"answer": 1, "values": {}}))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
     asyncio.run(run())
 

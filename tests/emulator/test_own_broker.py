@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 
 import aiomqtt
 import pytest
@@ -44,7 +46,8 @@ async def retained(url):
         await client.subscribe(Topics(None).config(PROXY, "+"), qos=1)
         with contextlib.suppress(TimeoutError):
             while True:
-                message = await asyncio.wait_for(anext(aiter(client.messages)), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    message = await anext(aiter(client.messages))
                 topics.append(message.topic.value)
     return topics
 
@@ -83,6 +86,27 @@ def test_two_meshes_on_one_broker_do_not_meet(tmp_path):
         assert result.emulation["configuration_version"] == 2
         (notice,) = [text for text in result.notices if text.startswith("configuration 2 was")]
         assert "effective at 1 of 1 proxies" in notice
+
+
+@needs_mosquitto
+def test_what_a_killed_harness_left_on_the_broker_harms_no_other_run(tmp_path):
+    scenario = tmp_path / "pair.yaml"
+    scenario.write_text(PAIR)
+    with mosquitto(tmp_path) as url:
+        command = [sys.executable, "-m", "meshsim", "emulate", str(scenario), "--broker", url]
+        killed = subprocess.Popen([*command, "--dilation", "1", "--duration", "600s"])
+        try:
+            while killed.poll() is None and len(asyncio.run(retained(url))) < 4:
+                pass  # each look takes a while
+        finally:
+            killed.kill()
+            killed.wait()
+        left = asyncio.run(retained(url))
+        result = emulate(pair(), "1s", 1, broker=url, dilation=1.0, progress=False)
+        assert sorted(asyncio.run(retained(url))) == sorted(left)
+    assert len(left) == 4  # one of each type, of a mesh whose name no other run has
+    assert_accounted(result)
+    assert result.emulation["accounting"]["failed"] == 0
 
 
 @needs_mosquitto

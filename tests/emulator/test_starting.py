@@ -16,7 +16,8 @@ from run_leftovers import leftovers, wait_for
 
 from emulator.control.broker import Broker
 from emulator.running.harness import Emulation, emulate
-from emulator.running.node import Node, NodeSpec
+from emulator.running.node import Node
+from emulator.running.node_spec import NodeSpec
 from meshsim.errors import MeshsimError
 from meshsim.meshes import resolve
 
