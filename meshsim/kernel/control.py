@@ -1,12 +1,12 @@
 """The running mesh as the slow world sees it: named parts, and verbs that change them.
 
 Rule: a process holds names; the control finds rows.  What changes is the truth (endpoints,
-rates); what proxies believe changes only through membership, which `add_replicas` and
-`withdraw` update at once in every proxy.
+rates); what proxies believe changes only through discovery, by which `add_replicas`, `withdraw` and
+`set_health` tell every proxy at once.
 
 The verbs are those of a mesh on real sockets as well (`emulator.running.faults.LiveControl`, which
-names its own beside them), but for `add_replicas`, `remove_replicas` and `cpu_ns`; there the bus
-decides the delays of `push_weights`.
+names its own beside them), but for `add_replicas`, `remove_replicas`, `cpu_ns` and `set_health`;
+there the bus decides the delays of `push_weights`.
 
 Examples
 --------
