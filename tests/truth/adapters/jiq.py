@@ -37,7 +37,6 @@ def study(case: Case) -> Replicated | Claims:
         replications_max=replications_within(count * load * _DURATION),
         about=f"{count} servers, {clients} clients, {_DURATION:.0f} services, a third deleted",
         cheap=False,
-        pilot=False,
     )
 
 
