@@ -21,7 +21,8 @@ certificates                    what the proxies hold by now
 =============================== ============================================================
 
 `LiveControl` says which of them are live-only.  Replicas have processes and ports from the start,
-so the simulator's `add_replicas` and `remove_replicas` are refused here.
+so the simulator's `add_replicas` and `remove_replicas` are refused here; so is `set_health`, as the
+control plane names endpoints or does not, and says nothing of their health.
 
 Examples
 --------
@@ -55,8 +56,8 @@ class LiveControl:
 
     Live-only, so that a script for both planes does without them: `kill_proxy`, `flap`,
     `kill_node`, `restart_node`, `partition`, `heal`, `expire_certificate`, `renew_certificate`,
-    `certificates`, `kill_broker`, `restart_broker`.  Simulated only: `add_replicas` and
-    `remove_replicas`, which raise ConfigError here.
+    `certificates`, `kill_broker`, `restart_broker`.  Simulated only: `add_replicas`,
+    `remove_replicas` and `set_health`, which raise ConfigError here.
 
     Parameters
     ----------
@@ -161,6 +162,21 @@ class LiveControl:
         names = self._endpoints(service, **where)
         self._withdrawn = self._withdrawn - set(names) if healthy else self._withdrawn | set(names)
         self._run.push(withdrawn=frozenset(self._withdrawn))
+
+    async def set_health(
+        self, service: str | None = None, status: str = "UNHEALTHY", **where: Any
+    ) -> None:
+        """Refuse: live proxies judge health themselves; `withdraw` and `fail` are there instead.
+
+        Raises
+        ------
+        ConfigError
+            Always.
+        """
+        message = "set_health is simulated only: discovery says nothing of the health of endpoints"
+        allowed = "withdraw, fail and kill; health checks and outlier detection see those"
+        found = f"{status} for {service or where}"
+        raise ConfigError([Problem(message, found=found, allowed=allowed)])
 
     async def set_weights(self, service: str, weights: Mapping[str, int]) -> None:
         """Push new weights of every split to `service`, by subset name.

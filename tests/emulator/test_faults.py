@@ -341,6 +341,12 @@ def test_a_live_mesh_does_not_scale(verb):
         asyncio.run(refused)
 
 
+def test_a_live_mesh_is_not_told_of_health():
+    refused = LiveControl(None).set_health("back", "DEGRADED", replica=0)
+    with pytest.raises(ConfigError, match=r"set_health is simulated only.*DEGRADED.*withdraw"):
+        asyncio.run(refused)
+
+
 def verbs_of(control):
     """Return the names of a control's verbs."""
     return {
