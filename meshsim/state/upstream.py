@@ -85,9 +85,6 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("slow_start_window_ns", "i8"),  # 0: off
         ("slow_start_aggression", "f8"),
         ("slow_start_min_weight", "f8"),  # share of the weight, 0 to 1
-        ("locality", "i4"),  # LOCALITY_CONFIG; NO_INDEX: its members are not grouped
-        ("distinct_choices", "i4"),  # oracles: 1: the second of two draws is another
-        ("view_interval_ns", "i8"),  # ORACLE_STALE_QUEUE: between two looks at the loads
         ("active_request_bias", "f8"),
         ("decay_ns", "f8"),  # of the peak EWMA
         ("default_rtt_ns", "f8"),
@@ -107,6 +104,9 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("custom_pick", "i8"),  # addresses of custom policies; 0: none
         ("custom_learn", "i8"),
         ("custom_admit", "i8"),
+        ("locality", "i4"),  # LOCALITY_CONFIG; NO_INDEX: its members are not grouped
+        ("distinct_choices", "i4"),  # oracles: 1: the second of two draws is another
+        ("view_interval_ns", "i8"),  # ORACLE_STALE_QUEUE: between two looks at the loads
     ],
     align=True,
 )
