@@ -137,10 +137,10 @@ def engine_runs(
         for name in WINDOW_DTYPE.names:
             windows[name][row] = record.windows[name][first_window:].sum(axis=0)
         histograms[row] = record.window_histogram.dense()[first_window:].sum(axis=0)
-    before = SEGMENT_STARTS.index(first_window) - 1
-    served = [r.endpoints["requests"][-1] - r.endpoints["requests"][before] for r in result.records]
+    before = SEGMENT_STARTS.index(first_window)
+    served = [np.diff(r.endpoints["requests"], axis=0, prepend=0)[before:] for r in result.records]
     measured_ms = duration_ms * (1 - first_window / WINDOW_COUNT)
-    return EngineRuns(windows, histograms, np.array(served), measured_ms)
+    return EngineRuns(windows, histograms, np.array(served).sum(axis=1), measured_ms)
 
 
 @dataclass

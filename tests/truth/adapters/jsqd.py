@@ -1,20 +1,22 @@
-"""Power of d choices: the least busy of d random hosts, drawn with replacement as Envoy does.
+"""Power of d choices: the least busy of d random hosts.
 
-Two distinct hosts are drawn by an oracle only; with one client both know the same.
+Drawn with replacement it is Envoy's LEAST_REQUEST; two distinct hosts are a policy of our own.
 """
 
 import re
 from collections.abc import Callable
 
 import numpy as np
-from theory_scenarios import balanced
+from theory_scenarios import balanced, exponential, poisson, station
 from truth_cases import Case
 from truth_metrics import threshold_of
 from truth_runs import Values, snapshot_runs
 from truth_scenarios import queue_study, replications_within
 from truth_study import NotYet, Replicated, key_of
 
+import meshsim as ms
 from meshsim import theory
+from meshsim.rng import next_index
 
 #: A large system that begins empty is within 0.3 % of its mean field after 6.5 / (1 - load) mean
 #: services (its differential equation, at loads from .5 to .99): that half is deleted.
@@ -25,24 +27,33 @@ _FIRST_WINDOW = 30
 _SOLVED_SERVERS = 3
 
 
+@ms.policy.load_balancer
+def least_busy_of_two_distinct(hosts, members, request, memory, now_ns, rng):
+    first = next_index(rng, len(members))
+    second = next_index(rng, len(members) - 1)
+    if second >= first:
+        second += 1
+    active = hosts["requests_active"]
+    return second if active[members[second]] < active[members[first]] else first
+
+
 def study(case: Case) -> Replicated:
     params = case.params
     if params.get("mu", 1.0) != 1:
         raise NotYet("servers of mean service 1")
-    distinct = "replacement" not in params.get("sampling", "with replacement")
-    if distinct and params.get("d", 2) != 2:
-        raise NotYet("distinct choices are two")
+    if _is_distinct(params) and (params.get("d", 2) != 2 or params["n"] == 1):
+        raise NotYet("no load balancer compares more than two *distinct* random hosts")
     if case.metric.startswith("fraction of servers"):
         return _tail(case)
     count, load, choices = _sizes(params)
     return queue_study(
         case,
-        lambda: _scenario(count, load, choices, distinct),
+        lambda: _scenario(params),
         load * count,
         load,
         requests=_requests(count, load),
         visits=2.0,
-        second=None if distinct else _second(count, load, choices),
+        second=None if _is_distinct(params) else _second(count, load, choices),
         cheap=False,
         first_window=_FIRST_WINDOW,
     )
@@ -58,9 +69,15 @@ def _sizes(params: dict) -> tuple[int, float, int]:
     return count, load, params.get("d", 2)
 
 
-def _scenario(count: int, load: float, choices: int, distinct: bool = False):
-    if distinct:
-        return balanced(load * count, count, "ORACLE_SHORTEST_QUEUE", distinct_choices=True)
+def _is_distinct(params: dict) -> bool:
+    return "replacement" not in params.get("sampling", "with replacement")
+
+
+def _scenario(params: dict):
+    count, load, choices = _sizes(params)
+    if _is_distinct(params):
+        policy = {"load_balancing": least_busy_of_two_distinct}
+        return station(poisson(load * count), exponential(), policy, replicas=count)
     return balanced(load * count, count, "LEAST_REQUEST", choice_count=choices)
 
 
@@ -84,12 +101,12 @@ def _second(count: int, load: float, choices: int) -> Callable[[], tuple[float, 
 
 def _tail(case: Case) -> Replicated:
     """Return the share of hosts with at least so many requests, over time."""
-    count, load, choices = _sizes(case.params)
+    count, load, _ = _sizes(case.params)
     level = int(threshold_of(case.metric) or 0)
     duration = _duration(load)
 
     def run(seed: int, replications: int) -> Values:
-        scenario = _scenario(count, load, choices)
+        scenario = _scenario(case.params)
         return snapshot_runs(scenario, duration, duration / 2, seed, replications)
 
     def read(runs: Values) -> np.ndarray:

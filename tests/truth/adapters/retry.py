@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 from theory_scenarios import poisson, topology
 from truth_cases import Case
+from truth_laws import number_after
 from truth_metrics import ratio
 from truth_runs import EngineRuns, compiled, traced
 from truth_scenarios import queue_study
@@ -23,7 +24,10 @@ def study(case: Case) -> Replicated | Exact:
     if "attempts_per_layer" in params:
         return Exact(lambda: _layers(params), "one request")
     if "budget_percent" in params and "Envoy" in case.model:
-        return _budget(case)
+        budget = {"budget_percent": float(params["budget_percent"]), "min_retry_concurrency": 0}
+        return _budget(case, {"retry_budget": budget})
+    if "retryRatio" in params and "Finagle" in case.model:
+        return _token_budget(case)
     if case.model == "independent failures":
         return _independent(case)
     if "retrial" in case.model:
@@ -92,10 +96,16 @@ def _layers(params: dict) -> float:
     return float(kernel.state.endpoints["requests"][leaf])
 
 
-def _budget(case: Case) -> Replicated:
-    """Everything fails, after the same time; retries are a share of what is active."""
-    budget = {"budget_percent": float(case.params["budget_percent"]), "min_retry_concurrency": 0}
-    policy = _retrying(_RETRIES_MAX, retry_budget=budget)
+def _token_budget(case: Case) -> Replicated:
+    """Every first try deposits a share of a retry; nothing is there without."""
+    least = number_after(case.model, "minRetriesPerSecond")
+    budget = {"retry_ratio": case.params["retryRatio"], "min_retries_per_second": int(least or 0)}
+    return _budget(case, {"retry_throttling": {"token_budget": budget}})
+
+
+def _budget(case: Case, breakers: dict) -> Replicated:
+    """Everything fails, after the same time; how often it is tried again, a budget says."""
+    policy = _retrying(_RETRIES_MAX, **breakers)
     body = {"concurrency": _MANY, "steps": [{"sleep": "10ms"}, {"call": "broken"}]}
     rate = _IN_FLIGHT / 10
     return queue_study(
