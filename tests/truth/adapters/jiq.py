@@ -11,8 +11,10 @@ from meshsim.kernel.owner import Kernel
 from meshsim.topology.model import Topology
 
 NS_PER_MS = 1_000_000
-#: Mean services of a replication; the first third is deleted.
-_DURATION = 150.0
+#: Mean services of a replication at least; the first third is deleted.
+_DURATION_MIN = 600.0
+#: Deleted are this many relaxation times, 1 / (1 - load)^2 mean services.
+_RELAXATIONS = 2.0
 #: The published comparison, where a case leaves its sizes to its text.
 _COMPARED = {"n": 500, "m": 50, "lam": 0.9}
 
@@ -34,10 +36,15 @@ def study(case: Case) -> Replicated | Claims:
         run=run,
         read=lambda runs: runs.values[:, int(occupied)],
         load=load,
-        replications_max=replications_within(count * load * _DURATION),
-        about=f"{count} servers, {clients} clients, {_DURATION:.0f} services, a third deleted",
+        replications_max=replications_within(count * load * _duration(load)),
+        about=f"{count} servers, {clients} clients, {_duration(load):.0f} services, a third away",
         cheap=False,
     )
+
+
+def _duration(load: float) -> float:
+    """Return how long a replication is [mean services]."""
+    return max(_DURATION_MIN, 3 * _RELAXATIONS / (1 - load) ** 2)
 
 
 def _scenario(policy: str, count: int, clients: int, load: float) -> Topology:
@@ -55,6 +62,7 @@ def _runs(
 ) -> Values:
     """Return the mean sojourn [ms] and the share of picks that found an idle server (R, 2)."""
     scenario = compiled(_scenario(policy, count, clients, load))
+    end_ns = round(_duration(load) * NS_PER_MS)
 
     def totals(kernel: Kernel) -> np.ndarray:
         hosts = kernel.state.hosts
@@ -64,10 +72,10 @@ def _runs(
         return np.array([answered, hosts["latency_sum_ns"].sum(), sent, idle], float)
 
     def one(number: int) -> np.ndarray:
-        kernel = Kernel(scenario, seed, number, round(_DURATION * NS_PER_MS))
-        assert kernel.advance_to(round(_DURATION / 3 * NS_PER_MS))
+        kernel = Kernel(scenario, seed, number, end_ns)
+        assert kernel.advance_to(end_ns // 3)
         before = totals(kernel)
-        assert kernel.advance_to(round(_DURATION * NS_PER_MS))
+        assert kernel.advance_to(end_ns)
         answered, latency_ns, sent, idle = totals(kernel) - before
         return np.array([latency_ns / answered / NS_PER_MS, idle / sent])
 
