@@ -162,16 +162,25 @@ class Mesh:
         deadline_ns = self.engine.sent(request.exchange, host, self.now_ns)
         if deadline_ns != NEVER_NS:
             self.at(deadline_ns, self.on_per_try_timeout, request, request.try_number)
+        self.serve(request)
+
+    def serve(self, request):
+        """Let the endpoint of the live try work, or fail at once by the coin of the try."""
         task_key = mix_in(np.uint64(request.key), request.try_number)
         coin = key_uniform(np.uint64(mix_in(np.uint64(task_key), PURPOSE_FAULT << 24)))
         failed = coin < self.error_rate
         time_ns = self.now_ns + (0 if failed else self.sleep_ns(request.endpoint))
         self.at(time_ns, self.done, request, request.try_number, 500 if failed else 200)
 
-    def done(self, request, try_number, status):
-        if request.exchange is None or request.try_number != try_number or request.sent_ns is None:
+    def is_live(self, request, try_number):
+        """Tell whether this try is still waited for."""
+        live = request.exchange is not None and request.try_number == try_number
+        return live and request.sent_ns is not None
+
+    def done(self, request, try_number, status, reset=RESET_NONE):
+        if not self.is_live(request, try_number):
             return
-        decision = self.tell(request, STIMULUS_RESPONSE, status)
+        decision = self.tell(request, STIMULUS_RESPONSE, status, reset)
         self._settle(request, "response", status >= 500)
         self.act(request, decision)
 
@@ -183,7 +192,7 @@ class Mesh:
             self.act(request, self.tell(request, STIMULUS_BACK_OFF_EXPIRED))
 
     def on_per_try_timeout(self, request, try_number):
-        if request.exchange is None or request.try_number != try_number or request.sent_ns is None:
+        if not self.is_live(request, try_number):
             return
         self.abandon(request)
         self.act(request, self.tell(request, STIMULUS_PER_TRY_TIMEOUT))

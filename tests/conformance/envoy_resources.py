@@ -1,0 +1,286 @@
+"""A policy of ours as Envoy's resources, in the JSON form of a static bootstrap.
+
+Rule: what a policy leaves unsaid stays unsaid, so that Envoy's own default is what ours is
+compared with; "no limit" of ours is Envoy's largest number.
+"""
+
+from meshsim.controlplane.configuration import destinations, mirror_names
+
+_TYPE = "type.googleapis.com/envoy."
+_EXTENSIONS = f"{_TYPE}extensions."
+_UNLIMITED = 2**32 - 1
+_MILLION = 1_000_000
+_REDIRECTS = {
+    301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER", 307: "TEMPORARY_REDIRECT",
+    308: "PERMANENT_REDIRECT",
+}  # fmt: skip
+#: Header that carries the response flags to the client.
+FLAGS = "x-flags"
+#: Name of the listener, and prefix of its counters.
+OUTBOUND = "out"
+
+
+def seconds(duration_ns):
+    return f"{duration_ns / 1e9:.9f}s"
+
+
+def extension(name, kind, **fields):
+    """Return a typed extension; `kind` is its message below ``envoy.extensions``."""
+    return {"name": name, "typed_config": {"@type": _EXTENSIONS + kind, **fields}}
+
+
+def percent(share):
+    return {"numerator": round(share * _MILLION / 100), "denominator": "MILLION"}
+
+
+def address(host, port):
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _stated(model, *names):
+    """Return the fields of `model` that were said, of `names` if any are given."""
+    fields = model.model_dump(exclude_none=True)
+    return {name: value for name, value in fields.items() if not names or name in names}
+
+
+# --- Clusters -------------------------------------------------------------------------------
+
+
+def cluster(name, policy, endpoints):
+    """Return a cluster of `endpoints` (name, port, weight) under a `ClusterPolicy`."""
+    balancing = policy.load_balancing
+    common = {}
+    if balancing.healthy_panic_threshold is not None:
+        common["healthy_panic_threshold"] = {"value": balancing.healthy_panic_threshold}
+    if balancing.hash_balance_factor is not None:
+        common["consistent_hashing_lb_config"] = {
+            "hash_balance_factor": balancing.hash_balance_factor
+        }
+    resource = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "common_lb_config": common,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [_endpoint(item) for item in endpoints]}],
+        },
+        **_balancing(balancing),
+        **_breakers(policy.circuit_breakers),
+    }
+    if policy.outlier_detection is not None:
+        resource["outlier_detection"] = _outliers(policy.outlier_detection)
+    return resource
+
+
+def _endpoint(item):
+    hash_key = {"envoy.lb": {"hash_key": item.name}}
+    return {
+        "endpoint": {"address": address(item.host, item.port)},
+        "load_balancing_weight": item.weight,
+        "metadata": {"filter_metadata": hash_key},
+    }
+
+
+def _balancing(settings):
+    if settings.policy == "LEAST_REQUEST":
+        fields = _stated(settings, "choice_count", "selection_method")
+        if settings.active_request_bias is not None:
+            bias = {"default_value": settings.active_request_bias, "runtime_key": "bias"}
+            fields["active_request_bias"] = bias
+        kind = "load_balancing_policies.least_request.v3.LeastRequest"
+        item = {"typed_extension_config": extension("least_request", kind, **fields)}
+        return {"load_balancing_policy": {"policies": [item]}}
+    resource = {"lb_policy": settings.policy}
+    if settings.policy == "RING_HASH":
+        fields = _stated(settings, "minimum_ring_size", "maximum_ring_size")
+        resource["ring_hash_lb_config"] = fields
+    if settings.policy == "MAGLEV":
+        resource["maglev_lb_config"] = _stated(settings, "table_size")
+    return resource
+
+
+def _breakers(breakers):
+    names = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    limits = {name: getattr(breakers, name) for name in names}
+    fields = {name: _UNLIMITED if limit is None else limit for name, limit in limits.items()}
+    if breakers.retry_budget is not None:
+        fields["retry_budget"] = {
+            "budget_percent": {"value": breakers.retry_budget.budget_percent},
+            "min_retry_concurrency": breakers.retry_budget.min_retry_concurrency,
+        }
+    return {"circuit_breakers": {"thresholds": [fields]}}
+
+
+def _outliers(rule):
+    durations = ("interval", "base_ejection_time", "max_ejection_time", "max_ejection_time_jitter")
+    fields = _stated(rule)
+    return {name: seconds(value) if name in durations else value for name, value in fields.items()}
+
+
+# --- Routes ---------------------------------------------------------------------------------
+
+
+def routes(service, table, policies):
+    """Return the route table of `service`; `policies` are those of the clusters by name."""
+    return [
+        {"match": matched, **_action(service, route, policies), **_filters(route)}
+        for route in table
+        for matched in ([_match(item) for item in route.match] or [{"prefix": "/"}])
+    ]
+
+
+def _string(match):
+    if match.regex is not None:
+        return {"safe_regex": {"regex": match.regex}}
+    kind = "exact" if match.exact is not None else "prefix"
+    return {kind: getattr(match, kind)}
+
+
+def _condition(name, match, value="string_match"):
+    """Return the matcher of a header or of a query parameter."""
+    fields = {"present_match": match.present} if match.present is not None else {}
+    fields = fields or {value: _string(match)}
+    if match.invert:
+        fields["invert_match"] = True
+    return {"name": name, **fields}
+
+
+def _match(item):
+    matched = {"prefix": "/"}
+    if item.path is not None:
+        ((kind, text),) = _string(item.path).items()
+        matched = {"path" if kind == "exact" else kind: text}
+    if item.ignore_case:
+        matched["case_sensitive"] = False
+    headers = {":method": item.method, ":authority": item.authority, **item.headers}
+    conditions = [_condition(name, match) for name, match in headers.items() if match is not None]
+    query = [_condition(name, match) for name, match in item.query.items()]
+    return {**matched, "headers": conditions, "query_parameters": query}
+
+
+def _action(service, route, policies):
+    if route.direct_response is not None:
+        return {"direct_response": {"status": route.direct_response}}
+    if route.redirect is not None:
+        redirect = {"response_code": _REDIRECTS[route.redirect.response_code]}
+        if route.redirect.host is not None:
+            redirect["host_redirect"] = route.redirect.host
+        if route.redirect.path is not None:
+            redirect["path_redirect"] = route.redirect.path
+        return {"redirect": redirect}
+    names = list(destinations(service, route))
+    action = {"timeout": seconds(route.timeout or 0)}
+    if len(names) == 1:
+        action["cluster"] = names[0]
+    else:
+        weights = [item.weight for item in route.split]
+        clusters = [{"name": n, "weight": w} for n, w in zip(names, weights, strict=True)]
+        action["weighted_clusters"] = {"clusters": clusters}
+    if route.retry is not None:
+        action["retry_policy"] = _retry(route.retry)
+    if route.mirrors:
+        action["request_mirror_policies"] = [
+            {
+                "cluster": name,
+                "runtime_fraction": {"default_value": percent(mirror.percentage)},
+            }
+            for mirror, name in zip(route.mirrors, mirror_names(service, route), strict=True)
+        ]
+    header = policies[names[0]].load_balancing.hash_header
+    if header is not None:
+        action["hash_policy"] = [{"header": {"header_name": header}}]
+    return {"route": action}
+
+
+def _retry(retry):
+    fields = _stated(retry, "num_retries", "retriable_status_codes")
+    fields["retry_on"] = ",".join(retry.retry_on or ())
+    if retry.per_try_timeout is not None:
+        fields["per_try_timeout"] = seconds(retry.per_try_timeout)
+    if retry.base_interval is not None:
+        intervals = {"base_interval": seconds(retry.base_interval)}
+        if retry.max_interval is not None:
+            intervals["max_interval"] = seconds(retry.max_interval)
+        fields["retry_back_off"] = intervals
+    if retry.previous_hosts:
+        kind = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
+        name = "envoy.retry_host_predicates.previous_hosts"
+        fields["retry_host_predicate"] = [extension(name, kind)]
+        fields["host_selection_retry_max_attempts"] = retry.host_selection_retry_max_attempts or 1
+    return fields
+
+
+def _filters(route):
+    filters = {}
+    if route.fault is not None:
+        filters["envoy.filters.http.fault"] = _fault(route.fault)
+    if route.rate_limit is not None:
+        filters["envoy.filters.http.local_ratelimit"] = _rate_limit(route.rate_limit)
+    return {"typed_per_filter_config": filters} if filters else {}
+
+
+def _fault(fault):
+    fields = {"@type": f"{_EXTENSIONS}filters.http.fault.v3.HTTPFault"}
+    if fault.delay is not None:
+        delay = seconds(fault.delay.fixed_delay)
+        fields["delay"] = {"fixed_delay": delay, "percentage": percent(fault.delay.percentage)}
+    if fault.abort is not None:
+        status = fault.abort.http_status
+        fields["abort"] = {"http_status": status, "percentage": percent(fault.abort.percentage)}
+    if fault.max_active_faults is not None:
+        fields["max_active_faults"] = fault.max_active_faults
+    return fields
+
+
+def _rate_limit(limit):
+    bucket = limit.token_bucket
+    fields = {
+        "@type": f"{_EXTENSIONS}filters.http.local_ratelimit.v3.LocalRateLimit",
+        "stat_prefix": "limit",
+        "token_bucket": {
+            "max_tokens": bucket.max_tokens,
+            "tokens_per_fill": bucket.tokens_per_fill or 1,
+            "fill_interval": seconds(bucket.fill_interval),
+        },
+    }
+    for name in ("filter_enabled", "filter_enforced"):
+        share = getattr(limit, name)
+        fields[name] = {"default_value": percent(100 if share is None else share)}
+    return fields
+
+
+# --- Listeners ------------------------------------------------------------------------------
+
+
+def listener(table, workers=1, filters=(), transport=None):
+    """Return the listener ``out`` with a table of Envoy routes, and its HTTP filters."""
+    chain = [
+        *filters,
+        extension("envoy.filters.http.fault", "filters.http.fault.v3.HTTPFault"),
+        extension(
+            "envoy.filters.http.local_ratelimit",
+            "filters.http.local_ratelimit.v3.LocalRateLimit",
+            stat_prefix="unlimited",
+        ),
+        extension("envoy.filters.http.router", "filters.http.router.v3.Router"),
+    ]
+    hosts = {"name": "all", "domains": ["*"], "routes": table}
+    told = {"header": {"key": FLAGS, "value": "%RESPONSE_FLAGS%"}}
+    manager = extension(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=OUTBOUND,
+        route_config={"virtual_hosts": [hosts], "response_headers_to_add": [told]},
+        http_filters=chain,
+    )
+    accepted = {"filters": [manager]}
+    if transport is not None:
+        accepted["transport_socket"] = transport
+    return {
+        "name": OUTBOUND,
+        "address": address("127.0.0.1", 0),
+        # With one worker nobody else may bind the port beside this process.
+        "enable_reuse_port": workers > 1,
+        "filter_chains": [accepted],
+    }

@@ -1,0 +1,270 @@
+"""One scenario on two planes: real Envoy on sockets, and our policy engine in virtual time.
+
+Rule: both are told the same policy (`Scenario`), meet endpoints that follow the same script,
+and get the same schedule of requests.  What they counted carries Envoy's names on both sides.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import envoy_resources
+import numpy as np
+from engine_mesh import NOBODY, Mesh, Request
+from engine_rows import cluster, configuration, endpoints, route
+from envoy_process import Envoy
+from wire import Answer, Ask, Endpoints, Reply, Visit, drive
+
+from emulator.decisions.engine import ProxyEngine, run_seed_of
+from meshsim.meshes.defaults import ENVOY_OUTLIER_DETECTION
+from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_RESET, STIMULUS_RESPONSE
+from meshsim.rng import mix, mix_in
+from meshsim.state.codes import (
+    FLAG_NAMES,
+    RESET_NONE,
+    RESET_OVERFLOW,
+    RESET_RATELIMITED,
+    RESET_REMOTE,
+)
+from meshsim.topology.model import ClusterPolicy, Route
+
+#: The service that is called; its cluster has the same name.
+SERVICE = "b"
+_EJECTION_TIME_MAX_NS = 300_000_000_000
+_S = 1_000_000_000
+
+
+def answers_well(endpoint, number, tries):
+    """Answer 200 at once: the script of endpoints that have none."""
+    return Reply()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A policy, the endpoints under it, and a schedule.
+
+    Parameters
+    ----------
+    asks : sequence of Ask
+    callers : int
+        0: an open loop; else how many ask one after the other.
+    policies : mapping of str to ClusterPolicy
+        Of the clusters by name.
+    members : mapping of str to tuple of EndpointAddress
+    table : tuple of Route
+    script : callable
+        (endpoint, number of the request, tries before) -> Reply.
+    workers : int
+        Of Envoy.
+    seed : int
+        Of our engine.
+    """
+
+    asks: Sequence[Ask]
+    callers: int = 1
+    policies: Mapping[str, ClusterPolicy] = field(default_factory=lambda: {SERVICE: cluster()})
+    members: Mapping[str, tuple] = field(default_factory=dict)
+    table: tuple[Route, ...] = field(default_factory=lambda: (route(),))
+    script: Callable[[str, int, int], Reply] = answers_well
+    workers: int = 1
+    seed: int = 1
+
+    def endpoints_of(self, name):
+        """Return the members of a cluster; by default three of equal weight."""
+        return self.members.get(name) or endpoints(*(f"{name}-v1-{i}" for i in range(3)))
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a scenario on one plane.
+
+    `counters` are Envoy's, of clusters as ``CLUSTER.NAME``, of filters as ``NAME``; a counter
+    that is missing is 0.  `visits` are by number of the request, times as those of `answers`.
+    """
+
+    answers: list[Answer]
+    visits: dict[int, list[Visit]]
+    counters: Counter
+
+    def outcomes(self):
+        """Count the pairs (status, flag)."""
+        return Counter((answer.status, answer.flag) for answer in self.answers)
+
+    def picks(self):
+        """Return which endpoint answered, in the order of the requests."""
+        return [answer.endpoint for answer in self.answers]
+
+    def shares(self):
+        """Count the answers by endpoint."""
+        return Counter(self.picks())
+
+    def of(self, *names):
+        """Return counters of the service's cluster."""
+        return {name: self.counters[f"{SERVICE}.{name}"] for name in names}
+
+
+# --- Envoy ----------------------------------------------------------------------------------
+
+
+def _listening(scenario):
+    """Return the scenario with its endpoints on ports of this machine, and their sockets."""
+    sockets, members = {}, {}
+    for name in scenario.policies:
+        placed = []
+        for item in scenario.endpoints_of(name):
+            sockets[item.name] = socket.create_server(("127.0.0.1", 0), backlog=512)
+            port = sockets[item.name].getsockname()[1]
+            placed.append(dataclasses.replace(item, port=port))
+        members[name] = tuple(placed)
+    return dataclasses.replace(scenario, members=members), sockets
+
+
+def _static_resources(scenario):
+    table = envoy_resources.routes(SERVICE, scenario.table, scenario.policies)
+    return {
+        "listeners": [envoy_resources.listener(table, scenario.workers)],
+        "clusters": [
+            envoy_resources.cluster(name, policy, scenario.members[name])
+            for name, policy in scenario.policies.items()
+        ],
+    }
+
+
+def play_envoy(binary, scenario):
+    """Play on real Envoy."""
+    scenario, sockets = _listening(scenario)
+    try:
+        with Envoy(binary, _static_resources(scenario), scenario.workers) as envoy:
+            port = envoy.port(envoy_resources.OUTBOUND)
+            answers, visits = asyncio.run(_play_on_sockets(scenario, sockets, port))
+            counters = envoy.counters()
+    finally:
+        for item in sockets.values():
+            item.close()
+    return Played(answers, visits, _renamed(counters))
+
+
+async def _play_on_sockets(scenario, sockets, port):
+    """Return the answers, and the visits by number of the request."""
+    servers = Endpoints(scenario.script)
+    await servers.serve(sockets)
+    try:
+        answers, origin_s = await drive(port, scenario.asks, scenario.callers)
+    finally:
+        await servers.close()
+    visits = {
+        number: [visit._replace(at_s=visit.at_s - origin_s) for visit in tries]
+        for number, tries in servers.visits.items()
+    }
+    return answers, visits
+
+
+def _renamed(counters):
+    """Return Envoy's counters by the names that ours have."""
+    prefixes = ("cluster.", f"http.{envoy_resources.OUTBOUND}.", "limit.")
+    found = Counter()
+    for name, value in counters.items():
+        for prefix in prefixes:
+            if name.startswith(prefix) and isinstance(value, int):
+                found[name.removeprefix(prefix)] += value
+    return found
+
+
+# --- Ours -----------------------------------------------------------------------------------
+
+
+class ScriptedMesh(Mesh):
+    """`Mesh` under a schedule, whose endpoints follow a script."""
+
+    def __init__(self, engine, scenario):
+        super().__init__(engine, SERVICE, None)
+        self._script = scenario.script
+        self._seed = scenario.seed
+        self._queue = enumerate(scenario.asks)
+        self.answers = []
+        self.visits = {}
+        for number, ask in self._queue if scenario.callers == 0 else ():
+            self.at(round(ask.at_s * _S), self.ask, number, ask)
+        for _ in range(scenario.callers):
+            self.at(0, self.ask_next)
+
+    def ask(self, number, ask):
+        key = int(mix_in(np.uint64(mix(np.uint64(self._seed))), number))
+        engine, now_ns = self.engine, self.now_ns
+        request = Request(
+            number, key, engine.start(SERVICE, ask.method, ask.path, ask.headers, key, now_ns)
+        )
+        request.began_ns, request.last_stimulus = now_ns, None
+        self.route(request)
+
+    def ask_next(self):
+        for number, ask in itertools.islice(self._queue, 1):
+            self.ask(number, ask)
+
+    def act(self, request, decision):
+        super().act(request, decision)
+        if decision.action == ACTION_RESPOND and request.number != NOBODY:
+            by_endpoint = request.last_stimulus == STIMULUS_RESPONSE
+            answer = Answer(
+                request.number,
+                request.began_ns / _S,
+                (self.now_ns - request.began_ns) / _S,
+                decision.status,
+                FLAG_NAMES[decision.response_flag],
+                request.endpoint if by_endpoint else "",
+            )
+            self.answers.append(answer)
+            self.ask_next()
+
+    def tell(self, request, stimulus, status=0, reset=RESET_NONE):
+        request.last_stimulus = stimulus
+        return super().tell(request, stimulus, status, reset)
+
+    def serve(self, request):
+        tries = self.visits.setdefault(request.number, [])
+        reply = self._script(request.endpoint, request.number, len(tries))
+        tries.append(Visit(self.now_ns / _S, request.endpoint, request.number))
+        time_ns = self.now_ns + round(reply.after_s * _S)
+        if reply.reset:
+            self.at(time_ns, self.on_lost, request, request.try_number)
+        else:
+            mark = RESET_OVERFLOW if "x-envoy-overloaded" in reply.headers else RESET_NONE
+            mark = RESET_RATELIMITED if "x-envoy-ratelimited" in reply.headers else mark
+            self.at(time_ns, self.done, request, request.try_number, reply.status, mark)
+
+    def on_lost(self, request, try_number):
+        if self.is_live(request, try_number):
+            decision = self.tell(request, STIMULUS_RESET, 0, RESET_REMOTE)
+            self.abandon(request)
+            self.act(request, decision)
+
+
+def _filled(policy):
+    """Return `policy` with our table of Envoy's defaults where outlier detection is stated."""
+    rule = policy.outlier_detection
+    if rule is None:
+        return policy
+    defaults = {name: item.value for name, item in ENVOY_OUTLIER_DETECTION.items()}
+    stated = rule.model_dump(exclude_none=True)
+    longest = max(_EJECTION_TIME_MAX_NS, rule.base_ejection_time or 0)
+    whole = {**defaults, "max_ejection_time": longest, **stated}
+    return policy.model_copy(update={"outlier_detection": rule.model_copy(update=whole)})
+
+
+def play_meshsim(scenario):
+    """Play on our engine, in virtual time."""
+    members = {name: scenario.endpoints_of(name) for name in scenario.policies}
+    policies = {name: _filled(policy) for name, policy in scenario.policies.items()}
+    told = configuration(policies, members, {SERVICE: scenario.table})
+    engine = ProxyEngine("a-v1-0", 0, run_seed_of(scenario.seed))
+    engine.apply(told, 0)
+    mesh = ScriptedMesh(engine, scenario)
+    mesh.run()
+    counters = Counter(engine.filter_counters())
+    for name, counts in engine.counters().items():
+        counters.update({f"{name}.{key}": value for key, value in counts.items()})
+    return Played(sorted(mesh.answers), mesh.visits, counters)

@@ -1,0 +1,108 @@
+"""Circuit breakers: who overflows, by counts that are equal to the last request.
+
+Requests arrive 10 ms apart and last half a second, so their order does not depend on the
+machine's mood.
+"""
+
+import pytest
+from engine_rows import cluster, endpoints, route
+from planes import SERVICE, Scenario, play_envoy, play_meshsim
+from wire import Ask, Reply
+
+ONE = endpoints("b-v1-0")
+WORK_S = 0.5
+CONNECTIONS = ("upstream_rq_total", "upstream_cx_total", "upstream_cx_overflow")
+RETRIES = ("upstream_rq_total", "upstream_rq_retry", "upstream_rq_retry_overflow")
+
+
+def overflows(referee, played):
+    """Count refused requests: by kind since 1.39, before that all as those that are pending."""
+    names = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
+    counts = played.of(*names)
+    return sum(counts.values()) if referee.release < (1, 39) else counts
+
+
+def works(endpoint, number, tries):
+    return Reply(after_s=WORK_S)
+
+
+def limited(asks, members=ONE, script=works, table=None, workers=1, **breakers):
+    """Scenario of one cluster with these circuit breakers."""
+    return Scenario(
+        asks,
+        callers=0,
+        policies={SERVICE: cluster(breakers=breakers)},
+        members={SERVICE: members},
+        table=(table or route(),),
+        script=script,
+        workers=workers,
+    )
+
+
+def spaced(count, first_s=0.0):
+    return [Ask(at_s=first_s + 0.01 * row) for row in range(count)]
+
+
+def compare(referee, rule, scenario, counters):
+    """Hold that outcomes, overflows and `counters` are equal."""
+    envoy, ours = play_envoy(referee.binary, scenario), play_meshsim(scenario)
+    workers = scenario.workers
+    referee.equal(f"{rule}: outcomes", envoy.outcomes(), ours.outcomes(), workers)
+    counts = [overflows(referee, played) for played in (envoy, ours)]
+    referee.equal(f"{rule}: overflows", *counts, workers)
+    referee.equal(f"{rule}: counters", envoy.of(*counters), ours.of(*counters), workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("limit", [1, 5, 19, 20])
+def test_max_requests(referee, limit, workers):
+    """The limit is the cluster's, whichever worker a request came to."""
+    scenario = limited(spaced(20), max_requests=limit, workers=workers)
+    compare(referee, f"max_requests {limit} of 20", scenario, ("upstream_rq_total",))
+
+
+@pytest.mark.parametrize(("connections", "pending"), [(1, 0), (2, 3), (2, 0), (0, 2), (30, 30)])
+def test_max_connections_and_pending(referee, connections, pending):
+    scenario = limited(spaced(20), max_connections=connections, max_pending_requests=pending)
+    compare(referee, f"max_connections {connections}, pending {pending}", scenario, CONNECTIONS)
+
+
+def test_the_next_wave_finds_who_still_waits(referee):
+    """The third waits until the second round of work, when ten more come."""
+    asks = [*spaced(20), *spaced(10, 0.7)]
+    scenario = limited(asks, max_connections=2, max_pending_requests=3)
+    compare(referee, "pending requests over two waves", scenario, CONNECTIONS)
+
+
+def test_every_host_may_have_its_first_connection(referee):
+    members = endpoints("b-v1-0", "b-v1-1", "b-v1-2")
+    scenario = limited(spaced(6), members, max_connections=1, max_pending_requests=9)
+    compare(referee, "max_connections 1, three hosts", scenario, CONNECTIONS)
+
+
+# --- Retries that run at once ---------------------------------------------------------------
+
+
+def fails(endpoint, number, tries):
+    return Reply(503, WORK_S)
+
+
+#: Retries at once, so that their time is that of the work.
+AT_ONCE = {"retry_on": ["5xx"], "num_retries": 2, "base_interval": "1ms", "max_interval": "1ms"}
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 10, 50])
+def test_max_retries(referee, limit):
+    scenario = limited(spaced(20), script=fails, table=route(retry=AT_ONCE), max_retries=limit)
+    compare(referee, f"max_retries {limit} of 20", scenario, RETRIES)
+
+
+@pytest.mark.parametrize(
+    ("percent", "least"), [(20, 3), (20, 0), (50, 1), (0, 2), (100, 0), (10, 0), (33.3, 0)]
+)
+def test_retry_budget(referee, percent, least):
+    """A share of the requests that are active as each failure comes in."""
+    budget = {"budget_percent": percent, "min_retry_concurrency": least}
+    table = route(retry=AT_ONCE)
+    scenario = limited(spaced(20), script=fails, table=table, retry_budget=budget)
+    compare(referee, f"retry budget {percent} %, at least {least}", scenario, RETRIES)

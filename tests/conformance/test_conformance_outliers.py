@@ -1,0 +1,208 @@
+"""Outlier detection and panic: who is ejected, for how long, and who is picked all the same."""
+
+from itertools import pairwise
+
+import pytest
+from engine_rows import cluster, endpoints
+from planes import SERVICE, Scenario, play_envoy, play_meshsim
+from wire import Ask, Reply
+
+from meshsim.topology.model import OutlierDetection
+
+EJECTIONS = "outlier_detection.ejections_"
+#: A sweep of Envoy's comes some ms late, and a request is due every few.
+LATE_S = 0.12
+#: Far beyond a run.
+LONG = "300s"
+
+
+def hosts(count):
+    return endpoints(*(f"b-v1-{row}" for row in range(count)))
+
+
+def watched(count, asks, script, callers=1, panic=0, **rule):
+    """Scenario of `count` hosts under a rule."""
+    balanced = cluster(healthy_panic_threshold=panic)
+    stated = OutlierDetection.model_validate({"interval": "200ms", **rule})
+    policies = {SERVICE: balanced.model_copy(update={"outlier_detection": stated})}
+    members = {SERVICE: hosts(count)}
+    return Scenario(asks, callers, policies, members, script=script)
+
+
+def both(referee, scenario):
+    return play_envoy(referee.binary, scenario), play_meshsim(scenario)
+
+
+def ejections(played, *names):
+    return {name: played.counters[f"{SERVICE}.{EJECTIONS}{name}"] for name in names}
+
+
+def row_of(endpoint):
+    return int(endpoint.rpartition("-")[2])
+
+
+def failing(bad, reply=None):
+    """Script of endpoints of which the first `bad` fail, by default with 500."""
+    reply = reply or Reply(500)
+    return lambda endpoint, number, tries: reply if row_of(endpoint) < bad else Reply()
+
+
+# --- Runs of failures -----------------------------------------------------------------------
+
+RUNS = {
+    "consecutive_5xx 3": (Reply(500), {"consecutive_5xx": 3}),
+    "consecutive_5xx by default": (Reply(500), {}),
+    "resets count as 5xx": (Reply(reset=True), {"consecutive_5xx": 4}),
+    "gateway failures": (
+        Reply(502),
+        {"consecutive_gateway_failure": 2, "enforcing_consecutive_gateway_failure": 100},
+    ),
+    "500 is no gateway failure": (
+        Reply(500),
+        {
+            "consecutive_5xx": 9,
+            "consecutive_gateway_failure": 2,
+            "enforcing_consecutive_gateway_failure": 100,
+        },
+    ),
+    "local origin apart": (
+        Reply(reset=True),
+        {"split_external_local_origin_errors": True, "consecutive_local_origin_failure": 3},
+    ),
+    "not enforced": (Reply(500), {"enforcing_consecutive_5xx": 0, "consecutive_5xx": 3}),
+}
+KINDS = ("consecutive_5xx", "consecutive_gateway_failure", "consecutive_local_origin_failure")
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_the_run_that_ejects(referee, case):
+    """One of four hosts fails; Envoy begins its round robin anywhere, which moves no count."""
+    reply, rule = RUNS[case]
+    asks = [Ask()] * 70
+    stated = {"base_ejection_time": LONG, "max_ejection_percent": 50, **rule}
+    envoy, ours = both(referee, watched(4, asks, failing(1, reply), **stated))
+    failed = [sum(answer.status != 200 for answer in p.answers) for p in (envoy, ours)]
+    names = [f"{what}_{kind}" for what in ("detected", "enforced") for kind in KINDS]
+    counts = [ejections(p, "enforced_total", *names) for p in (envoy, ours)]
+    referee.equal(f"outlier: {case}: ejections", *counts)
+    if counts[0]["enforced_total"]:
+        referee.equal(f"outlier: {case}: failures before", *failed)
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "always"),
+    [
+        (2, 10, None), (3, None, None), (9, 10, None), (10, 10, None), (11, 10, None),
+        (20, 10, None), (3, 34, None), (3, 33, None), (4, 50, None), (4, 100, None),
+        (3, 10, True), (3, 0, True), (5, 0, None),
+    ],
+)  # fmt: skip
+def test_how_many_may_be_ejected(referee, count, percent, always):
+    """Two hosts fail.  Runs end midway between two detections, so the phase moves no count."""
+    rule = {"base_ejection_time": LONG, "max_ejection_percent": percent}
+    rule["always_eject_one_host"] = always
+    stated = {name: value for name, value in rule.items() if value is not None}
+    asks = [Ask()] * (count * 22 + count // 2)
+    scenario = watched(count, asks, failing(2), **stated)
+    names = ("enforced_total", "overflow", "detected_consecutive_5xx")
+    counts = [ejections(p, *names) for p in both(referee, scenario)]
+    shown = f"{count} hosts, 2 fail, max {percent or 'default'} %" + (", always one" * bool(always))
+    referee.equal(f"outlier: {shown}", *counts)
+
+
+# --- The sweep ------------------------------------------------------------------------------
+
+
+def absences(played, endpoint, least_s=0.3):
+    """Return the gaps between visits to `endpoint` that are longer than `least_s`."""
+    visits = [item for tries in played.visits.values() for item in tries]
+    times = sorted(item.at_s for item in visits if item.endpoint == endpoint)
+    return [b - a for a, b in pairwise(times) if b - a > least_s]
+
+
+def test_an_ejection_ends_at_the_sweep_and_the_next_is_longer(referee):
+    """The n-th lasts n * 500 ms, then up to an interval until the sweep, of unknown phase."""
+    interval_s, base_s = 0.2, 0.5
+    asks = [Ask(at_s=0.01 * row) for row in range(450)]
+    rule = {"interval": "200ms", "base_ejection_time": "500ms", "consecutive_5xx": 3}
+    scenario = watched(3, asks, failing(1), 0, max_ejection_percent=50, **rule)
+    gaps = [absences(played, "b-v1-0")[:2] for played in both(referee, scenario)]
+    assert [len(item) for item in gaps] == [2, 2]
+    for turn, (envoy, ours) in enumerate(zip(*gaps, strict=True), 1):
+        shown = f"outlier: ejection {turn}, {turn * base_s:g} s and a sweep: seconds"
+        low = turn * base_s
+        referee.bounded(shown, round(envoy, 3), round(ours, 3), low, low + interval_s + LATE_S)
+
+
+def mixed(every):
+    """Script of endpoints of which the first fails each `every`-th request it gets."""
+    seen = {}
+
+    def script(endpoint, number, tries):
+        if row_of(endpoint) > 0:
+            return Reply()
+        seen[endpoint] = seen.get(endpoint, 0) + 1
+        return Reply(500 if seen[endpoint] % every == 0 else 200)
+
+    return script
+
+
+NO_RUNS = {"consecutive_5xx": 1000, "consecutive_gateway_failure": 1000}
+SWEPT = {
+    # Rates 100, 100, 100, 100 and 50 %: mean 90, deviation 20.
+    "success rate, 1.9 deviations": ({"success_rate_stdev_factor": 1900}, "success_rate"),
+    "success rate, 2.1 deviations": ({"success_rate_stdev_factor": 2100}, "success_rate"),
+    "success rate, six hosts wanted": ({"success_rate_minimum_hosts": 6}, "success_rate"),
+    "success rate, volume": ({"success_rate_request_volume": 61}, "success_rate"),
+    "failure percentage 40": (
+        {"failure_percentage_threshold": 40, "enforcing_success_rate": 0},
+        "failure_percentage",
+    ),
+    "failure percentage 60": (
+        {"failure_percentage_threshold": 60, "enforcing_success_rate": 0},
+        "failure_percentage",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SWEPT)
+def test_who_stands_out_at_the_sweep(referee, case):
+    """One of five fails every other time; a sweep may fall into the 60 requests of a host."""
+    fields, kind = SWEPT[case]
+    rule = {
+        **NO_RUNS,
+        "interval": "1500ms",
+        "base_ejection_time": LONG,
+        "max_ejection_percent": 50,
+        "success_rate_minimum_hosts": 5,
+        "success_rate_request_volume": 10,
+        "failure_percentage_request_volume": 10,
+        "failure_percentage_minimum_hosts": 5,
+        "enforcing_failure_percentage": 100,
+        **fields,
+    }
+    seen = []
+    asks = [Ask(at_s=0.003 * row) for row in range(300)] + [Ask(at_s=3.2)]
+    for play in (lambda item: play_envoy(referee.binary, item), play_meshsim):
+        played = play(watched(5, asks, mixed(2), 0, **rule))
+        seen.append(ejections(played, "enforced_total", f"enforced_{kind}"))
+    referee.equal(f"outlier: {case}", *seen)
+
+
+# --- Panic ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0, 50, 60])
+@pytest.mark.parametrize("bad", [1, 2, 3, 4])
+def test_panic(referee, bad, threshold):
+    """All that fail are ejected first; the last 60 requests show who is picked then."""
+    rule = {"base_ejection_time": LONG, "max_ejection_percent": 100, "consecutive_5xx": 2}
+    asks = [Ask()] * 120
+    seen = []
+    for played in both(referee, watched(4, asks, failing(bad), panic=threshold, **rule)):
+        late = [played.visits.get(number, []) for number in range(60, 120)]
+        picked = sorted({visit.endpoint for visits in late for visit in visits})
+        outcomes = {(answer.status, answer.flag) for answer in played.answers[60:]}
+        panicked = played.counters[f"{SERVICE}.lb_healthy_panic"] > 0
+        seen.append((picked, sorted(outcomes), panicked))
+    referee.equal(f"panic: threshold {threshold} %, {bad} of 4 ejected", *seen)

@@ -1,0 +1,159 @@
+"""Retries: which failures are retried, how often, where, and after how long."""
+
+import pytest
+from engine_rows import cluster, endpoints, route
+from planes import SERVICE, Scenario, play_envoy, play_meshsim
+from scipy import stats
+from verdicts import LEVEL
+from wire import Ask, Reply
+
+FIVE = endpoints(*(f"b-v1-{row}" for row in range(5)))
+QUICK = {"base_interval": "1ms", "max_interval": "1ms"}
+COUNTERS = ("upstream_rq_total", "upstream_rq_retry", "upstream_rq_retry_overflow")
+
+
+def retried(asks, script, members=FIVE, policy=None, callers=1, **retry):
+    """Scenario of one route with this retry policy, without limits of concurrency."""
+    return Scenario(
+        asks,
+        callers=callers,
+        policies={SERVICE: policy or cluster()},
+        members={SERVICE: members},
+        table=(route(retry={**QUICK, **retry}),),
+        script=script,
+    )
+
+
+def both(referee, scenario):
+    return play_envoy(referee.binary, scenario), play_meshsim(scenario)
+
+
+# --- How often ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 5])
+def test_num_retries(referee, limit):
+    def script(endpoint, number, tries):
+        return Reply(503)
+
+    scenario = retried([Ask()] * 50, script, retry_on=["5xx"], num_retries=limit)
+    envoy, ours = both(referee, scenario)
+    rule = f"num_retries {limit}, all fail"
+    referee.equal(f"{rule}: outcomes", envoy.outcomes(), ours.outcomes())
+    referee.equal(f"{rule}: counters", envoy.of(*COUNTERS), ours.of(*COUNTERS))
+
+
+def test_a_retry_that_succeeds_is_the_last(referee):
+    def script(endpoint, number, tries):
+        return Reply(503 if tries < number % 5 else 200)
+
+    scenario = retried([Ask()] * 50, script, retry_on=["5xx"], num_retries=3)
+    envoy, ours = both(referee, scenario)
+    rule = "0 to 4 failures, then success, num_retries 3"
+    referee.equal(f"{rule}: outcomes", envoy.outcomes(), ours.outcomes())
+    referee.equal(f"{rule}: counters", envoy.of(*COUNTERS), ours.of(*COUNTERS))
+
+
+# --- Which failures -------------------------------------------------------------------------
+
+FAILURES = {
+    **{str(status): Reply(status) for status in (200, 404, 409, 429, 500, 501, 502, 503, 504)},
+    "reset": Reply(reset=True),
+    "overloaded": Reply(503, headers={"x-envoy-overloaded": "true"}),
+    "ratelimited": Reply(429, headers={"x-envoy-ratelimited": "true"}),
+}
+CONDITIONS = {
+    "5xx": {},
+    "gateway-error": {},
+    "reset": {},
+    "reset-before-request": {},
+    "connect-failure": {},
+    "refused-stream": {},
+    "retriable-4xx": {},
+    "envoy-ratelimited": {},
+    "retriable-status-codes": {"retriable_status_codes": [404, 429]},
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_what_is_retried(referee, condition):
+    kinds = list(FAILURES)
+
+    def script(endpoint, number, tries):
+        return FAILURES[kinds[number]]
+
+    asks = [Ask()] * len(kinds)
+    fields = {"retry_on": [condition], "num_retries": 1, **CONDITIONS[condition]}
+    scenario = retried(asks, script, **fields)
+    seen = [
+        {
+            kind: (len(played.visits[number]), answer.status, answer.flag)
+            for number, (kind, answer) in enumerate(zip(kinds, played.answers, strict=True))
+        }
+        for played in both(referee, scenario)
+    ]
+    referee.equal(f"retry_on {condition}: tries, status, flag of {len(kinds)} failures", *seen)
+
+
+# --- Where ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_previous_hosts_are_avoided_as_often_as_is_said(referee, attempts):
+    """A random pick of 5 is repeated until it is new, `attempts` times at most."""
+
+    def script(endpoint, number, tries):
+        return Reply(503 if tries == 0 else 200)
+
+    scenario = retried(
+        [Ask()] * 1500,
+        script,
+        policy=cluster("RANDOM"),
+        callers=8,
+        retry_on=["5xx"],
+        num_retries=1,
+        previous_hosts=True,
+        host_selection_retry_max_attempts=attempts,
+    )
+    counts = []
+    for played in both(referee, scenario):
+        pairs = [[visit.endpoint for visit in tries] for tries in played.visits.values()]
+        again = sum(first == second for first, second in pairs)
+        counts.append({"same": again, "other": len(pairs) - again})
+    share = 5.0 ** -(attempts + 1)
+    law = {"same": share, "other": 1 - share}
+    referee.law(f"previous_hosts, {attempts} more picks: host of the retry", *counts, law)
+
+
+# --- When -----------------------------------------------------------------------------------
+
+
+def gaps_of(played, retry):
+    """Return the times between the tries before and after a retry, the first being 1 [ms]."""
+    tries = [visits for visits in played.visits.values() if len(visits) > retry]
+    return [1e3 * (visits[retry].at_s - visits[retry - 1].at_s) for visits in tries]
+
+
+def test_back_off(referee):
+    """Uniform over [0, bound): 100, 200, then 250 ms; real timers add a few ms.
+
+    A uniform shifted by at most `late` ms stays within late / bound of itself, so this is added
+    to the Kolmogorov-Smirnov distance that two samples of n exceed at the level.
+    """
+
+    def script(endpoint, number, tries):
+        return Reply(503)
+
+    count, late = 200, 10.0
+    asks = [Ask(at_s=0.01 * row) for row in range(count)]
+    back_off = {"base_interval": "100ms", "max_interval": "250ms"}
+    fields = {"retry_on": ["5xx"], "num_retries": 4, **back_off}
+    envoy, ours = both(referee, retried(asks, script, callers=0, **fields))
+    for retry, bound in enumerate((100, 200, 250, 250), 1):
+        samples = [gaps_of(played, retry) for played in (envoy, ours)]
+        assert [len(sample) for sample in samples] == [count] * 2
+        distance = stats.ks_2samp(*samples).statistic
+        allowed = stats.kstwobign.isf(LEVEL) * (2 / count) ** 0.5 + late / bound
+        rule = f"back-off of retry {retry}, below {bound} ms"
+        referee.bounded(f"{rule}: longest [ms]", *map(max, samples), 0.85 * bound, bound + late)
+        referee.near(f"{rule}: distance of the distributions", distance, 0.0, allowed, "")
