@@ -1,4 +1,4 @@
-"""Real Envoy: where its binary is, a process of it under a static bootstrap, and its counters.
+"""Real Envoy: where its binary is, a process of it under a static bootstrap, and what it notes.
 
 The admin interface listens on a socket in a private folder and every listener on a port of the
 kernel's choice on the loopback, so nothing can meet another process's port.  Hot restart is off:
@@ -20,6 +20,7 @@ from pathlib import Path
 
 _START_S = 20.0
 _STOP_S = 5.0
+_FLUSHED_S = 5.0
 
 
 def find_envoy():
@@ -65,8 +66,10 @@ class Envoy:
         path = folder / "bootstrap.json"
         path.write_text(json.dumps(bootstrap))
         command = [*self._command, "-c", str(path), "-l", "warn", "--log-path", str(self._log)]
+        command += ["--file-flush-interval-msec", "20"]
         self._process = subprocess.Popen(
             command,
+            cwd=folder,  # where relative paths of the bootstrap lead
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -116,6 +119,16 @@ class Envoy:
         statuses = json.loads(self._ask("/listeners?format=json")[1])["listener_statuses"]
         (address,) = [item["local_address"] for item in statuses if item["name"] == listener]
         return address["socket_address"]["port_value"]
+
+    def lines(self, name, count):
+        """Return the lines of a file that Envoy writes, as soon as there are `count`."""
+        path = Path(self._folder.name) / name
+        deadline = time.perf_counter() + _FLUSHED_S
+        lines = path.read_text().splitlines()
+        while len(lines) < count and time.perf_counter() < deadline:
+            time.sleep(0.01)
+            lines = path.read_text().splitlines()
+        return lines
 
     def counters(self):
         """Return every counter and gauge by Envoy's name."""

@@ -14,8 +14,11 @@ _REDIRECTS = {
     301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER", 307: "TEMPORARY_REDIRECT",
     308: "PERMANENT_REDIRECT",
 }  # fmt: skip
-#: Header that carries the response flags to the client.
-FLAGS = "x-flags"
+#: Access log: a line a request, its number and its response flags.  (A header would come too
+#: early: some flags are set after the response has been sent.)
+ACCESS_LOG = "access"
+#: Header with the number of a request.
+NUMBER = "x-number"
 #: Name of the listener, and prefix of its counters.
 OUTBOUND = "out"
 
@@ -39,17 +42,21 @@ def address(host, port):
 
 def _stated(model, *names):
     """Return the fields of `model` that were said, of `names` if any are given."""
-    fields = model.model_dump(exclude_none=True)
-    return {name: value for name, value in fields.items() if not names or name in names}
+    values = {name: getattr(model, name) for name in names or type(model).model_fields}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 # --- Clusters -------------------------------------------------------------------------------
 
 
-def cluster(name, policy, endpoints):
-    """Return a cluster of `endpoints` (name, port, weight) under a `ClusterPolicy`."""
+def cluster(name, policy, endpoints, merge_window=None):
+    """Return a cluster of `endpoints` (name, port, weight) under a `ClusterPolicy`.
+
+    Changes of the hosts' health reach the workers at once if the last such change is longer ago
+    than `merge_window`, else together at its end; by default Envoy's own, a second.
+    """
     balancing = policy.load_balancing
-    common = {}
+    common = {} if merge_window is None else {"update_merge_window": merge_window}
     if balancing.healthy_panic_threshold is not None:
         common["healthy_panic_threshold"] = {"value": balancing.healthy_panic_threshold}
     if balancing.hash_balance_factor is not None:
@@ -266,12 +273,19 @@ def listener(table, workers=1, filters=(), transport=None):
         extension("envoy.filters.http.router", "filters.http.router.v3.Router"),
     ]
     hosts = {"name": "all", "domains": ["*"], "routes": table}
-    told = {"header": {"key": FLAGS, "value": "%RESPONSE_FLAGS%"}}
+    noted = {"inline_string": f"%REQ({NUMBER})% %RESPONSE_FLAGS%\n"}
+    log = extension(
+        "envoy.access_loggers.file",
+        "access_loggers.file.v3.FileAccessLog",
+        path=ACCESS_LOG,
+        log_format={"text_format_source": noted},
+    )
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=OUTBOUND,
-        route_config={"virtual_hosts": [hosts], "response_headers_to_add": [told]},
+        route_config={"virtual_hosts": [hosts]},
+        access_log=[log],
         http_filters=chain,
     )
     accepted = {"filters": [manager]}

@@ -25,6 +25,8 @@ from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_RESET, STIMULUS_
 from meshsim.rng import mix, mix_in
 from meshsim.state.codes import (
     FLAG_NAMES,
+    NO_HOST,
+    RESET_CONNECT_FAILURE,
     RESET_NONE,
     RESET_OVERFLOW,
     RESET_RATELIMITED,
@@ -62,6 +64,10 @@ class Scenario:
         Of Envoy.
     seed : int
         Of our engine.
+    refusing : tuple of str
+        Endpoints that nobody can connect to.
+    merge_window : str or None
+        Envoy's `update_merge_window`; at 0 it believes at once what it has found out.
     """
 
     asks: Sequence[Ask]
@@ -72,10 +78,23 @@ class Scenario:
     script: Callable[[str, int, int], Reply] = answers_well
     workers: int = 1
     seed: int = 1
+    refusing: tuple[str, ...] = ()
+    merge_window: str | None = "0s"
 
     def endpoints_of(self, name):
         """Return the members of a cluster; by default three of equal weight."""
         return self.members.get(name) or endpoints(*(f"{name}-v1-{i}" for i in range(3)))
+
+
+def cause(flags):
+    """Return the flag of Envoy's that ours keep: what ended the request, not what came of it.
+
+    Beside the cause Envoy says that no retry was left (URX), that the retry's breaker refused
+    (UO), or that an aborted request had been delayed (DI).
+    """
+    found = flags.split(",")
+    causes = [flag for flag in found if flag not in ("URX", "UO", "DI")]
+    return (causes or found)[0]
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Played:
 
     def outcomes(self):
         """Count the pairs (status, flag)."""
-        return Counter((answer.status, answer.flag) for answer in self.answers)
+        return Counter((answer.status, cause(answer.flags)) for answer in self.answers)
 
     def picks(self):
         """Return which endpoint answered, in the order of the requests."""
@@ -116,7 +135,8 @@ def _listening(scenario):
     for name in scenario.policies:
         placed = []
         for item in scenario.endpoints_of(name):
-            sockets[item.name] = socket.create_server(("127.0.0.1", 0), backlog=512)
+            sockets[item.name] = socket.socket()
+            sockets[item.name].bind(("127.0.0.1", 0))
             port = sockets[item.name].getsockname()[1]
             placed.append(dataclasses.replace(item, port=port))
         members[name] = tuple(placed)
@@ -128,7 +148,7 @@ def _static_resources(scenario):
     return {
         "listeners": [envoy_resources.listener(table, scenario.workers)],
         "clusters": [
-            envoy_resources.cluster(name, policy, scenario.members[name])
+            envoy_resources.cluster(name, policy, scenario.members[name], scenario.merge_window)
             for name, policy in scenario.policies.items()
         ],
     }
@@ -141,17 +161,22 @@ def play_envoy(binary, scenario):
         with Envoy(binary, _static_resources(scenario), scenario.workers) as envoy:
             port = envoy.port(envoy_resources.OUTBOUND)
             answers, visits = asyncio.run(_play_on_sockets(scenario, sockets, port))
+            lines = envoy.lines(envoy_resources.ACCESS_LOG, len(answers))
             counters = envoy.counters()
     finally:
         for item in sockets.values():
             item.close()
+    flags = dict(line.split() for line in lines)
+    answers = [answer._replace(flags=flags[str(answer.number)]) for answer in answers]
     return Played(answers, visits, _renamed(counters))
 
 
 async def _play_on_sockets(scenario, sockets, port):
     """Return the answers, and the visits by number of the request."""
     servers = Endpoints(scenario.script)
-    await servers.serve(sockets)
+    # A socket that is bound and does not listen refuses.
+    heard = {name: item for name, item in sockets.items() if name not in scenario.refusing}
+    await servers.serve(heard)
     try:
         answers, origin_s = await drive(port, scenario.asks, scenario.callers)
     finally:
@@ -184,6 +209,7 @@ class ScriptedMesh(Mesh):
         super().__init__(engine, SERVICE, None)
         self._script = scenario.script
         self._seed = scenario.seed
+        self._refusing = scenario.refusing
         self._queue = enumerate(scenario.asks)
         self.answers = []
         self.visits = {}
@@ -194,11 +220,10 @@ class ScriptedMesh(Mesh):
 
     def ask(self, number, ask):
         key = int(mix_in(np.uint64(mix(np.uint64(self._seed))), number))
-        engine, now_ns = self.engine, self.now_ns
-        request = Request(
-            number, key, engine.start(SERVICE, ask.method, ask.path, ask.headers, key, now_ns)
-        )
-        request.began_ns, request.last_stimulus = now_ns, None
+        headers = {name.lower(): value for name, value in ask.headers.items()}
+        exchange = self.engine.start(SERVICE, ask.method, ask.path, headers, key, self.now_ns)
+        request = Request(number, key, exchange)
+        request.began_ns, request.last_stimulus = self.now_ns, None
         self.route(request)
 
     def ask_next(self):
@@ -214,8 +239,8 @@ class ScriptedMesh(Mesh):
                 request.began_ns / _S,
                 (self.now_ns - request.began_ns) / _S,
                 decision.status,
-                FLAG_NAMES[decision.response_flag],
                 request.endpoint if by_endpoint else "",
+                FLAG_NAMES[decision.response_flag],
             )
             self.answers.append(answer)
             self.ask_next()
@@ -223,6 +248,15 @@ class ScriptedMesh(Mesh):
     def tell(self, request, stimulus, status=0, reset=RESET_NONE):
         request.last_stimulus = stimulus
         return super().tell(request, stimulus, status, reset)
+
+    def transmit(self, request):
+        if request.endpoint not in self._refusing:
+            super().transmit(request)
+            return
+        decision = self.tell(request, STIMULUS_RESET, 0, RESET_CONNECT_FAILURE)
+        self.engine.closed(request.host)
+        request.host = NO_HOST
+        self.act(request, decision)
 
     def serve(self, request):
         tries = self.visits.setdefault(request.number, [])
@@ -249,7 +283,7 @@ def _filled(policy):
     if rule is None:
         return policy
     defaults = {name: item.value for name, item in ENVOY_OUTLIER_DETECTION.items()}
-    stated = rule.model_dump(exclude_none=True)
+    stated = {name: value for name, value in rule if value is not None}
     longest = max(_EJECTION_TIME_MAX_NS, rule.base_ejection_time or 0)
     whole = {**defaults, "max_ejection_time": longest, **stated}
     return policy.model_copy(update={"outlier_detection": rule.model_copy(update=whole)})

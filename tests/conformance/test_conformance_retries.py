@@ -1,8 +1,10 @@
 """Retries: which failures are retried, how often, where, and after how long."""
 
+from dataclasses import replace
+
 import pytest
 from engine_rows import cluster, endpoints, route
-from planes import SERVICE, Scenario, play_envoy, play_meshsim
+from planes import SERVICE, Scenario, cause, play_envoy, play_meshsim
 from scipy import stats
 from verdicts import LEVEL
 from wire import Ask, Reply
@@ -87,12 +89,22 @@ def test_what_is_retried(referee, condition):
     scenario = retried(asks, script, **fields)
     seen = [
         {
-            kind: (len(played.visits[number]), answer.status, answer.flag)
+            kind: (len(played.visits[number]), answer.status, cause(answer.flags))
             for number, (kind, answer) in enumerate(zip(kinds, played.answers, strict=True))
         }
         for played in both(referee, scenario)
     ]
     referee.equal(f"retry_on {condition}: tries, status, flag of {len(kinds)} failures", *seen)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_refused_connection_is_retried(referee, condition):
+    fields = {"retry_on": [condition], "num_retries": 2, **CONDITIONS[condition]}
+    scenario = retried([Ask()] * 4, lambda *_: Reply(), endpoints("b-v1-0"), **fields)
+    scenario = replace(scenario, refusing=("b-v1-0",))
+    counters = ("upstream_rq_retry", "upstream_cx_total")
+    seen = [(played.outcomes(), played.of(*counters)) for played in both(referee, scenario)]
+    referee.equal(f"retry_on {condition}: connection refused", *seen)
 
 
 # --- Where ----------------------------------------------------------------------------------

@@ -107,8 +107,8 @@ def test_matches(referee):
     )
     envoy, ours = both(referee, Scenario(ASKS, table=table))
     seen = [{n: a.status for n, a in enumerate(played.answers)} for played in (envoy, ours)]
-    differing = {ASKS[n]: (seen[0][n], seen[1][n]) for n in seen[0] if seen[0][n] != seen[1][n]}
-    assert differing == {}
+    differing = [(ASKS[n], seen[0][n], seen[1][n]) for n in seen[0] if seen[0][n] != seen[1][n]]
+    assert differing == []
     referee.equal(f"matches: route of {len(ASKS)} requests", *seen)
 
 

@@ -9,12 +9,11 @@ import re
 from functools import partial
 from typing import NamedTuple
 
-from envoy_resources import FLAGS
+from envoy_resources import NUMBER
 
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-#: Header with the number of a request, by which scripts and records know it.
-NUMBER = "x-number"
+#: Header with the name of the endpoint that answered.
 ENDPOINT = "x-endpoint"
 
 
@@ -45,14 +44,14 @@ class Visit(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the client got."""
+    """What the client got; `flags` are as in Envoy's access log."""
 
     number: int
     at_s: float
     after_s: float
     status: int
-    flag: str
     endpoint: str
+    flags: str = ""
 
 
 def _values(head):
@@ -115,7 +114,7 @@ class Endpoints:
         loop = asyncio.get_running_loop()
         for name, item in sockets.items():
             accept = partial(_Connection, name, self)
-            self._servers.append(await loop.create_server(accept, sock=item))
+            self._servers.append(await loop.create_server(accept, sock=item, backlog=512))
 
     def visited(self, name, number):
         """Note a request; return what becomes of it."""
@@ -177,7 +176,6 @@ class Client:
             began_s,
             loop.time() - began_s,
             int(head[9:12]),
-            values.get(FLAGS, "-"),
             values.get(ENDPOINT, ""),
         )
 
