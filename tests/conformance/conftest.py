@@ -18,7 +18,7 @@ _VERDICTS = pytest.StashKey[Verdicts]()
 
 def pytest_addoption(parser):
     group = parser.getgroup("conformance")
-    group.addoption("--envoy", action="append", help="binary of Envoy; may be given repeatedly")
+    group.addoption("--envoy", action="append", help="binary of another release; repeatable")
 
 
 def pytest_collection_modifyitems(items):
@@ -29,8 +29,11 @@ def pytest_collection_modifyitems(items):
 
 def pytest_generate_tests(metafunc):
     if "referee" in metafunc.fixturenames:
-        binaries = metafunc.config.getoption("--envoy", None) or [find_envoy()]
-        names = ["-".join(map(str, version_of(path))) if path else "none" for path in binaries]
+        found = [find_envoy(), *(metafunc.config.getoption("--envoy", None) or ())]
+        binaries = [path for path in found if path is not None]
+        names = ["-".join(map(str, version_of(path))) for path in binaries]
+        # Without any, one parameter that is skipped.
+        binaries, names = binaries or [None], names or ["none"]
         metafunc.parametrize("referee", binaries, ids=names, indirect=True, scope="session")
 
 

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 _START_S = 20.0
@@ -33,6 +34,7 @@ def find_envoy():
     return shutil.which("envoy")
 
 
+@cache
 def version_of(binary):
     """Return the release as numbers, e.g. (1, 40, 0)."""
     output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)

@@ -38,11 +38,23 @@ from meshsim.topology.model import ClusterPolicy, Route
 SERVICE = "b"
 _EJECTION_TIME_MAX_NS = 300_000_000_000
 _S = 1_000_000_000
+#: A schedule counts as kept if nothing was later; requests whose order matters are further apart.
+_LATE_S = 0.008
+_PLAYS_MAX = 3
 
 
 def answers_well(endpoint, number, tries):
     """Answer 200 at once: the script of endpoints that have none."""
     return Reply()
+
+
+def weighted(*weights):
+    """Return endpoints of these weights."""
+    return tuple(
+        item
+        for row, weight in enumerate(weights)
+        for item in endpoints(f"{SERVICE}-v1-{row}", weight=weight)
+    )
 
 
 @dataclass(frozen=True)
@@ -155,12 +167,21 @@ def _static_resources(scenario):
 
 
 def play_envoy(binary, scenario):
-    """Play on real Envoy."""
+    """Play on real Envoy; once more if the machine was too busy to keep the schedule."""
+    for _ in range(_PLAYS_MAX):
+        played, late_s = _play_envoy_once(binary, scenario)
+        if scenario.callers or late_s <= _LATE_S:
+            break
+    return played
+
+
+def _play_envoy_once(binary, scenario):
+    """Return what came of it, and by how much a request or an answer was late [s]."""
     scenario, sockets = _listening(scenario)
     try:
         with Envoy(binary, _static_resources(scenario), scenario.workers) as envoy:
             port = envoy.port(envoy_resources.OUTBOUND)
-            answers, visits = asyncio.run(_play_on_sockets(scenario, sockets, port))
+            answers, visits, late_s = asyncio.run(_play_on_sockets(scenario, sockets, port))
             lines = envoy.lines(envoy_resources.ACCESS_LOG, len(answers))
             counters = envoy.counters()
     finally:
@@ -168,11 +189,11 @@ def play_envoy(binary, scenario):
             item.close()
     flags = dict(line.split() for line in lines)
     answers = [answer._replace(flags=flags[str(answer.number)]) for answer in answers]
-    return Played(answers, visits, _renamed(counters))
+    return Played(answers, visits, _renamed(counters)), late_s
 
 
 async def _play_on_sockets(scenario, sockets, port):
-    """Return the answers, and the visits by number of the request."""
+    """Return the answers, the visits by number of the request, and the greatest lateness [s]."""
     servers = Endpoints(scenario.script)
     # A socket that is bound and does not listen refuses.
     heard = {name: item for name, item in sockets.items() if name not in scenario.refusing}
@@ -185,7 +206,8 @@ async def _play_on_sockets(scenario, sockets, port):
         number: [visit._replace(at_s=visit.at_s - origin_s) for visit in tries]
         for number, tries in servers.visits.items()
     }
-    return answers, visits
+    asked = (answer.at_s - scenario.asks[answer.number].at_s for answer in answers)
+    return answers, visits, max(servers.late_s, *asked)
 
 
 def _renamed(counters):

@@ -4,20 +4,11 @@ from collections import Counter
 
 import pytest
 from engine_rows import cluster, endpoints
-from planes import SERVICE, Scenario, play_envoy, play_meshsim
+from planes import SERVICE, Scenario, play_envoy, play_meshsim, weighted
 from wire import Ask, Reply
 
 FIVE = endpoints(*(f"b-v1-{row}" for row in range(5)))
 NAMES = [item.name for item in FIVE]
-
-
-def weighted(*weights):
-    """Endpoints of these weights."""
-    return tuple(
-        item
-        for row, weight in enumerate(weights)
-        for item in endpoints(f"b-v1-{row}", weight=weight)
-    )
 
 
 def of(policy, members, asks, **fields):
@@ -72,8 +63,12 @@ def test_random(referee, workers):
     referee.law("random, 5 hosts", envoy.shares(), ours.shares(), law, workers)
 
 
+#: From when a request is sent until its host is picked, at most.
+MARGIN_S = 0.05
+
+
 def beside_a_busy_host(choice_count=None, method=None, count=1500):
-    """One request holds its host for the whole run; `count` more come one after the other."""
+    """One request holds its host for 1.5 s; `count` more come, one after the other."""
     policy = cluster("LEAST_REQUEST", choice_count=choice_count, selection_method=method)
 
     def script(endpoint, number, tries):
@@ -83,9 +78,10 @@ def beside_a_busy_host(choice_count=None, method=None, count=1500):
 
 
 def of_the_busy(played):
-    """Count the picks of the host that was busy, and of the others, while it was."""
+    """Count the picks of the host that was busy, and of the others, while it surely was."""
     busy = played.answers[0]
-    during = [a for a in played.answers[1:] if a.at_s < busy.at_s + busy.after_s]
+    first_s, last_s = busy.at_s + MARGIN_S, busy.at_s + busy.after_s - MARGIN_S
+    during = [a for a in played.answers[1:] if first_s < a.at_s < last_s]
     return Counter("busy" if a.endpoint == busy.endpoint else "other" for a in during)
 
 
@@ -155,6 +151,24 @@ def test_hashed_picks_are_equal_for_10_000_keys(referee, policy, weights):
     envoy, ours = both(referee, scenario)
     same = sum(a == b for a, b in zip(envoy.picks(), ours.picks(), strict=True))
     referee.equal(f"{policy} {weights}: keys of 10,000", same, len(KEYS), workers)
+
+
+@pytest.mark.parametrize("policy", HASHING)
+def test_hashed_picks_while_hosts_are_busy(referee, policy):
+    """At `hash_balance_factor` 120 no host gets more than 1.2 times its share of what is active.
+
+    Twelve requests are held, so later keys meet hosts that are full.
+    """
+    settings = cluster(policy, hash_header="user", hash_balance_factor=120, **HASHING[policy])
+
+    def script(endpoint, number, tries):
+        return Reply(after_s=1.8 if number < 12 else 0.0)
+
+    asks = [ask._replace(at_s=0.005 * row) for row, ask in enumerate(KEYS[:300])]
+    scenario = of(settings, weighted(3, 2, 1, 1), asks, callers=0, script=script)
+    envoy, ours = both(referee, scenario)
+    same = sum(a == b for a, b in zip(envoy.picks(), ours.picks(), strict=True))
+    referee.equal(f"{policy}, balance factor 120: keys of 300", same, len(asks))
 
 
 @pytest.mark.parametrize("size", [7, 100, 5000])

@@ -80,9 +80,17 @@ class _Connection(asyncio.Protocol):
             head, _, self._received = self._received.partition(_END)
             reply = self._endpoints.visited(self._name, int(_values(head)[NUMBER]))
             if reply.after_s:
-                asyncio.get_running_loop().call_later(reply.after_s, self._answer, reply)
+                loop = asyncio.get_running_loop()
+                due_s = loop.time() + reply.after_s
+                loop.call_at(due_s, self._answer_late, reply, due_s)
             else:
                 self._answer(reply)
+
+    def _answer_late(self, reply, due_s):
+        self._endpoints.late_s = max(
+            self._endpoints.late_s, asyncio.get_running_loop().time() - due_s
+        )
+        self._answer(reply)
 
     def _answer(self, reply):
         if reply.reset:
@@ -100,9 +108,17 @@ class Endpoints:
     ----------
     script : callable
         (endpoint, number of the request, tries before) -> Reply.
+
+    Attributes
+    ----------
+    visits : dict of int to list of Visit
+        By number of the request.
+    late_s : float
+        By how much the latest answer was later than the script says.
     """
 
     def __init__(self, script):
+        self.late_s = 0.0
         self._script = script
         self._servers = []
         self._all_left = asyncio.Event()
