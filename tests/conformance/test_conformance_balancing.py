@@ -65,14 +65,16 @@ def test_random(referee, workers):
 
 #: From when a request is sent until its host is picked, at most.
 MARGIN_S = 0.05
+#: Picks beside a busy host that are enough: of 3 choices one in 125 is the busy one.
+COUNT_LEAST = 625
 
 
 def beside_a_busy_host(choice_count=None, method=None, count=1500):
-    """One request holds its host for 1.5 s; `count` more come, one after the other."""
+    """One request holds its host for 3 s; `count` more come, one after the other."""
     policy = cluster("LEAST_REQUEST", choice_count=choice_count, selection_method=method)
 
     def script(endpoint, number, tries):
-        return Reply(after_s=1.5 if number == 0 else 0.0)
+        return Reply(after_s=3.0 if number == 0 else 0.0)
 
     return of(policy, FIVE, [Ask()] * (count + 1), callers=2, script=script)
 
@@ -80,8 +82,10 @@ def beside_a_busy_host(choice_count=None, method=None, count=1500):
 def of_the_busy(played):
     """Count the picks of the host that was busy, and of the others, while it surely was."""
     busy = played.answers[0]
-    first_s, last_s = busy.at_s + MARGIN_S, busy.at_s + busy.after_s - MARGIN_S
-    during = [a for a in played.answers[1:] if first_s < a.at_s < last_s]
+    last_s = busy.at_s + busy.after_s - MARGIN_S
+    # The first ones may have been faster than the one that was to be busy.
+    during = [a for a in played.answers[50:] if a.at_s < last_s]
+    assert len(during) >= COUNT_LEAST
     return Counter("busy" if a.endpoint == busy.endpoint else "other" for a in during)
 
 
@@ -110,6 +114,8 @@ def holds_two_of(heavy):
     held = []
 
     def script(endpoint, number, tries):
+        if number == 0:  # a schedule may be played again
+            held.clear()
         if endpoint == heavy and len(held) < 2:
             held.append(number)
             return Reply(after_s=1.6)
@@ -127,7 +133,8 @@ def test_the_bias_of_active_requests(referee, bias):
     picks = []
     for play in (lambda scenario: play_envoy(referee.binary, scenario), play_meshsim):
         script = holds_two_of("b-v1-0")
-        played = play(of(policy, weighted(8, 1), asks, callers=0, script=script))
+        scenario = of(policy, weighted(8, 1), asks, callers=0, script=script, late_s=0.02)
+        played = play(scenario)
         picks.append(Counter(played.picks()[4:])["b-v1-1"])
     # Where in its cycle a plane stands when the load begins moves a pick or two.
     referee.near(f"least request 8:1, bias {bias}: picks of the light host", *picks, 3, "picks")
@@ -162,13 +169,13 @@ def test_hashed_picks_while_hosts_are_busy(referee, policy):
     settings = cluster(policy, hash_header="user", hash_balance_factor=120, **HASHING[policy])
 
     def script(endpoint, number, tries):
-        return Reply(after_s=1.8 if number < 12 else 0.0)
+        return Reply(after_s=2.5 if number < 12 else 0.0)
 
-    asks = [ask._replace(at_s=0.005 * row) for row, ask in enumerate(KEYS[:300])]
+    asks = [ask._replace(at_s=0.01 * row) for row, ask in enumerate(KEYS[:200])]
     scenario = of(settings, weighted(3, 2, 1, 1), asks, callers=0, script=script)
     envoy, ours = both(referee, scenario)
     same = sum(a == b for a, b in zip(envoy.picks(), ours.picks(), strict=True))
-    referee.equal(f"{policy}, balance factor 120: keys of 300", same, len(asks))
+    referee.equal(f"{policy}, balance factor 120: keys of 200", same, len(asks))
 
 
 @pytest.mark.parametrize("size", [7, 100, 5000])

@@ -4,6 +4,8 @@ Requests arrive 10 or 20 ms apart and last half a second, so their order does no
 machine's mood.
 """
 
+from dataclasses import replace
+
 import pytest
 from engine_rows import cluster, endpoints, route
 from planes import SERVICE, Scenario, play_envoy, play_meshsim
@@ -17,7 +19,7 @@ RETRIES = ("upstream_rq_total", "upstream_rq_retry", "upstream_rq_retry_overflow
 
 
 def overflows(referee, played):
-    """Count refused requests: by kind since 1.39, before that all as those that are pending."""
+    """Count refused requests: by kind since 1.39; before that Envoy has one counter for both."""
     names = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
     counts = played.of(*names)
     return sum(counts.values()) if referee.release < (1, 39) else counts
@@ -79,6 +81,28 @@ def test_every_host_may_have_its_first_connection(referee):
     members = endpoints("b-v1-0", "b-v1-1", "b-v1-2")
     scenario = limited(spaced(6), members, max_connections=1, max_pending_requests=9)
     compare(referee, "max_connections 1, three hosts", scenario, CONNECTIONS)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_each_worker_may_have_its_first_connection(referee, workers):
+    """Pools are a worker's own, and one without a connection may open one whatever the limit."""
+    scenario = limited(spaced(20), max_connections=1, workers=workers)
+    scenario = replace(scenario, script=lambda *_: Reply(after_s=0.02))
+    opened = [
+        played.counters[f"{SERVICE}.upstream_cx_total"]
+        for played in (play_envoy(referee.binary, scenario), play_meshsim(scenario))
+    ]
+    referee.bounded("max_connections 1: connections", *opened, 1, workers, workers)
+
+
+def test_where_refused_requests_are_counted(referee, request):
+    if referee.release < (1, 39):
+        reason = "the engine counts as releases since 1.39 do: upstream_rq_active_overflow"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    scenario = limited(spaced(20), max_requests=5)
+    names = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
+    counts = [p.of(*names) for p in (play_envoy(referee.binary, scenario), play_meshsim(scenario))]
+    referee.equal("max_requests 5 of 20: name of the counter", *counts)
 
 
 # --- When a connection is free and others still wait ----------------------------------------
@@ -146,19 +170,24 @@ def fails(endpoint, number, tries):
 AT_ONCE = {"retry_on": ["5xx"], "num_retries": 2, "base_interval": "1ms", "max_interval": "1ms"}
 
 
-@pytest.mark.parametrize("limit", [0, 1, 3, 10, 50])
-def test_max_retries(referee, limit):
-    asks = spaced(20, gap_s=0.02)
-    scenario = limited(asks, script=fails, table=route(retry=AT_ONCE), max_retries=limit)
+@pytest.mark.parametrize(("limit", "workers"), [(0, 1), (1, 1), (3, 1), (3, 4), (10, 2), (50, 1)])
+def test_max_retries(referee, limit, workers):
+    """The limit is the cluster's, like that of requests."""
+    asks, table = spaced(20, gap_s=0.02), route(retry=AT_ONCE)
+    scenario = limited(asks, script=fails, table=table, workers=workers, max_retries=limit)
     compare(referee, f"max_retries {limit} of 20", scenario, RETRIES)
 
 
 @pytest.mark.parametrize(
-    ("percent", "least"), [(20, 3), (20, 0), (50, 1), (0, 2), (100, 0), (10, 0), (33.3, 0)]
-)
-def test_retry_budget(referee, percent, least):
+    ("percent", "least", "workers"),
+    [
+        (20, 3, 1), (20, 3, 4), (20, 0, 1), (50, 1, 2), (0, 2, 1), (100, 0, 1), (10, 0, 1),
+        (33.3, 0, 1),
+    ],
+)  # fmt: skip
+def test_retry_budget(referee, percent, least, workers):
     """A share of the requests that are active as each failure comes in."""
     budget = {"budget_percent": percent, "min_retry_concurrency": least}
     asks, table = spaced(20, gap_s=0.02), route(retry=AT_ONCE)
-    scenario = limited(asks, script=fails, table=table, retry_budget=budget)
+    scenario = limited(asks, script=fails, table=table, workers=workers, retry_budget=budget)
     compare(referee, f"retry budget {percent} %, at least {least}", scenario, RETRIES)

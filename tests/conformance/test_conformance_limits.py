@@ -17,7 +17,8 @@ def limited(asks, callers, workers=1, **fields):
     told = {name: item.value for name, item in LOCAL_RATE_LIMIT.items()}
     table = (route(rate_limit={**told, **fields}),)
     members = {SERVICE: endpoints("b-v1-0")}
-    return Scenario(asks, callers=callers, members=members, table=table, workers=workers)
+    # Tokens come 200 ms apart, requests midway between them.
+    return Scenario(asks, callers, members=members, table=table, workers=workers, late_s=0.05)
 
 
 def bucket(most, fill, interval):

@@ -27,7 +27,8 @@ def watched(count, asks, script, callers=1, panic=0, plane=None, **rule):
     stated = OutlierDetection.model_validate({"interval": "200ms", **rule})
     policies = {SERVICE: balanced.model_copy(update={"outlier_detection": stated})}
     members = {SERVICE: hosts(count)}
-    return Scenario(asks, callers, policies, members, script=script, **(plane or {}))
+    fields = {"late_s": 0.03, **(plane or {})}
+    return Scenario(asks, callers, policies, members, script=script, **fields)
 
 
 def spaced(count):
@@ -43,7 +44,9 @@ def both(referee, scenario):
 
 
 def ejections(played, *names):
-    return {name: played.counters[f"{SERVICE}.{EJECTIONS}{name}"] for name in names}
+    """Return these counters of ejections, those that are 0 left out."""
+    counts = {name: played.counters[f"{SERVICE}.{EJECTIONS}{name}"] for name in names}
+    return {name: count for name, count in counts.items() if count}
 
 
 def row_of(endpoint):
@@ -93,7 +96,7 @@ def test_the_run_that_ejects(referee, case):
     names = [f"{what}_{kind}" for what in ("detected", "enforced") for kind in KINDS]
     counts = [ejections(p, "enforced_total", *names) for p in (envoy, ours)]
     referee.equal(f"outlier: {case}: ejections", *counts)
-    if counts[0]["enforced_total"]:
+    if "enforced_total" in counts[0]:
         referee.equal(f"outlier: {case}: failures before", *failed)
 
 
@@ -219,13 +222,13 @@ def test_an_ejection_ends_at_the_sweep_and_the_next_is_longer(referee):
 
 def mixed(every):
     """Script of endpoints of which the first fails each `every`-th request it gets."""
-    seen = {}
+    seen = []
 
     def script(endpoint, number, tries):
         if row_of(endpoint) > 0:
             return Reply()
-        seen[endpoint] = seen.get(endpoint, 0) + 1
-        return Reply(500 if seen[endpoint] % every == 0 else 200)
+        seen.append(number)
+        return Reply(500 if len(seen) % every == 0 else 200)
 
     return script
 
