@@ -7,7 +7,7 @@
 #   make notebooks     build notebooks/*.ipynb from their sources and execute them
 #   make bench         benchmarks against peers (tests/bench)
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
-#   make conformance   the policy engine against real Envoy (tests/conformance; five minutes)
+#   make conformance   the policy engine against real Envoy (tests/conformance; eight minutes)
 #   make truth         every case of known truth, at full length (tests/truth; half an hour)
 #   make fuzz          100,000 malformed inputs for each parser of the emulator
 #   make soak          ten minutes of faults on live sockets (SOAK_MINUTES=2 for a short try)
