@@ -1,22 +1,21 @@
 """Power of d choices: the least busy of d random hosts.
 
-Drawn with replacement it is Envoy's LEAST_REQUEST; two distinct hosts are a policy of our own.
+Drawn with replacement it is Envoy's LEAST_REQUEST.  Two distinct hosts are drawn by the balancer
+that sees the queues of servers, which hold what the only client has sent.
 """
 
 import re
 from collections.abc import Callable
 
 import numpy as np
-from theory_scenarios import balanced, exponential, poisson, station
+from theory_scenarios import balanced
 from truth_cases import Case
 from truth_metrics import threshold_of
 from truth_runs import Values, snapshot_runs
 from truth_scenarios import queue_study, replications_within
 from truth_study import NotYet, Replicated, key_of
 
-import meshsim as ms
 from meshsim import theory
-from meshsim.rng import next_index
 
 #: A large system that begins empty is within 0.3 % of its mean field after 6.5 / (1 - load) mean
 #: services (its differential equation, at loads from .5 to .99): that half is deleted.
@@ -27,21 +26,11 @@ _FIRST_WINDOW = 30
 _SOLVED_SERVERS = 3
 
 
-@ms.policy.load_balancer
-def least_busy_of_two_distinct(hosts, members, request, memory, now_ns, rng):
-    first = next_index(rng, len(members))
-    second = next_index(rng, len(members) - 1)
-    if second >= first:
-        second += 1
-    active = hosts["requests_active"]
-    return second if active[members[second]] < active[members[first]] else first
-
-
 def study(case: Case) -> Replicated:
     params = case.params
     if params.get("mu", 1.0) != 1:
         raise NotYet("servers of mean service 1")
-    if _is_distinct(params) and (params.get("d", 2) != 2 or params["n"] == 1):
+    if _is_distinct(params) and params.get("d", 2) != 2:
         raise NotYet("no load balancer compares more than two *distinct* random hosts")
     if case.metric.startswith("fraction of servers"):
         return _tail(case)
@@ -76,8 +65,7 @@ def _is_distinct(params: dict) -> bool:
 def _scenario(params: dict):
     count, load, choices = _sizes(params)
     if _is_distinct(params):
-        policy = {"load_balancing": least_busy_of_two_distinct}
-        return station(poisson(load * count), exponential(), policy, replicas=count)
+        return balanced(load * count, count, "ORACLE_SHORTEST_QUEUE", distinct_choices=True)
     return balanced(load * count, count, "LEAST_REQUEST", choice_count=choices)
 
 
