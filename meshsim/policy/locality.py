@@ -31,6 +31,7 @@ import numpy as np
 
 from meshsim.jit import kernel_jit
 from meshsim.policy.hashing import NO_HASH_KEY
+from meshsim.policy.load_balancing.edf import is_earlier
 from meshsim.policy.panic import select_members
 from meshsim.policy.priority import choose_priority, distribute_load
 from meshsim.policy.zone_aware import weigh_zones, zone_of_pick
@@ -41,8 +42,6 @@ from meshsim.state.locality import ROUTING_NONE
 
 __all__ = ["choose_lane", "pick_degraded", "regroup", "weigh_localities"]
 
-#: Deadlines closer than this are equal (`meshsim.policy.load_balancing.edf`).
-_TIE = 1e-6
 #: `choose_lane` answers this minus the lane where a degraded host is wanted.
 _DEGRADED = -2
 
@@ -91,11 +90,7 @@ def _next_locality(priorities: Any, priority: int, localities: Any) -> int:
         if localities["effective_weight"][row] <= 0.0:
             continue
         other = localities["edf_deadline"][row]
-        if (
-            picked == NO_INDEX
-            or other < deadline - _TIE
-            or (other < deadline + _TIE and localities["edf_order"][row] < order)
-        ):
+        if picked == NO_INDEX or is_earlier(other, localities["edf_order"][row], deadline, order):
             picked = row
             deadline = other
             order = localities["edf_order"][row]

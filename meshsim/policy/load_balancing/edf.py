@@ -35,10 +35,24 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.policy.load_balancing.slow_start import weight_factor
 from meshsim.state.codes import NO_HOST
 
-__all__ = ["pick"]
+__all__ = ["is_earlier", "pick"]
 
 #: Rounding stays below, differences between weights above [virtual time].
 _TIE = 1e-6
+
+
+@kernel_jit_inline
+def is_earlier(deadline: float, order: int, other: float, other_order: int) -> bool:
+    """Return whether an entry of an EDF schedule comes before another.
+
+    Parameters
+    ----------
+    deadline, other : float
+        Virtual deadlines [1 / weight], >= 0.
+    order, other_order : int
+        Insertion orders, which decide among equal deadlines.
+    """
+    return deadline < other - _TIE or (deadline < other + _TIE and order < other_order)
 
 
 @kernel_jit_inline
@@ -122,11 +136,7 @@ def pick(
         if hosts["edf_order"][host] == 0 or hosts["edf_deadline"][host] < time - _TIE:
             _schedule(hosts, host, clusters, cluster, configs, time, bias, now_ns)
         other = hosts["edf_deadline"][host]
-        if (
-            picked == NO_HOST
-            or other < deadline - _TIE
-            or (other < deadline + _TIE and hosts["edf_order"][host] < order)
-        ):
+        if picked == NO_HOST or is_earlier(other, hosts["edf_order"][host], deadline, order):
             picked = position
             deadline = other
             order = hosts["edf_order"][host]
