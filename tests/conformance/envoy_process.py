@@ -51,20 +51,19 @@ class Envoy:
         Of the bootstrap: listeners and clusters.
     workers : int
         Worker threads; connections are spread over them by the kernel.
+    bootstrap : dict
+        What else it says.
     """
 
-    def __init__(self, binary, static_resources, workers=1):
+    def __init__(self, binary, static_resources, workers=1, **bootstrap):
         self._command = [binary, "--concurrency", str(workers), "--disable-hot-restart"]
-        self._resources = static_resources
+        self._bootstrap = {**bootstrap, "static_resources": static_resources}
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="envoy-")
         folder = Path(self._folder.name)
         self._socket, self._log = str(folder / "admin"), folder / "log"
-        bootstrap = {
-            "admin": {"address": {"pipe": {"path": self._socket}}},
-            "static_resources": self._resources,
-        }
+        bootstrap = {**self._bootstrap, "admin": {"address": {"pipe": {"path": self._socket}}}}
         path = folder / "bootstrap.json"
         path.write_text(json.dumps(bootstrap))
         command = [*self._command, "-c", str(path), "-l", "warn", "--log-path", str(self._log)]

@@ -4,7 +4,10 @@ Rule: what a policy leaves unsaid stays unsaid, so that Envoy's own default is w
 compared with; "no limit" of ours is Envoy's largest number.
 """
 
-from meshsim.controlplane.configuration import destinations, mirror_names
+import math
+from itertools import groupby
+
+from meshsim.controlplane.configuration import EndpointLocality, destinations, mirror_names
 
 _TYPE = "type.googleapis.com/envoy."
 _EXTENSIONS = f"{_TYPE}extensions."
@@ -21,6 +24,8 @@ ACCESS_LOG = "access"
 NUMBER = "x-number"
 #: Name of the listener, and prefix of its counters.
 OUTBOUND = "out"
+#: Name of the cluster of the caller's own kind.
+OWN_KIND = "a"
 
 
 def seconds(duration_ns):
@@ -50,7 +55,7 @@ def _stated(model, *names):
 
 
 def cluster(name, policy, endpoints, merge_window=None):
-    """Return a cluster of `endpoints` (name, port, weight) under a `ClusterPolicy`.
+    """Return a cluster of `endpoints` (EndpointAddress) under a `ClusterPolicy`.
 
     Changes of the hosts' health reach the workers at once if the last such change is longer ago
     than `merge_window`, else together at its end; by default Envoy's own, a second.
@@ -63,29 +68,110 @@ def cluster(name, policy, endpoints, merge_window=None):
         common["consistent_hashing_lb_config"] = {
             "hash_balance_factor": balancing.hash_balance_factor
         }
+    assignment = {"cluster_name": name, "endpoints": _localities(endpoints)}
+    if policy.locality is not None:
+        common |= _spreading(policy.locality)
+        factor = policy.locality.overprovisioning_factor
+        if factor is not None:
+            assignment["policy"] = {"overprovisioning_factor": factor}
     resource = {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "common_lb_config": common,
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [_endpoint(item) for item in endpoints]}],
-        },
+        "load_assignment": assignment,
         **_balancing(balancing),
         **_breakers(policy.circuit_breakers),
     }
     if policy.outlier_detection is not None:
         resource["outlier_detection"] = _outliers(policy.outlier_detection)
+    if policy.subset_config is not None:
+        resource["lb_subset_config"] = _subsets(policy.subset_config)
     return resource
 
 
+def _place(item):
+    """Return priority, zone and weight of the locality that an endpoint is in."""
+    locality = item.locality or EndpointLocality()
+    return locality.priority, item.zone, locality.weight
+
+
+def _localities(endpoints):
+    return [
+        {
+            "priority": priority,
+            "locality": {"zone": zone},
+            "load_balancing_weight": weight,
+            "lb_endpoints": [_endpoint(item) for item in group],
+        }
+        for (priority, zone, weight), group in groupby(sorted(endpoints, key=_place), key=_place)
+    ]
+
+
+def _spreading(locality):
+    if locality.locality_weighted:
+        return {"locality_weighted_lb_config": {}}
+    if locality.zone_aware is None:
+        return {}
+    fields = _stated(locality.zone_aware, "min_cluster_size", "fail_traffic_on_panic")
+    if locality.zone_aware.routing_enabled is not None:
+        fields["routing_enabled"] = {"value": locality.zone_aware.routing_enabled}
+    return {"zone_aware_lb_config": fields}
+
+
+def own_kind(endpoints):
+    """Return the cluster of the caller's own kind, as the endpoints' localities tell of it.
+
+    Nobody asks it; it is there for how many of its members stand in which zone.
+    """
+    shares = {item.zone: item.locality.clients for item in endpoints}
+    common = math.gcd(*shares.values())
+    localities = [
+        {
+            "locality": {"zone": zone},
+            "lb_endpoints": [
+                {"endpoint": {"address": address(f"127.0.{row}.{number + 1}", 1)}}
+                for number in range(share // common)
+            ],
+        }
+        for row, (zone, share) in enumerate(shares.items())
+    ]
+    assignment = {"cluster_name": OWN_KIND, "endpoints": localities}
+    return {"name": OWN_KIND, "type": "STATIC", "load_assignment": assignment}
+
+
+def own_zone(endpoints):
+    """Return what a bootstrap says of the caller, whose zone is the endpoints' local one."""
+    (zone,) = {item.zone for item in endpoints if item.locality.local}
+    return {
+        "node": {"id": OWN_KIND, "cluster": OWN_KIND, "locality": {"zone": zone}},
+        "cluster_manager": {"local_cluster_name": OWN_KIND},
+    }
+
+
+def _subsets(config):
+    fields = {
+        "fallback_policy": config.fallback_policy,
+        "metadata_fallback_policy": config.metadata_fallback_policy,
+        "panic_mode_any": config.panic_mode_any,
+        "subset_selectors": [
+            {
+                "keys": item.keys,
+                "fallback_policy": item.fallback_policy,
+                "fallback_keys_subset": item.fallback_keys_subset,
+            }
+            for item in config.subset_selectors
+        ],
+    }
+    return {**fields, "default_subset": config.default_subset} if config.default_subset else fields
+
+
 def _endpoint(item):
-    hash_key = {"envoy.lb": {"hash_key": item.name}}
+    metadata = {"hash_key": item.name, **(item.labels or {})}
     return {
         "endpoint": {"address": address(item.host, item.port)},
         "load_balancing_weight": item.weight,
-        "metadata": {"filter_metadata": hash_key},
+        "metadata": {"filter_metadata": {"envoy.lb": metadata}},
     }
 
 
@@ -180,6 +266,9 @@ def _action(service, route, policies):
     action = {"timeout": seconds(route.timeout or 0)}
     if len(names) == 1:
         action["cluster"] = names[0]
+        asked = _asked(route.split)
+        if asked:
+            action["metadata_match"] = {"filter_metadata": {"envoy.lb": asked}}
     else:
         weights = [item.weight for item in route.split]
         clusters = [{"name": n, "weight": w} for n, w in zip(names, weights, strict=True)]
@@ -198,6 +287,16 @@ def _action(service, route, policies):
     if header is not None:
         action["hash_policy"] = [{"header": {"header_name": header}}]
     return {"route": action}
+
+
+def _asked(split):
+    """Return the labels that a route of one destination asks for."""
+    asked = {}
+    for destination in split:
+        asked |= destination.metadata_match
+        if destination.fallback_list:
+            asked["fallback_list"] = list(destination.fallback_list)
+    return asked
 
 
 def _retry(retry):

@@ -20,7 +20,7 @@ from envoy_process import Envoy
 from wire import Answer, Ask, Endpoints, Reply, Visit, drive
 
 from emulator.decisions.engine import ProxyEngine, run_seed_of
-from meshsim.meshes.defaults import ENVOY_OUTLIER_DETECTION
+from meshsim.meshes.defaults import ENVOY_LOCALITY, ENVOY_OUTLIER_DETECTION, ENVOY_ZONE_AWARE
 from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_RESET, STIMULUS_RESPONSE
 from meshsim.rng import mix, mix_in
 from meshsim.state.codes import (
@@ -158,14 +158,19 @@ def _listening(scenario):
 
 
 def _static_resources(scenario):
+    """Return listeners and clusters, and what else the bootstrap says."""
     table = envoy_resources.routes(SERVICE, scenario.table, scenario.policies)
-    return {
-        "listeners": [envoy_resources.listener(table, scenario.workers)],
-        "clusters": [
-            envoy_resources.cluster(name, policy, scenario.members[name], scenario.merge_window)
-            for name, policy in scenario.policies.items()
-        ],
-    }
+    clusters = [
+        envoy_resources.cluster(name, policy, scenario.members[name], scenario.merge_window)
+        for name, policy in scenario.policies.items()
+    ]
+    own = {}
+    for name, policy in scenario.policies.items():
+        if policy.locality is not None and policy.locality.zone_aware is not None:
+            clusters.append(envoy_resources.own_kind(scenario.members[name]))
+            own = envoy_resources.own_zone(scenario.members[name])
+    listeners = [envoy_resources.listener(table, scenario.workers)]
+    return {"listeners": listeners, "clusters": clusters}, own
 
 
 def play_envoy(binary, scenario):
@@ -187,7 +192,8 @@ def _play_envoy_once(binary, scenario):
     """Return what came of it, and by how much a request or an answer was late [s]."""
     scenario, sockets = _listening(scenario)
     try:
-        with Envoy(binary, _static_resources(scenario), scenario.workers) as envoy:
+        resources, own = _static_resources(scenario)
+        with Envoy(binary, resources, scenario.workers, **own) as envoy:
             port = envoy.port(envoy_resources.OUTBOUND)
             answers, visits, late_s = asyncio.run(_play_on_sockets(scenario, sockets, port))
             lines = envoy.lines(envoy_resources.ACCESS_LOG, len(answers))
@@ -307,16 +313,28 @@ class ScriptedMesh(Mesh):
             self.act(request, decision)
 
 
-def _filled(policy):
-    """Return `policy` with our table of Envoy's defaults where outlier detection is stated."""
-    rule = policy.outlier_detection
-    if rule is None:
-        return policy
-    defaults = {name: item.value for name, item in ENVOY_OUTLIER_DETECTION.items()}
+def _whole(rule, block, **more):
+    """Return `rule` with our table of Envoy's defaults where it says nothing."""
+    defaults = {name: item.value for name, item in block.items()} | more
     stated = {name: value for name, value in rule if value is not None}
-    longest = max(_EJECTION_TIME_MAX_NS, rule.base_ejection_time or 0)
-    whole = {**defaults, "max_ejection_time": longest, **stated}
-    return policy.model_copy(update={"outlier_detection": rule.model_copy(update=whole)})
+    return rule.model_copy(update={**defaults, **stated})
+
+
+def _filled(policy):
+    """Return `policy` with our tables of Envoy's defaults in what is stated of it."""
+    update = {}
+    outliers, locality = policy.outlier_detection, policy.locality
+    if outliers is not None:
+        longest = max(_EJECTION_TIME_MAX_NS, outliers.base_ejection_time or 0)
+        update["outlier_detection"] = _whole(
+            outliers, ENVOY_OUTLIER_DETECTION, max_ejection_time=longest
+        )
+    if locality is not None:
+        zones = locality.zone_aware and _whole(locality.zone_aware, ENVOY_ZONE_AWARE)
+        update["locality"] = _whole(locality, ENVOY_LOCALITY).model_copy(
+            update={"zone_aware": zones}
+        )
+    return policy.model_copy(update=update)
 
 
 def play_meshsim(scenario):

@@ -15,9 +15,6 @@ from scipy import stats
 LEVEL = 1e-6
 #: Rules of Envoy that the policy engine does not have yet.
 NOT_YET = (
-    "priority spill by overprovisioning (70/30), and panic by priority",
-    "subset fallback (any endpoint, default subset, keys of the subset)",
-    "locality weights and zone-aware routing",
     "hedging on a per-try timeout",
     "adaptive concurrency (gradient)",
     "circuit breakers by priority",
