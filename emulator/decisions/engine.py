@@ -263,8 +263,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         status : int
             Of the response, for STIMULUS_RESPONSE; else 0.
         reset : int
-            `RESET_*` code, for STIMULUS_RESET; RESET_OVERFLOW with STIMULUS_RESPONSE if the
-            response is marked ``x-envoy-overloaded``; else `RESET_NONE`.
+            `RESET_*` code, for STIMULUS_RESET; RESET_RATELIMITED with STIMULUS_RESPONSE if the
+            response is marked ``x-envoy-ratelimited``; else `RESET_NONE`.
         now_ns : int
         """
         item = self._live[exchange]

@@ -62,7 +62,6 @@ from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
     RESET_NONE,
-    RESET_OVERFLOW,
     RESET_RATELIMITED,
     RESET_REMOTE,
 )
@@ -272,7 +271,6 @@ class OutboundExchange:
         values = dict(head.headers)
         self._account.answered(values, self._now_ns())
         reset = RESET_RATELIMITED if b"x-envoy-ratelimited" in values else RESET_NONE
-        reset = RESET_OVERFLOW if b"x-envoy-overloaded" in values else reset
         decision = self._tell(STIMULUS_RESPONSE, head.status, reset)
         self._response_status = head.status
         retry = decision.action == ACTION_BACK_OFF

@@ -344,9 +344,8 @@ def step(
         Status of the response, for STIMULUS_RESPONSE, STIMULUS_FAULT_ABORT and
         STIMULUS_RATE_LIMITED; how long, for STIMULUS_FAULT_DELAY [ns]; else ignored.
     reset : int
-        `RESET_*` code, for STIMULUS_RESET; with STIMULUS_RESPONSE RESET_OVERFLOW if the
-        response is marked ``x-envoy-overloaded`` and RESET_RATELIMITED if it is marked
-        ``x-envoy-ratelimited``; else `RESET_NONE`.
+        `RESET_*` code, for STIMULUS_RESET; with STIMULUS_RESPONSE RESET_RATELIMITED if the
+        response is marked ``x-envoy-ratelimited``; else `RESET_NONE`.
     now_ns : int
         Current time of the caller's clock [ns].
     rng : ndarray[uint64], shape (2,)

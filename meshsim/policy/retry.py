@@ -5,9 +5,11 @@ retriable by `5xx` (500 to 599), `gateway-error` (502, 503, 504), `retriable-4xx
 `retriable-status-codes` (the listed ones).  A reset is retriable by `5xx`, `gateway-error` and
 `reset` whatever its cause, by `reset-before-request` if the request was not sent, by
 `connect-failure` and `refused-stream` for what they name.  A per-try timeout is a reset after
-the request was sent.  Never retried: a try that a circuit breaker refused, a try without a
-host, and a response that an upstream proxy marked ``x-envoy-overloaded``.  One marked
-``x-envoy-ratelimited`` is retried under `envoy-ratelimited` and no other condition.
+the request was sent.  Never retried: a try that a circuit breaker of this proxy refused, and a
+try without a host.  A response that an upstream marked ``x-envoy-overloaded``, because a
+breaker of its own refused, is retried as its status says (since Envoy 1.15: envoyproxy/envoy
+10847; retry budgets are to prevent storms).  One marked ``x-envoy-ratelimited`` is retried
+under `envoy-ratelimited` and no other condition.
 
 The n-th retry waits a whole number of milliseconds drawn uniformly from [0, bound(n)), where
 bound(1) = base and each next bound is doubled while the last is below max / 2, and max after.
@@ -157,9 +159,8 @@ def retry_allowed(routes: Any, route: int, codes: Any, status: int, reset: int) 
     status : int
         Status of the response; not looked at if there was a reset.
     reset : int
-        `RESET_*` code; `RESET_NONE` if there was a response.  `RESET_OVERFLOW` also stands for
-        a response with ``x-envoy-overloaded``, `RESET_RATELIMITED` for one with
-        ``x-envoy-ratelimited``.
+        `RESET_*` code; `RESET_NONE` if there was a response, `RESET_RATELIMITED` if it is
+        marked ``x-envoy-ratelimited``.
 
     Returns
     -------

@@ -64,8 +64,7 @@ __all__ = [
 # --- Stimuli: what happened ------------------------------------------------------------------
 
 STIMULUS_REQUEST = 0  # the request is complete and routed
-# `status`; reset = RESET_OVERFLOW if marked x-envoy-overloaded, or RESET_RATELIMITED
-STIMULUS_RESPONSE = 1
+STIMULUS_RESPONSE = 1  # `status`; reset = RESET_RATELIMITED if marked x-envoy-ratelimited
 STIMULUS_RESET = 2  # `reset`: the try ended without a response
 STIMULUS_PER_TRY_TIMEOUT = 3  # the caller has already given the try up
 STIMULUS_ROUTE_TIMEOUT = 4

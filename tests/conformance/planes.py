@@ -28,7 +28,6 @@ from meshsim.state.codes import (
     NO_HOST,
     RESET_CONNECT_FAILURE,
     RESET_NONE,
-    RESET_OVERFLOW,
     RESET_RATELIMITED,
     RESET_REMOTE,
 )
@@ -302,8 +301,8 @@ class ScriptedMesh(Mesh):
         if reply.reset:
             self.at(time_ns, self.on_lost, request, request.try_number)
         else:
-            mark = RESET_OVERFLOW if "x-envoy-overloaded" in reply.headers else RESET_NONE
-            mark = RESET_RATELIMITED if "x-envoy-ratelimited" in reply.headers else mark
+            limited = "x-envoy-ratelimited" in reply.headers
+            mark = RESET_RATELIMITED if limited else RESET_NONE
             self.at(time_ns, self.done, request, request.try_number, reply.status, mark)
 
     def on_lost(self, request, try_number):

@@ -96,7 +96,6 @@ def test_what_is_retried(referee, condition):
     referee.equal(f"retry_on {condition}: tries, status, flag of {len(kinds)} failures", *seen)
 
 
-@pytest.mark.xfail(reason="the engine never retries what is marked x-envoy-overloaded; Envoy does")
 @pytest.mark.parametrize("condition", ["5xx", "gateway-error"])
 def test_an_overloaded_upstream_is_retried(referee, condition):
     """Envoy no longer stops at this header (envoyproxy/envoy, issue 10706)."""

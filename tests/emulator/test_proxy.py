@@ -25,7 +25,7 @@ from meshsim.policy.transitions import (
     STIMULUS_RESPONSE,
     STIMULUS_ROUTE_TIMEOUT,
 )
-from meshsim.state.codes import FLAG_DC, FLAG_UC
+from meshsim.state.codes import FLAG_DC, FLAG_UC, RESET_NONE
 
 # --- The way of a request --------------------------------------------------------------------
 
@@ -357,6 +357,20 @@ def test_a_retry_goes_to_the_next_host_over_a_kept_connection():
             again = [STIMULUS_RESPONSE, STIMULUS_BACK_OFF_EXPIRED]
             assert engine.stimuli() == [*again, *again, STIMULUS_RESPONSE]
             assert outcomes[0].retry_count == 2
+
+    run(scenario)
+
+
+def test_an_answer_of_an_overloaded_upstream_is_one_like_any_other():
+    async def scenario():
+        answer = ok(b"no", 503, b"x-envoy-overloaded: true\r\n")
+        async with (
+            outbound(lambda number, head, body: answer, retries=1) as (_, engine, _, port, _),
+            Caller(port) as caller,
+        ):
+            assert (await caller.get())[0] == 503
+            told = [line[1:] for line in engine.log if line[0] == "tell"]
+            assert told[0] == told[2] == (STIMULUS_RESPONSE, 503, RESET_NONE)
 
     run(scenario)
 

@@ -204,13 +204,6 @@ def test_overflow_of_a_retry_is_final():
     assert driven.clusters["retries_active"][0] == 0
 
 
-def test_an_overloaded_upstream_is_not_retried():
-    driven = sent(num_retries=5, retry_on=["5xx"])
-    action, _ = driven.tell(transitions.STIMULUS_RESPONSE, 503, codes.RESET_OVERFLOW)
-    assert action == transitions.ACTION_RESPOND
-    assert driven.outcome == (503, "-")
-
-
 def test_the_route_timeout_ends_a_back_off_and_frees_the_breaker():
     driven = sent(num_retries=1, retry_on=["5xx"], timeout_ns=100 * MS)
     driven.respond(503)
