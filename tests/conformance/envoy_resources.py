@@ -85,6 +85,8 @@ def cluster(name, policy, endpoints, merge_window=None):
     }
     if policy.outlier_detection is not None:
         resource["outlier_detection"] = _outliers(policy.outlier_detection)
+    if policy.health_check is not None:
+        resource["health_checks"] = [_health_check(policy.health_check)]
     if policy.subset_config is not None:
         resource["lb_subset_config"] = _subsets(policy.subset_config)
     return resource
@@ -190,6 +192,14 @@ def _balancing(settings):
         resource["ring_hash_lb_config"] = fields
     if settings.policy == "MAGLEV":
         resource["maglev_lb_config"] = _stated(settings, "table_size")
+    if settings.slow_start is not None:
+        start = settings.slow_start
+        fields = {"slow_start_window": seconds(start.slow_start_window)}
+        if start.aggression is not None:
+            fields["aggression"] = {"default_value": start.aggression, "runtime_key": "aggression"}
+        if start.min_weight_percent is not None:
+            fields["min_weight_percent"] = {"value": start.min_weight_percent}
+        resource["round_robin_lb_config"] = {"slow_start_config": fields}
     return resource
 
 
@@ -209,6 +219,16 @@ def _outliers(rule):
     durations = ("interval", "base_ejection_time", "max_ejection_time", "max_ejection_time_jitter")
     fields = _stated(rule)
     return {name: seconds(value) if name in durations else value for name, value in fields.items()}
+
+
+def _health_check(rule):
+    numbers = ("interval_jitter_percent", "unhealthy_threshold", "healthy_threshold")
+    fields = {
+        name: value if name in numbers else seconds(value)
+        for name, value in _stated(rule).items()
+        if name != "path"
+    }
+    return {**fields, "http_health_check": {"path": rule.path}}
 
 
 # --- Routes ---------------------------------------------------------------------------------

@@ -20,7 +20,12 @@ from envoy_process import Envoy
 from wire import Answer, Ask, Endpoints, Reply, Visit, drive
 
 from emulator.decisions.engine import ProxyEngine, run_seed_of
-from meshsim.meshes.defaults import ENVOY_LOCALITY, ENVOY_OUTLIER_DETECTION, ENVOY_ZONE_AWARE
+from meshsim.meshes.defaults import (
+    ENVOY_HEALTH_CHECK,
+    ENVOY_LOCALITY,
+    ENVOY_OUTLIER_DETECTION,
+    ENVOY_ZONE_AWARE,
+)
 from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_RESET, STIMULUS_RESPONSE
 from meshsim.rng import mix, mix_in
 from meshsim.state.codes import (
@@ -30,6 +35,12 @@ from meshsim.state.codes import (
     RESET_NONE,
     RESET_RATELIMITED,
     RESET_REMOTE,
+)
+from meshsim.state.health import (
+    CHECK_FAILED,
+    CHECK_NETWORK_FAILURE,
+    CHECK_PASSED,
+    CHECK_TIMEOUT,
 )
 from meshsim.topology.model import ClusterPolicy, Route
 
@@ -42,6 +53,11 @@ _PLAYS_MAX = 5
 
 def answers_well(endpoint, number, tries):
     """Answer 200 at once: the script of endpoints that have none."""
+    return Reply()
+
+
+def is_well(endpoint, before):
+    """Pass every health check: the script of endpoints that have none."""
     return Reply()
 
 
@@ -69,6 +85,8 @@ class Scenario:
     table : tuple of Route
     script : callable
         (endpoint, number of the request, tries before) -> Reply.
+    checks : callable
+        (endpoint, health checks before) -> Reply.
     workers : int
         Of Envoy.
     seed : int
@@ -88,6 +106,7 @@ class Scenario:
     members: Mapping[str, tuple] = field(default_factory=dict)
     table: tuple[Route, ...] = field(default_factory=lambda: (route(),))
     script: Callable[[str, int, int], Reply] = answers_well
+    checks: Callable[[str, int], Reply] = is_well
     workers: int = 1
     seed: int = 1
     refusing: tuple[str, ...] = ()
@@ -191,36 +210,40 @@ def _play_envoy_once(binary, scenario):
     """Return what came of it, and by how much a request or an answer was late [s]."""
     scenario, sockets = _listening(scenario)
     try:
-        resources, own = _static_resources(scenario)
-        with Envoy(binary, resources, scenario.workers, **own) as envoy:
-            port = envoy.port(envoy_resources.OUTBOUND)
-            answers, visits, late_s = asyncio.run(_play_on_sockets(scenario, sockets, port))
-            lines = envoy.lines(envoy_resources.ACCESS_LOG, len(answers))
-            counters = envoy.counters()
+        return asyncio.run(_play_on_sockets(binary, scenario, sockets))
     finally:
         for item in sockets.values():
             item.close()
-    flags = dict(line.split() for line in lines)
-    answers = [answer._replace(flags=flags[str(answer.number)]) for answer in answers]
-    return Played(answers, visits, _renamed(counters)), late_s
 
 
-async def _play_on_sockets(scenario, sockets, port):
-    """Return the answers, the visits by number of the request, and the greatest lateness [s]."""
-    servers = Endpoints(scenario.script)
+async def _play_on_sockets(binary, scenario, sockets):
+    """Play while the endpoints listen, which Envoy may check before the first request."""
+    resources, own = _static_resources(scenario)
+    servers = Endpoints(scenario.script, scenario.checks)
     # A socket that is bound and does not listen refuses.
     heard = {name: item for name, item in sockets.items() if name not in scenario.refusing}
     await servers.serve(heard)
+    envoy = Envoy(binary, resources, scenario.workers, **own)
     try:
-        answers, origin_s = await drive(port, scenario.asks, scenario.callers)
+        await asyncio.to_thread(envoy.__enter__)
+        try:
+            port = envoy.port(envoy_resources.OUTBOUND)
+            answers, origin_s = await drive(port, scenario.asks, scenario.callers)
+            lines = await asyncio.to_thread(envoy.lines, envoy_resources.ACCESS_LOG, len(answers))
+            counters = envoy.counters()
+        finally:
+            envoy.__exit__()
     finally:
         await servers.close()
+    flags = dict(line.split() for line in lines)
+    answers = [answer._replace(flags=flags[str(answer.number)]) for answer in answers]
     visits = {
         number: [visit._replace(at_s=visit.at_s - origin_s) for visit in tries]
         for number, tries in servers.visits.items()
     }
     asked = (answer.at_s - scenario.asks[answer.number].at_s for answer in answers)
-    return answers, visits, max(servers.late_s, *asked)
+    late_s = max(servers.late_s, *asked)
+    return Played(answers, visits, _renamed(counters)), late_s
 
 
 def _renamed(counters):
@@ -252,6 +275,27 @@ class ScriptedMesh(Mesh):
             self.at(round(ask.at_s * _S), self.ask, number, ask)
         for _ in range(scenario.callers):
             self.at(0, self.ask_next)
+        self._checks = scenario.checks
+        self._asked = len(scenario.asks)
+        for host in engine.checked_hosts():
+            self.at(engine.first_check(host, 0), self.check, host, 0)
+
+    def check(self, host, before):
+        """Ask `host` how it is, until every request of the schedule is answered."""
+        if len(self.answers) == self._asked:
+            return
+        reply = self._checks(self.engine.address(host).name, before)
+        after_ns = round(reply.after_s * _S)
+        timeout_ns, _ = self.engine.check_settings(host)
+        result = CHECK_PASSED if reply.status == 200 else CHECK_FAILED
+        result = CHECK_NETWORK_FAILURE if reply.reset else result
+        if after_ns >= timeout_ns:
+            after_ns, result = timeout_ns, CHECK_TIMEOUT
+        self.at(self.now_ns + after_ns, self.on_checked, host, before, result)
+
+    def on_checked(self, host, before, result):
+        next_ns = self.engine.checked(host, result, self.now_ns)
+        self.at(next_ns, self.check, host, before + 1)
 
     def ask(self, number, ask):
         key = int(mix_in(np.uint64(mix(np.uint64(self._seed))), number))
@@ -323,6 +367,8 @@ def _filled(policy):
     """Return `policy` with our tables of Envoy's defaults in what is stated of it."""
     update = {}
     outliers, locality = policy.outlier_detection, policy.locality
+    if policy.health_check is not None:
+        update["health_check"] = _whole(policy.health_check, ENVOY_HEALTH_CHECK)
     if outliers is not None:
         longest = max(_EJECTION_TIME_MAX_NS, outliers.base_ejection_time or 0)
         update["outlier_detection"] = _whole(

@@ -6,6 +6,7 @@ one after the other on a connection.
 
 import asyncio
 import re
+from collections import Counter
 from functools import partial
 from typing import NamedTuple
 
@@ -78,7 +79,11 @@ class _Connection(asyncio.Protocol):
         self._received += data
         while _END in self._received:
             head, _, self._received = self._received.partition(_END)
-            reply = self._endpoints.visited(self._name, int(_values(head)[NUMBER]))
+            values = _values(head)
+            if NUMBER in values:
+                reply = self._endpoints.visited(self._name, int(values[NUMBER]))
+            else:
+                reply = self._endpoints.checked(self._name)
             if reply.after_s:
                 loop = asyncio.get_running_loop()
                 due_s = loop.time() + reply.after_s
@@ -108,6 +113,8 @@ class Endpoints:
     ----------
     script : callable
         (endpoint, number of the request, tries before) -> Reply.
+    checks : callable
+        (endpoint, health checks before) -> Reply.
 
     Attributes
     ----------
@@ -117,9 +124,11 @@ class Endpoints:
         By how much the latest answer was later than the script says.
     """
 
-    def __init__(self, script):
+    def __init__(self, script, checks):
         self.late_s = 0.0
         self._script = script
+        self._checks = checks
+        self._checked = Counter()
         self._servers = []
         self._all_left = asyncio.Event()
         self.connections = set()
@@ -138,6 +147,11 @@ class Endpoints:
         reply = self._script(name, number, len(tries))
         tries.append(Visit(asyncio.get_running_loop().time(), name, number))
         return reply
+
+    def checked(self, name):
+        """Note a health check; return what becomes of it."""
+        self._checked[name] += 1
+        return self._checks(name, self._checked[name] - 1)
 
     def left(self, connection):
         """Forget a connection that is closed."""
