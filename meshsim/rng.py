@@ -27,6 +27,7 @@ __all__ = [
     "PURPOSE_ARRIVAL",
     "PURPOSE_BACK_OFF",
     "PURPOSE_BRANCH",
+    "PURPOSE_CACHE",
     "PURPOSE_FAULT",
     "PURPOSE_HEALTH",
     "PURPOSE_IDLE",
@@ -67,6 +68,7 @@ PURPOSE_INJECTION = 13
 PURPOSE_MIRROR = 14
 PURPOSE_HEALTH = 15
 PURPOSE_IDLE = 40  # whom an idle server tells
+PURPOSE_CACHE = 41  # which key a request asks for
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

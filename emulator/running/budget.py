@@ -130,7 +130,7 @@ def _durations_ns(steps: Sequence[Step]) -> Iterator[float]:
         duration = step.compute if step.compute is not None else step.sleep
         if duration is not None:
             yield mean_ns(duration)
-        for branch in step.parallel or ():
+        for branch in step.branches:
             yield from _durations_ns(branch)
 
 

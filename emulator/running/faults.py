@@ -10,6 +10,7 @@ verb                            what happens
 kill, restore                   sockets reset, state gone; back on the same port, knowing nothing
 kill_proxy                      the same of the sidecar alone
 slow (0 pauses), fail           the workload's speed; its share of 500s
+flush                           what replicas have cached is forgotten
 flap                            kill and restore, again and again
 withdraw                        every proxy is told to stop choosing these replicas
 set_rate, set_/push_weights     the load; the weights of a split, pushed as configuration
@@ -116,6 +117,21 @@ class LiveControl:
         if not 0 <= share <= 1:
             raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])
         await self._run.tell("fail", self._endpoints(service, **where), share=share)
+
+    async def flush(self, service: str | None = None, **where: Any) -> None:
+        """Empty the caches of replicas.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names, or none of it has a cache.
+        """
+        names = self._endpoints(service, **where)
+        layout = self._run.compiled.layout
+        rows = [layout.endpoint_names.index(name) for name in names]
+        if not self._run.compiled.arrays["endpoints"]["cache_count"][rows].any():
+            raise ConfigError([Problem("nothing here has a cache", found=", ".join(names[:20]))])
+        await self._run.tell("flush", names)
 
     async def flap(
         self,
@@ -365,6 +381,8 @@ async def _begin(mesh: LiveControl, fault: TimedFault) -> None:
             await mesh.slow(fault.service, 0.0, **_where(fault))
         case "errors":
             await mesh.fail(fault.service, fault.factor, **_where(fault))
+        case "flush":
+            await mesh.flush(fault.service, **_where(fault))
         case "rate":
             await mesh.set_rate(fault.traffic or "", fault.factor)
 

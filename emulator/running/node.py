@@ -88,6 +88,7 @@ class Node:
             "restore": self._restore,
             "slow": self._slow,
             "fail": self._fail,
+            "flush": self._flush,
             "rate": self._rate,
             "partition": self._partition,
             "certificates": self._certificates,
@@ -327,6 +328,12 @@ class Node:
         """Let replicas answer a share of their requests with 500."""
         for replica in self._named(values):
             replica.fail(values["share"])
+        return Answer()
+
+    async def _flush(self, values: dict[str, Any]) -> Answer:
+        """Empty the caches of replicas."""
+        for replica in self._named(values):
+            replica.flush()
         return Answer()
 
     async def _rate(self, values: dict[str, Any]) -> Answer:

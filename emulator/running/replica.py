@@ -228,6 +228,7 @@ class Replica:
         self._port = port if self.has_inbound else 0
         self._server_port = 0 if self.has_inbound else port
         self._outbound = ("127.0.0.1", 0)
+        self._started = False
         self._before: tuple[int, ...] = (0,) * len(ENDPOINT_RECORD_DTYPE.names or ())
 
     @property
@@ -253,6 +254,9 @@ class Replica:
                 surroundings.compiled, self.index, surroundings.clock, self._outbound
             )
             address = "127.0.0.1" if self.has_inbound else surroundings.host
+            if self._started:
+                self.server.flush()  # a process that died has lost what it had cached
+            self._started = True
             self._server_port = await self.server.start(host=address, port=self._server_port)
         if not self.has_inbound:
             return surroundings.host, self._server_port
@@ -330,6 +334,11 @@ class Replica:
         """Answer a share of the requests with 500."""
         if self.server is not None:
             self.server.set_error_rate(share)
+
+    def flush(self) -> None:
+        """Forget what is cached."""
+        if self.server is not None:
+            self.server.flush()
 
     def heal(self) -> None:
         """Compute at nominal speed, with the stated error rate."""

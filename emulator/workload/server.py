@@ -203,6 +203,10 @@ class WorkloadServer:
         nominal = self.station.error_rate_nominal
         self.station.error_rate = nominal if share is None else share
 
+    def flush(self) -> None:
+        """Forget what is cached."""
+        self.station.cache.flush()
+
     # --- Facts -------------------------------------------------------------------------------
 
     def record(self, now_ns: int) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ import heapq
 import numpy as np
 
 from emulator.workload import tasks
+from emulator.workload.caching import ReplicaCache
 from emulator.workload.cores import SharedCores
 from emulator.workload.tasks import Action, ActionKind, ProgramStep, Task, TaskQueue
 from meshsim import rng
@@ -76,15 +77,14 @@ class Station:
         self._cores: SharedCores[Task] | None = None
         if container != NO_INDEX:
             self._cores = SharedCores(arrays["containers"][container], arrays["nodes"])
+        self.cache = ReplicaCache(arrays, row)
         self._queue = TaskQueue()
         self._running: dict[Task, None] = {}
         self._planned: list[tuple[int, int, int, Task | None, int]] = []
-        self._next_order = 0
-        self._cores_wake = 0
+        self._next_order = self._cores_wake = 0
         self._actions: list[Action] = []
         self._now_ns = 0
-        self.busy = 0
-        self.queued = 0
+        self.busy = self.queued = 0
         self._updated_ns = 0
         # In the order of ENDPOINT_RECORD_DTYPE, but for what is at this moment.
         self.requests = self.rejected = self.reneged = self.completed = 0
@@ -253,19 +253,22 @@ class Station:
                     return
                 task.step += 1
                 continue
+            if step.kind == server.STEP_CACHE and self.cache.has(task.key, step, self._now_ns):
+                task.step += 1
+                continue
             task.state = server.TASK_WAITING
             if not self._holds_worker:
                 self._release_worker(task)
-            if step.kind == server.STEP_PARALLEL:
-                self._branch(task, step)
-            else:
+            if step.kind == server.STEP_CALL:
                 task.calling = True
                 key = int(rng.mix_in(task.key, step.ordinal))
                 self._actions.append(Action(ActionKind.CALL, task, step.call, key))
+            else:
+                self._branch(task, step)
             return
 
     def _branch(self, task: Task, step: ProgramStep) -> None:
-        """Start every branch of a parallel step at this instant, in order."""
+        """Start every branch of a parallel step, or the miss of a cache, in order."""
         worker = server.WORKER_NONE if task.worker == server.WORKER_NONE else server.WORKER_BORROWED
         for first in step.branches:
             branch = Task(int(task.key), task.priority, task.operation, task.owner)
@@ -303,6 +306,9 @@ class Station:
             parent.queue_ns += sibling.queue_ns
             parent.service_ns += sibling.service_ns
         parent.branches = []
+        step = self._steps[parent.step]
+        if not failed and step.kind == server.STEP_CACHE:
+            self.cache.keep(parent.key, step, self._now_ns)
         self._go_on_after_call(parent, _FAILED if failed else 200)
         self._plan_run(parent, self._now_ns)
 

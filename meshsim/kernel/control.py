@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from meshsim.errors import ConfigError, Problem
+from meshsim.kernel.caching import flush_cache
 from meshsim.kernel.events import CONFIGURE, pack, schedule
 from meshsim.kernel.growth import push_routes, with_replicas, without_replica
 from meshsim.kernel.owner import Kernel
@@ -81,6 +82,7 @@ class MeshControl:
         for endpoint in self._endpoints(service, workload, replica, zone):
             self._reserve_events(endpoint)
             kill_endpoint(self._kernel.state, endpoint)
+            flush_cache(self._kernel.state, endpoint)
 
     def restore(
         self,
@@ -135,6 +137,28 @@ class MeshControl:
             raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])
         for endpoint in self._endpoints(service, workload, replica, zone):
             self._kernel.state.endpoints["error_rate"][endpoint] = share
+
+    def flush(
+        self,
+        service: str | None = None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Empty the caches of replicas.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is meant by these names, or none of it has a cache.
+        """
+        endpoints = self._endpoints(service, workload, replica, zone)
+        if not self._kernel.state.endpoints["cache_count"][endpoints].any():
+            names = ", ".join(self._kernel.endpoint_names[row] for row in endpoints[:20])
+            raise ConfigError([Problem("nothing here has a cache", found=names)])
+        for endpoint in endpoints:
+            flush_cache(self._kernel.state, endpoint)
 
     def withdraw(
         self,

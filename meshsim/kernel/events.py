@@ -35,6 +35,7 @@ __all__ = [
     "CONFIGURE",
     "CONNECTED",
     "DONE",
+    "FILL_CACHE",
     "FILTER",
     "FILTER_INBOUND",
     "FINISH",
@@ -44,6 +45,7 @@ __all__ = [
     "HEALTH_DUE",
     "HEALTH_PICKED",
     "HEALTH_RESULT",
+    "IS_CACHED",
     "KIND_COUNT",
     "LEAVE_FILTERS",
     "NODE",
@@ -111,7 +113,9 @@ HEALTH_DROPPED = 32  # host: nobody waits any more for a request
 PICK = 33  # exchange: returns the host of a pick (its number in place of the generation)
 TAKE_REPORT = 34  # host: the load report on a response; generation 1: the response was an error
 BECOME_IDLE = 35  # endpoint: it has become idle, and balancers ask for that
-KIND_COUNT = 36
+IS_CACHED = 36  # task: returns 1 if the cache at its step has what it asks for
+FILL_CACHE = 37  # task: the miss of its cache has ended well
+KIND_COUNT = 38
 
 #: No follow-up.
 NOTHING = -1

@@ -38,6 +38,8 @@ def _begin(mesh: MeshControl, fault: TimedFault) -> None:
             mesh.slow(fault.service, 0.0, **_where(fault))
         case "errors":
             mesh.fail(fault.service, fault.factor, **_where(fault))
+        case "flush":
+            mesh.flush(fault.service, **_where(fault))
         case "rate":
             mesh.set_rate(fault.traffic or "", fault.factor)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.kernel.caching import append_cache
 from meshsim.kernel.idle import report_idle
 from meshsim.kernel.memory import Rows
 from meshsim.kernel.regrouping import (
@@ -170,6 +171,7 @@ def _append_endpoint(kernel: Any, like: int) -> int:
     added["running_head"] = NO_INDEX
     added["updated_ns"] = kernel.now_ns
     added["proxy"] = proxy
+    append_cache(state, added)
     model = int(state.endpoints["proxy"][like])
     proxies = state.proxies[model : model + 1].copy()
     proxies["endpoint"] = endpoint

@@ -14,6 +14,7 @@ from typing import Any
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.access import refuses
 from meshsim.kernel.attempts import abandon_attempts, connected
+from meshsim.kernel.caching import fill_cache, is_cached
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.events import (
     ABANDON,
@@ -31,6 +32,7 @@ from meshsim.kernel.events import (
     CONFIGURE,
     CONNECTED,
     DONE,
+    FILL_CACHE,
     FILTER,
     FILTER_INBOUND,
     FINISH,
@@ -39,6 +41,7 @@ from meshsim.kernel.events import (
     HEALTH_DUE,
     HEALTH_PICKED,
     HEALTH_RESULT,
+    IS_CACHED,
     KIND_COUNT,
     LEAVE_FILTERS,
     NODE,
@@ -368,6 +371,8 @@ _BY_KIND: dict[int, Handler] = {
     PICK: pick_specially,
     TAKE_REPORT: take_report,
     BECOME_IDLE: become_idle,
+    IS_CACHED: is_cached,
+    FILL_CACHE: fill_cache,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

@@ -74,6 +74,7 @@ from meshsim.state.oracle import (
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
 from meshsim.state.rows import CACHE_LINE_BYTES, aligned
 from meshsim.state.server import (
+    CACHE_DTYPE,
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
     NODE_DTYPE,
@@ -169,6 +170,9 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "steps": (STEP_DTYPE, 1),
     "branches": (_I4, 1),
     "programs": (_I4, 2),  # first STEP by [workload, operation]
+    "caches": (CACHE_DTYPE, 1),
+    "popularity": (np.dtype("f8"), 1),  # cumulative, of the keys of a cache
+    "cached_until_ns": (_I8, 1),  # by key of every cache of every endpoint; 0: not cached
     "proxies": (PROXY_DTYPE, 1),
     "worker_free_ns": (_I8, 1),
     # workload and network

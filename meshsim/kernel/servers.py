@@ -22,7 +22,9 @@ from meshsim.kernel.events import (
     CALL,
     CANCEL_EXCHANGE,
     DONE,
+    FILL_CACHE,
     GENERATION_MASK,
+    IS_CACHED,
     NOTHING,
     RESPOND,
     RETURN,
@@ -30,6 +32,7 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import charge_pass, enter_proxy, wire_ns
 from meshsim.kernel.pools import drop_abandoned, free_task, take_task
 from meshsim.kernel.queues import (
@@ -54,9 +57,10 @@ from meshsim.state.exchange import ATTEMPT_ABANDONED, FLAGS_INHERITED, SAMPLED
 from meshsim.state.server import (
     FCFS,
     PREEMPTIVE_PRIORITY,
+    STEP_CACHE,
+    STEP_CALL,
     STEP_COMPUTE,
     STEP_END,
-    STEP_PARALLEL,
     STEP_SLEEP,
     TASK_ENDED,
     TASK_QUEUED,
@@ -172,17 +176,20 @@ def run_task(state: Any, task: int) -> int:
                 return NOTHING
             tasks["step"][task] = step + 1
             continue
+        if kind == STEP_CACHE and invoke(state, IS_CACHED, task, 0) == 1:
+            tasks["step"][task] = step + 1
+            continue
         tasks["state"][task] = TASK_WAITING
         if state.endpoints["hold_worker"][tasks["endpoint"][task]] == 0:
             release_worker(state, task)
-        if kind == STEP_PARALLEL:
-            return _branch(state, task, step)
-        return pack(CALL, task, tasks["wake"][task])
+        if kind == STEP_CALL:
+            return pack(CALL, task, tasks["wake"][task])
+        return _branch(state, task, step)
 
 
 @kernel_jit
 def _branch(state: Any, task: int, step: int) -> int:
-    """Start every branch of the PARALLEL at `step` at this instant, in order."""
+    """Start every branch of the PARALLEL, or the miss of the CACHE, at `step`, in order."""
     tasks = state.tasks
     first = state.steps["branch_start"][step]
     tasks["branches"][task] = state.steps["branch_count"][step]
@@ -254,6 +261,8 @@ def _join(state: Any, branch: int) -> int:
         free_task(state, child)
         child = sibling
     tasks["first_branch"][parent] = NO_INDEX
+    if not failed and state.steps["kind"][tasks["step"][parent]] == STEP_CACHE:
+        invoke(state, FILL_CACHE, parent, 0)
     go_on_after_call(state, parent, _FAILED if failed else 200)
     # The parent stands at its next step: `advance` runs it as a task that was resumed.
     now_ns = state.counters["now_ns"][0]

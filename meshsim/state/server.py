@@ -54,6 +54,8 @@ ENDPOINT_DTYPE = row_dtype(
         # the third line
         ("rejected", "i8"),
         ("reneged", "i8"),
+        ("cache_start", "i8"),  # cached_until_ns[cache_start:][:cache_count]: what it has cached
+        ("cache_count", "i8"),
     ]
 )
 
@@ -141,17 +143,30 @@ STEP_COMPUTE = 1
 STEP_SLEEP = 2
 STEP_CALL = 3
 STEP_PARALLEL = 4
+STEP_CACHE = 5  # a miss runs as its one branch
 
 STEP_DTYPE = np.dtype(
     [
         ("kind", "i4"),
         ("distribution", "i4"),
-        ("call", "i4"),
+        ("call", "i4"),  # CALL, or the CACHE of a cache
         ("ordinal", "i4"),  # place in its program: part of the draw key
         ("optional", "i4"),
         ("branch_start", "i4"),  # branches[branch_start:][:branch_count] are first steps
         ("branch_count", "i4"),
         ("probability", "f8"),
+    ],
+    align=True,
+)
+
+#: A cache of a workload: every replica has one of its own.
+CACHE_DTYPE = np.dtype(
+    [
+        ("keys", "i8"),
+        ("cacheable", "f8"),  # share of the requests that ask for one of the keys
+        ("ttl_ns", "i8"),  # NEVER_NS: until it is flushed
+        ("offset", "i8"),  # within what an endpoint has cached
+        ("popularity_start", "i4"),  # popularity[popularity_start:][:keys], or NO_INDEX: all equal
     ],
     align=True,
 )

@@ -1,7 +1,8 @@
 """The call graph: which operation calls which, how often, and whether it ends.
 
 Rule: a node is an operation of a service; the steps of each of its workloads call others with
-the product of the probabilities on the way (a sequence in `parallel` runs with certainty).
+the product of the probabilities on the way (a sequence in `parallel` runs with certainty, and
+so does the miss of a cache: every cache begins empty).
 A call is *certain* if every workload of the operation makes it with probability 1; a cycle of
 certain calls has no base case and never ends.
 """
@@ -51,6 +52,8 @@ def _calls_in(
             yield (*at, "call"), step.call, reached
         for branch, inner in enumerate(step.parallel or ()):
             yield from _calls_in(inner, (*at, "parallel", branch), reached)
+        if step.cache is not None:  # as if it were empty
+            yield from _calls_in(step.cache.miss, (*at, "cache", "miss"), reached)
 
 
 def call_steps(workload: Workload) -> Iterator[tuple[FieldPath, Call, float]]:

@@ -160,6 +160,8 @@ def _fault(path: FieldPath, element: model.TimedFault) -> Iterator[Finding]:
     if element.kind == "errors" and element.factor > 1:
         found = f"{element.factor:g}"
         yield Finding((*path, "factor"), "an error rate is a probability", found, "0 to 1")
+    if element.kind == "flush" and element.duration is not None:
+        yield Finding((*path, "duration"), "a flush is over at once", allowed="no duration")
     if element.workload is not None and element.service is None:
         yield Finding((*path, "workload"), "a workload is named with its service")
     if element.replica is not None and element.workload is None:

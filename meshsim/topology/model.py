@@ -90,6 +90,7 @@ __all__ = [
     "Arrivals",
     "Autoscale",
     "Batch",
+    "Cache",
     "Call",
     "CircuitBreakers",
     "ClosedLoop",
@@ -226,25 +227,51 @@ class Call(Model):
         return {"service": value} if isinstance(value, str) else value
 
 
+class Cache(Model):
+    """A look-aside cache of a replica: what is not in it is found by the steps of `miss`.
+
+    A share `cacheable` of the requests ask for one of `keys` keys; the k-th most popular one has
+    weight k ** -zipf.  The others miss always, and are not kept.  A miss that ended well is kept
+    for `ttl`, or until the replica is flushed or dies; one that failed is not kept.  Looking up
+    takes no time: write a compute step before it.  Each replica has a cache of its own; it begins
+    with a share `filled` of the keys, the most popular ones, but one that is added or comes back
+    begins empty.  A cache that replicas share is a service of one replica.
+    """
+
+    keys: Integer = Field(ge=1, le=10_000_000)
+    cacheable: Probability = 1.0
+    zipf: Number = Field(default=0.0, ge=0, le=10)
+    ttl: Duration | None = None
+    filled: Probability = 0.0
+    miss: tuple[Step, ...] = Field(min_length=1)
+
+
 class Step(Model):
-    """One step of an operation: exactly one of compute, sleep, call, parallel.
+    """One step of an operation: exactly one of compute, sleep, call, parallel, cache.
 
     compute uses a core; sleep waits without one; parallel runs its branches (each a sequence)
-    at once and continues when all have ended.  A failed call (status >= 500) ends the
-    operation with status 500 unless `optional` is true, in which case it goes on.
+    at once and continues when all have ended; cache runs its `miss` unless it has what is asked
+    for.  A failed call (status >= 500) ends the operation with status 500 unless `optional` is
+    true, in which case it goes on.
     """
 
     compute: Distribution | None = None
     sleep: Distribution | None = None
     call: Call | None = None
     parallel: tuple[tuple[Step, ...], ...] | None = None
+    cache: Cache | None = None
     probability: Probability = 1.0
     optional: Boolean = False
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Step:
-        one_of(self, ("compute", "sleep", "call", "parallel"))
+        one_of(self, ("compute", "sleep", "call", "parallel", "cache"))
         return self
+
+    @property
+    def branches(self) -> tuple[tuple[Step, ...], ...]:
+        """The sequences within it: those that run at once, or the miss of its cache."""
+        return (self.cache.miss,) if self.cache is not None else self.parallel or ()
 
 
 class Autoscale(Model):
@@ -311,11 +338,12 @@ class TimedFault(Model):
 
     kill: the endpoints reset their work and refuse connections; slow: compute runs at
     `factor` times its speed; pause: nothing is served; rate: a traffic class's rate is
-    multiplied by `factor`; errors: the workload's error rate becomes `factor`.
+    multiplied by `factor`; errors: the workload's error rate becomes `factor`; flush: what
+    replicas have cached is forgotten (at once, so there is no `duration`).
     `trigger` declares the disturbance whose after-effect the metastability verdict tests.
     """
 
-    kind: Literal["kill", "slow", "pause", "rate", "errors"]
+    kind: Literal["kill", "slow", "pause", "rate", "errors", "flush"]
     at: Duration
     duration: Duration | None = None
     service: str | None = None

@@ -203,7 +203,7 @@ def dilation_for(topology: Topology) -> float:
 def _all_steps(steps: Sequence[Step]) -> list[Step]:
     found = list(steps)
     for step in steps:
-        for branch in step.parallel or ():
+        for branch in step.branches:
             found += _all_steps(branch)
     return found
 

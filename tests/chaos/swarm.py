@@ -31,6 +31,7 @@ class Swarm:
         self.filter_rng = np.random.default_rng([seed, 1])
         self.health_rng = np.random.default_rng([seed, 2])
         self.spread_rng = np.random.default_rng([seed, 4])
+        self.fault_rng = np.random.default_rng([seed, 7])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -81,6 +82,22 @@ class Swarm:
             body["concurrency_penalty"] = 0.2
         elif not nodes and self.chance(0.3):
             body["discipline"] = "PREEMPTIVE_PRIORITY"
+        return self.caching(body, callees)
+
+    def caching(self, body: dict, callees: list[str]) -> dict:
+        """Add a cache in front of a call, from draws of their own."""
+        random = self.fault_rng
+        if random.random() < 0.25:
+            miss = [{"call": str(random.choice(callees))}] if callees else [{"compute": "1ms"}]
+            cache = {
+                "keys": int(random.integers(1, 20)),
+                "cacheable": float(random.choice([0.5, 1.0])),
+                "zipf": float(random.choice([0.0, 1.0])),
+                "miss": miss,
+            }
+            if random.random() < 0.5:
+                cache["ttl"] = "20ms"
+            body["steps"].append({"cache": cache, "optional": bool(random.random() < 0.5)})
         return body
 
     def policy(self, others: list[str]) -> dict:
@@ -326,7 +343,22 @@ class Swarm:
             status = str(self.spread_rng.choice(["HEALTHY", "DEGRADED", "UNHEALTHY"]))
             control.set_health(service, status, replica=0)
             verb = f"{status} and {verb}"
-        return f"{verb} {service}"
+        return f"{self.shake(control, run.topology.services)}{verb} {service}"
+
+    def shake(self, control, services) -> str:
+        """Do, now and then, one more thing, from draws of their own; return what."""
+        random = self.fault_rng
+        if random.random() >= 0.3:
+            return ""
+        cached = [
+            name
+            for name, service in services.items()
+            if any(step.cache for step in service.workloads["v1"].steps)
+        ]
+        if not cached:
+            return ""
+        control.flush(cached[0])
+        return f"flush {cached[0]} and "
 
 
 def story(seed: int, events: int = 37) -> list[str]:

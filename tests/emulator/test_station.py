@@ -161,6 +161,25 @@ SCENARIOS = {
         ),
         "b": worker(COMPUTE, concurrency=3),
     },
+    "cache": {
+        "a": worker(
+            {
+                "cache": {
+                    "keys": 9,
+                    "cacheable": 0.8,
+                    "zipf": 1.0,
+                    "ttl": "80ms",
+                    "filled": 0.3,
+                    "miss": [{"call": "b"}, LOGNORMAL],
+                },
+                "optional": True,
+            },
+            {"cache": {"keys": 4, "miss": [COMPUTE]}, "probability": 0.5},
+            {"compute": "100us"},
+            concurrency=9,
+        ),
+        "b": worker(COMPUTE, concurrency=2, error_rate=0.3),
+    },
     "slow": {"a": worker(LOGNORMAL, {"sleep": "1ms"}, speed=0.5, concurrency=2)},
     "processor sharing": {"a": worker(COMPUTE, discipline="PROCESSOR_SHARING", concurrency=8)},
     "cpu limit and penalty": {

@@ -115,6 +115,26 @@ def everything() -> Topology:
     )
 
 
+CACHE = {"keys": 30, "cacheable": 0.9, "zipf": 1.0, "ttl": "150ms", "miss": [{"call": "store"}]}
+
+
+def cached() -> Topology:
+    """A cache in front of a store that is too slow for all, flushed under way."""
+    return Topology.model_validate(
+        {
+            "name": "cached",
+            "mesh": "istio-sidecar",
+            "services": {
+                "web": body({"cache": CACHE, "optional": True}, compute("200us")),
+                "store": body(compute("8ms"), on_timeout="continue"),
+            },
+            "traffic": {"users": {"to": "web", "arrivals": {"poisson": 400}}},
+            "policies": {"store": {"routes": [{"timeout": "30ms"}]}},
+            "faults": [{"kind": "flush", "service": "web", "at": "200ms"}],
+        }
+    )
+
+
 ACCESS = {
     "peer_authentication": [{"mode": "STRICT"}],
     "policies": [
@@ -145,6 +165,8 @@ def run(name: str, seed: int = 1, replications: int = 1) -> list:
         topology, duration = everything().model_copy(update={"mesh": "istio-sidecar"}), "400ms"
     elif name == "everything-none":
         topology, duration = everything().model_copy(update={"mesh": "none"}), "400ms"
+    elif name == "cached":
+        topology, duration = cached(), "400ms"
     elif name == "guarded":
         topology, duration = guarded(), "300ms"
     else:

@@ -46,13 +46,18 @@ distributions = st.one_of(
 def step_lists(draw, services, depth=2):
     steps = []
     for _ in range(draw(st.integers(0, 3))):
-        kind = draw(st.sampled_from(["compute", "sleep", "call", "parallel"][: 4 if depth else 3]))
+        kind = draw(
+            st.sampled_from(["compute", "sleep", "call", "parallel", "cache"][: 5 if depth else 3])
+        )
         if kind == "call":
             target = draw(st.sampled_from(services))
             long = {"service": target, "headers": draw(st.dictionaries(names, names, max_size=2))}
             step = {"call": draw(st.sampled_from([target, long]))}
         elif kind == "parallel":
             step = {"parallel": [draw(step_lists(services, depth - 1)) for _ in range(2)]}
+        elif kind == "cache":
+            miss = [*draw(step_lists(services, depth - 1)), {"sleep": "1ms"}]
+            step = {"cache": {"keys": draw(st.integers(1, 99)), "ttl": "1s", "miss": miss}}
         else:
             step = {kind: draw(distributions)}
         # Below 1, so that no cycle is endless.

@@ -88,6 +88,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         **programs.arrays,
         **upstreams.arrays,
         **servers.arrays,
+        **programs.caches.build(servers.arrays["endpoints"]),
         **compile_traffic(topology, layout, programs, draws),
         **compile_access(topology, layout, programs, profile.sidecars),
     }

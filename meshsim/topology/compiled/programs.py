@@ -1,9 +1,9 @@
 """Programs: the steps of every operation of every workload, and the calls they make.
 
 Rule: a sequence of steps lies in adjacent rows and ends with STEP_END; the branches of a
-parallel step are sequences of their own.  Row 0 is an END: the program of a request that fails
-at once, and of an operation that a workload does not declare.  `ordinal` numbers the steps of
-one workload, so a draw key does not depend on other workloads.
+parallel step, and the miss of a cache, are sequences of their own.  Row 0 is an END: the program
+of a request that fails at once, and of an operation that a workload does not declare.  `ordinal`
+numbers the steps of one workload, so a draw key does not depend on other workloads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import CALL_DTYPE
 from meshsim.state.server import (
+    STEP_CACHE,
     STEP_CALL,
     STEP_COMPUTE,
     STEP_DTYPE,
@@ -24,6 +25,7 @@ from meshsim.state.server import (
     STEP_SLEEP,
 )
 from meshsim.topology.calls import operation_steps
+from meshsim.topology.compiled.caches import Caches
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.model import Call, Distribution, Step, Topology, TrafficClass
@@ -64,11 +66,13 @@ class Programs:
     entry_calls: dict[str, int]
     fan_out: int
     operations: dict[str, int]  # column of each in `programs`
+    caches: Caches
 
 
 class _Compiler:
     def __init__(self, topology: Topology, draws: Draws) -> None:
         self.draws = draws
+        self.caches = Caches()
         self.operations: dict[str, int] = {"default": 0}
         for service in topology.services.values():
             for workload in service.workloads.values():
@@ -111,7 +115,7 @@ class _Compiler:
     def sequence(self, steps: tuple[Step, ...], service: str, workload: int) -> int:
         """Add a sequence and its END; return its first row."""
         first = len(self.steps)
-        parallels: list[tuple[int, Step]] = []
+        branching: list[tuple[int, Step]] = []
         for step in steps:
             self.ordinal += 1
             row = [STEP_END, NO_INDEX, NO_INDEX, self.ordinal, int(step.optional), 0, 0]
@@ -122,27 +126,28 @@ class _Compiler:
             elif step.call is not None:
                 row[0] = STEP_CALL
                 row[2] = self.call(service, step.call.service, CallSite(workload, step.call))
+            elif step.cache is not None:
+                row[0] = STEP_CACHE
+                row[2] = self.caches.row(step.cache, workload)
+                branching.append((len(self.steps), step))
             else:
                 row[0] = STEP_PARALLEL
-                parallels.append((len(self.steps), step))
+                branching.append((len(self.steps), step))
             self.steps.append((*row, step.probability))
         self._end()
-        for at, step in parallels:
-            branches = [self.sequence(branch, service, workload) for branch in step.parallel or ()]
+        for at, step in branching:
+            branches = [self.sequence(branch, service, workload) for branch in step.branches]
             self.fan_out = max(self.fan_out, _FAN_OUT_MIN + _EVENTS_A_BRANCH * _width((step,)))
-            parallel = list(self.steps[at])
-            parallel[5:7] = [len(self.branches), len(branches)]
-            self.steps[at] = tuple(parallel)
+            branching_row = list(self.steps[at])
+            branching_row[5:7] = [len(self.branches), len(branches)]
+            self.steps[at] = tuple(branching_row)
             self.branches += branches
         return first
 
 
 def _width(steps: tuple[Step, ...]) -> int:
     """Return the most branches that one task running `steps` can have at once."""
-    parallels = [step.parallel for step in steps if step.parallel is not None]
-    return max(
-        (sum(1 + _width(branch) for branch in branches) for branches in parallels), default=0
-    )
+    return max((sum(1 + _width(branch) for branch in step.branches) for step in steps), default=0)
 
 
 def compile_programs(
@@ -183,4 +188,5 @@ def compile_programs(
         entry_calls,
         compiler.fan_out,
         compiler.operations,
+        compiler.caches,
     )
