@@ -222,6 +222,10 @@ class Mesh:
                 return
             self.engine.opened(host)
         self._pass_on(host, waiting)
+        # Connections open at once here, so whoever still waits may have one more.
+        while waiting and self.engine.can_open(host):
+            self.engine.opened(host)
+            self._pass_on(host, waiting)
 
     def _pass_on(self, host, waiting):
         """Give a free connection of `host` to who waits longest, or keep it."""

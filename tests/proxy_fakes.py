@@ -181,6 +181,9 @@ class FakeEngine:
     def can_wait(self, host):
         return self._may("pending")
 
+    def wants_connection(self, host, connecting):
+        return self.active[f"pending-{host}"] > connecting
+
     def can_open(self, host):
         return self._may("connections") or self.active[f"open-{host}"] == 0
 
@@ -206,9 +209,11 @@ class FakeEngine:
 
     def pending_added(self, host):
         self._add("pending", 1)
+        self._add(f"pending-{host}", 1)
 
     def pending_removed(self, host):
         self._add("pending", -1)
+        self._add(f"pending-{host}", -1)
 
     def is_member(self, host):
         return True

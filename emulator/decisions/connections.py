@@ -19,6 +19,7 @@ from meshsim.policy.circuit_breakers import (
     on_connection_opened,
     on_pending_added,
     on_pending_removed,
+    wants_connection,
 )
 from meshsim.topology.compiled.layout import Rows
 
@@ -46,11 +47,15 @@ class ConnectionDecisions(ABC):
         self._note("can_wait", host, allowed)
         return allowed
 
-    def can_open(self, host: int) -> bool:
-        """Decide whether `host` may get one more connection."""
+    def wants_connection(self, host: int, connecting: int) -> bool:
+        """Return whether those that wait for `host` want one more than `connecting`."""
+        return bool(wants_connection(self._holdings.pending[host], connecting))
+
+    def can_open(self, host: int) -> int:
+        """Decide whether `host` may get one more connection: OPEN_* of the circuit breakers."""
         open_of_host = int(self._connections_open[host])
         cluster = self._cluster_of[host]
-        allowed = bool(can_open_connection(self._clusters, cluster, self._configs, open_of_host))
+        allowed = int(can_open_connection(self._clusters, cluster, self._configs, open_of_host))
         self._note("can_open", host, allowed)
         return allowed
 

@@ -120,7 +120,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         """
         hosts, clusters = self._exchanges.in_use()
         departed = self._holdings.apply(configuration, hosts, clusters, now_ns)
-        self._table = RouteTable(configuration, self._holdings.cluster_rows)
+        rows = self._holdings.cluster_rows, self._holdings.high.cluster_rows
+        self._table = RouteTable(configuration, *rows)
         self._filters.apply(configuration.listener.rate_limit)
         self.inbound.apply(configuration.listener)
         self._bind(now_ns)
@@ -169,6 +170,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._memory = holdings.memory
         self._learning = set(np.flatnonzero(holdings.configs["custom_learn"]).tolist())
         self._cluster_of = holdings.cluster_of
+        self._picked = holdings.high.picked
         self._connections_open = holdings.hosts["connections_open"]
         fields = ("connect_timeout_ns", "idle_timeout_ns", "max_requests_per_connection")
         columns = [holdings.configs[field].tolist() for field in fields]
@@ -228,18 +230,18 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         if filters is not None:
             key = self._key(exchange, item)
             stimulus, value = self._filters.outbound(filters, item, key, delayed, now_ns)
-        cluster = NO_INDEX
+        cluster = limits = NO_INDEX
         if stimulus == STIMULUS_REQUEST and route != NO_INDEX and table.split_counts[route] > 0:
             split = table.split_starts[route]
             if table.split_counts[route] > 1:
                 count, total = table.split_counts[route], table.weight_totals[route]
                 uniform = split_uniform(self._key(exchange, item))
                 split = choose_split(table.splits, split, count, total, uniform)
-            cluster = table.split_clusters[split]
+            cluster, limits = table.split_clusters[split], table.split_limits[split]
             item.asked = table.split_asked[split]
             item.hash_key = np.uint64(table.hash_key(route, item.headers))
-        item.cluster = cluster
-        self._exchanges.clusters[item.row] = cluster
+        item.cluster, item.high = cluster, limits != cluster
+        self._exchanges.clusters[item.row] = limits
         decision = self._step(item, stimulus, value, RESET_NONE, now_ns)
         if self._log is not None:
             self._log.write(
@@ -306,6 +308,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
     def pick(self, exchange: int, now_ns: int) -> int:
         """Pick the host of the next try; return its handle, or `NO_HOST`.
 
+        The handle is that of the host's connections for the priority of the request.
+
         A retry picks again while the host was tried before, as the route says
         (`host_selection_retry_max_attempts`); the last pick is accepted.
         """
@@ -325,6 +329,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             item.tried.append(host)
             if watched:
                 self._health.picked(item, host)
+            if item.high:
+                host = self._holdings.high.pools[host]
         if self._log is not None:
             self._log.write(f'[{self.index},"pick",{exchange},{now_ns},{host}]')
         return host
@@ -332,10 +338,11 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
     def sent(self, exchange: int, host: int, now_ns: int) -> int:
         """Count a try that has got its connection; return when it times out [ns]."""
         item = self._live[exchange]
-        on_request_started(self._clusters, item.cluster)
-        on_request_sent(self._hosts, host, now_ns)
+        picked = self._picked.get(host, host)
+        on_request_started(self._clusters, self._cluster_of[host])
+        on_request_sent(self._hosts, picked, now_ns)
         if self._health.watched[item.cluster]:
-            self._health.connected(item, host, now_ns)
+            self._health.connected(item, picked, now_ns)
         deadline_ns = NEVER_NS
         if item.table.has_per_try[item.route]:
             deadline_ns = per_try_deadline_ns(item.table.routes, item.route, now_ns)
@@ -359,15 +366,16 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             Since `sent` [ns].
         now_ns : int
         """
-        cluster = self._cluster_of[host]
-        on_request_ended(self._clusters, cluster)
+        on_request_ended(self._clusters, self._cluster_of[host])
+        picked = self._picked.get(host, host)
+        cluster = self._cluster_of[picked]
         on_ended = on_response if outcome == "response" else on_abandoned
-        on_ended(self._hosts, host, self._configs, cluster, rtt_ns, now_ns)
+        on_ended(self._hosts, picked, self._configs, cluster, rtt_ns, now_ns)
         if failed:
-            on_error(self._hosts, host)
+            on_error(self._hosts, picked)
         if cluster in self._learning:
             clusters, configs = self._clusters, self._configs
-            learn(self._hosts, host, clusters, configs, self._memory, failed, rtt_ns, now_ns)
+            learn(self._hosts, picked, clusters, configs, self._memory, failed, rtt_ns, now_ns)
         if self._log is not None:
             self._log.write(
                 f'[{self.index},"ended",{exchange},{host},"{outcome}",'

@@ -68,6 +68,8 @@ class Exchange:
         What its route asks of the hosts of a cluster that picks by subset.
     tried : list of int
         Hosts of its tries, in order.
+    high : bool
+        Whether its priority is HIGH.
     holds_fault : bool
         Whether it counts among the active faults of the proxy.
     host : int
@@ -81,6 +83,7 @@ class Exchange:
         "cluster",
         "hash_key",
         "headers",
+        "high",
         "holds_fault",
         "host",
         "key",
@@ -116,6 +119,7 @@ class Exchange:
         self.hash_key = NO_HASH_KEY
         self.asked: Asked | None = None
         self.tried: list[int] = []
+        self.high = False
         self.holds_fault = False
         self.host = NO_HOST
         self.sent = False
@@ -188,10 +192,11 @@ class Exchanges:
         clusters: set[int] = set()
         for exchange in self.live.values():
             hosts.update(exchange.tried)
-            clusters.add(exchange.cluster)
+            clusters.update((exchange.cluster, int(self.clusters[exchange.row])))
             clusters.update(exchange.table.mirrors["cluster"].tolist())
             if self.states[exchange.row] in (EXCHANGE_ROUTING, EXCHANGE_DELAYED):
                 clusters.update(exchange.table.split_clusters)
+                clusters.update(exchange.table.split_limits)
         return hosts, clusters
 
     def _grow(self) -> None:

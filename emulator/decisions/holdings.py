@@ -24,6 +24,7 @@ import numpy as np
 
 from emulator.decisions.grouping import grouped
 from emulator.decisions.lanes import Lanes
+from emulator.decisions.priorities import HighPriority
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.health import (
@@ -55,6 +56,7 @@ from meshsim.topology.compiled.policies import (
     no_hosts,
     weights_equal,
 )
+from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
 
 if TYPE_CHECKING:
     from meshsim.topology.compiled.placement import Group
@@ -72,14 +74,11 @@ _COUNTERS = {
     "upstream_rq_total": "requests_total",
     "upstream_rq_active": "requests_active",
     "upstream_rq_pending_active": "pending_active",
-    "upstream_rq_pending_overflow": "pending_overflow",
-    "upstream_rq_active_overflow": "request_overflow",
     "upstream_rq_retry": "retries_total",
     "upstream_rq_retry_active": "retries_active",
-    "upstream_rq_retry_overflow": "retry_overflow",
     "upstream_cx_total": "connections_total",
     "upstream_cx_active": "connections_active",
-    "upstream_cx_overflow": "connection_overflow",
+    **OVERFLOWS,
 }
 
 
@@ -108,6 +107,8 @@ class Holdings:
         Of custom policies, by cluster as ``clusters["memory_start"]`` says.
     lanes : Lanes
         Parts of clusters that are grouped, or that pick by subset.
+    high : HighPriority
+        Rows of clusters that routes of HIGH priority lead to.
     host_health : ndarray[HOST_HEALTH_DTYPE], as long as `hosts`
     cluster_health, health_rules, ejections : ndarray, as long as `clusters`
         Belief in their health, and the rules it goes by.
@@ -135,6 +136,7 @@ class Holdings:
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
         self.memory: Rows = np.zeros(1)
         self.lanes = Lanes(self)
+        self.high = HighPriority(self)
         self.cluster_rows: dict[str, int] = {}
         self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
         self.pending: list[int] = [0] * _ROWS_FIRST
@@ -186,7 +188,7 @@ class Holdings:
             for item in endpoints:
                 host = self._host_rows.get((name, item.name))
                 if host is None:
-                    host = self._new_host(cluster, now_ns, hosts_free)
+                    host = self.new_host(cluster, now_ns, hosts_free)
                     fresh.append(host)
                 host_rows[name, item.name] = host
                 self.addresses[host] = item
@@ -201,6 +203,7 @@ class Holdings:
             policy = configuration.clusters[name]
             self.configure(cluster, policy, hashed, weights, tables)
             self._set_rule(cluster, policy)
+        self.high.apply(configuration, host_rows, clusters_free, hosts_free)
         self._host_rows = host_rows
         self.members = np.array(members or [0], np.int32)
         self._watch(members, fresh, older, now_ns)
@@ -255,11 +258,22 @@ class Holdings:
         """Return Envoy's counters of each cluster of the configuration in force."""
         return {
             name: {
-                **{key: int(self.clusters[field][row]) for key, field in _COUNTERS.items()},
+                **self._counters(name, row),
                 **self._health_counters(row),
             }
             for name, row in self.cluster_rows.items()
         }
+
+    def _counters(self, name: str, row: int) -> dict[str, int]:
+        """Return what is counted of a cluster, and what is at its limit, by priority."""
+        rows = {"default": row}
+        if name in self.high.cluster_rows:
+            rows["high"] = self.high.cluster_rows[name]
+        counts = {
+            key: int(self.clusters[field][list(rows.values())].sum())
+            for key, field in _COUNTERS.items()
+        }
+        return {**counts, **open_breakers(self.clusters, rows, self.configs)}
 
     def health_counters(self) -> dict[str, dict[str, int]]:
         """Return Envoy's counters of health of each cluster that is watched."""
@@ -300,7 +314,8 @@ class Holdings:
 
     def _free_clusters(self, in_use: Collection[int]) -> list[int]:
         """Return the CLUSTER rows to give out, the first to be taken last."""
-        held = set(self.cluster_rows.values()) | self.lanes.rows | set(in_use)
+        named = (*self.cluster_rows.values(), *self.high.cluster_rows.values())
+        held = set(named) | self.lanes.rows | set(in_use)
         active = ("connections_active", "pending_active", "requests_active", "retries_active")
         return [
             row
@@ -324,7 +339,12 @@ class Holdings:
             if address is not None:
                 self._count_in(self._forgotten, row, address.name)
                 self.addresses[row] = None
+        self.high.forget(free)
         return free
+
+    def host_row(self, key: tuple[str, str]) -> int | None:
+        """Return the HOST row of a cluster and an endpoint of it, or None."""
+        return self._host_rows.get(key)
 
     def new_cluster(self, name: str, free: list[int]) -> int:
         """Return a blank CLUSTER row for `name`, out of `free` if there is any."""
@@ -347,7 +367,8 @@ class Holdings:
         self._tables.pop(row, None)
         return row
 
-    def _new_host(self, cluster: int, now_ns: int, free: list[int]) -> int:
+    def new_host(self, cluster: int, now_ns: int, free: list[int]) -> int:
+        """Return a blank HOST row of `cluster`, out of `free` if there is any."""
         if not free:
             count = len(self.hosts)
             free += range(2 * count - 1, count - 1, -1)
@@ -423,6 +444,7 @@ class Holdings:
             same = needed == count
             parts.append(self.memory[start : start + count] if same else np.zeros(needed))
         self.memory = np.concatenate(parts)
+        self.high.remember()
 
     def _empty_departed(self) -> None:
         """Leave clusters that are gone without members: a retry finds no host, as in Envoy.

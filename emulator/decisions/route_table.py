@@ -71,6 +71,8 @@ class RouteTable:
     configuration : ProxyConfiguration
     cluster_rows : mapping of str to int
         CLUSTER row of each cluster of the configuration.
+    high_rows : mapping of str to int, optional
+        That of its HIGH priority, of those that have one.
 
     Attributes
     ----------
@@ -78,11 +80,18 @@ class RouteTable:
     splits : ndarray[SPLIT_DTYPE], shape (n_splits,)
         `cluster` is a CLUSTER row, or `NO_INDEX` for a cluster the configuration lacks.
     codes : ndarray[int32], shape (n_codes,)
+    split_limits : list of int
+        By split: the CLUSTER row whose limits hold, which is another for priority HIGH.
     split_asked : list of Asked or None
         What each split asks of the hosts of a cluster that picks by subset.
     """
 
-    def __init__(self, configuration: ProxyConfiguration, cluster_rows: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        configuration: ProxyConfiguration,
+        cluster_rows: Mapping[str, int],
+        high_rows: Mapping[str, int] | None = None,
+    ) -> None:
         self._labels = configuration.labels
         self._services: dict[str, _Service] = {}
         self._hashing: list[_Hashing] = []
@@ -98,6 +107,7 @@ class RouteTable:
         self.filters: list[RouteFilters | None] = []
         splits: list[tuple[int, int, int]] = []
         codes: list[int] = []
+        self.split_limits: list[int] = []
         self.split_asked: list[Asked | None] = []
         for service, routes in configuration.routes.items():
             first = len(self._hashing)
@@ -112,6 +122,9 @@ class RouteTable:
                 clusters = [cluster_rows.get(name, NO_INDEX) for name in names]
                 chains = [NO_INDEX] * len(names)  # by `Holdings.chain_of`
                 splits += zip(clusters, chains, weights, strict=True)
+                if route.priority == "HIGH":
+                    clusters = [(high_rows or {}).get(name, NO_INDEX) for name in names]
+                self.split_limits += clusters
                 self.split_asked += [
                     asked_of(item) if _by_subset(configuration, name) else None
                     for item, name in zip(weighted(route), names, strict=True)

@@ -24,7 +24,7 @@ from meshsim.errors import ConfigError, Problem
 
 __all__ = ["FORMAT_VERSION", "Stimulus", "StimulusFile", "StimulusLog", "changed_parts"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FORMAT_NAME = "meshsim-stimuli"
 #: Characters kept in memory before they are written.
 _BUFFER_MAX = 1 << 18
@@ -143,7 +143,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "first_check": (int, int, int),
     "checked": (int, int, int, int),
     "can_wait": (int, bool),
-    "can_open": (int, bool),
+    "can_open": (int, int),
     "can_send": (int, bool),
     "opened": (int, None),
     "closed": (int, None),

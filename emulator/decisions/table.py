@@ -15,6 +15,7 @@ from meshsim.policy.circuit_breakers import (
     on_pending_removed,
     on_request_ended,
     on_request_started,
+    wants_connection,
 )
 from meshsim.policy.custom.decisions import learn
 from meshsim.policy.fault import abort_status, delay_ns, on_fault_ended, pace_ns
@@ -83,5 +84,6 @@ DECISIONS = {
         select_hosts,
         settle_health,
         step,
+        wants_connection,
     )
 }

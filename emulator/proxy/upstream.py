@@ -1,11 +1,12 @@
 """Connections of one proxy to its upstreams: HTTP/1.1, one request at a time.
 
 Rule, as Envoy's `ConnPoolImplBase` and `meshsim.kernel.connections`: a request takes the idle
-connection of its host that was used last; otherwise it must be allowed to wait, a connection is
-opened if that is allowed, and the request waits, first come first served, until a connection of
-that host is ready.  A connection that has served `max_requests_per_connection`, or whose request
-was reset or given up, is closed; another is opened for those that still wait.  If a host refuses
-the connection, all that wait for it fail.
+connection of its host that was used last; otherwise it must be allowed to wait, and waits, first
+come first served, until a connection of that host is ready.  While more wait than connections are
+connecting, others are opened if that is allowed: when a request begins to wait, when some still
+wait beside one that got a connection, and when a connection was closed because it had served
+`max_requests_per_connection`, or its request was reset or given up.  If a host refuses the
+connection, all that wait for it fail.
 
 Whether to wait, to open and to send is asked of the engine (`meshsim.policy.circuit_breakers`);
 this module owns sockets, the order of those that wait, and the idle time-out.
@@ -30,6 +31,7 @@ from emulator.http.connection import (
     UpstreamConnection,
     dial,
 )
+from meshsim.policy.circuit_breakers import CONNECTIONS_AT_ONCE, OPEN, OPEN_NONE
 from meshsim.state.codes import (
     NEVER_NS,
     RESET_CONNECT_FAILURE,
@@ -53,10 +55,11 @@ OVERFLOW: Final = Overflow()
 class _Pool:
     """The connections of one host that nobody holds, and who waits for one."""
 
-    __slots__ = ("departed", "host", "idle", "pending", "timer")
+    __slots__ = ("connecting", "departed", "host", "idle", "pending", "timer")
 
     def __init__(self, host: int) -> None:
         self.host = host
+        self.connecting = 0  # connections that are not established yet
         self.departed = False  # no longer a member
         self.idle: deque[UpstreamConnection] = deque()  # used last: rightmost
         self.pending: dict[UpstreamClient, None] = {}  # in order of arrival
@@ -112,9 +115,9 @@ class UpstreamPools:
             return OVERFLOW
         if not self._engine.can_wait(host):
             return OVERFLOW
-        self._open_if_allowed(pool)
         pool.pending[client] = None
         self._engine.pending_added(host)
+        self._open_wanted(pool)
         return None
 
     def leave(self, host: int, client: UpstreamClient) -> None:
@@ -140,8 +143,7 @@ class UpstreamPools:
         """Close a connection that a client held; open another if requests wait for one."""
         pool = self._pools[connection.host]
         self._forget(connection)
-        if pool.pending:
-            self._open_if_allowed(pool)
+        self._open_wanted(pool)
 
     def close_idle(self) -> None:
         """Close the connections that nobody holds."""
@@ -191,10 +193,20 @@ class UpstreamPools:
 
     # --- Connecting ------------------------------------------------------------------------
 
-    def _open_if_allowed(self, pool: _Pool) -> None:
-        if self._aborted or not self._engine.can_open(pool.host):
-            return
+    def _open_wanted(self, pool: _Pool) -> None:
+        """Open the connections that those who wait want, as far as they are allowed."""
+        for _ in range(CONNECTIONS_AT_ONCE):
+            if self._aborted or not self._engine.wants_connection(pool.host, pool.connecting):
+                return
+            allowed = self._engine.can_open(pool.host)
+            if allowed != OPEN_NONE:
+                self._open(pool)
+            if allowed != OPEN:
+                return
+
+    def _open(self, pool: _Pool) -> None:
         self._engine.opened(pool.host)
+        pool.connecting += 1
         connection = UpstreamConnection(pool.host, self._on_idle_closed)
         self._connections.add(connection)
         task = asyncio.get_running_loop().create_task(self._connect(pool, connection))
@@ -214,6 +226,7 @@ class UpstreamPools:
                 await dial(connection, address, self._contexts)
         except OSError:  # also TimeoutError and ssl.SSLError
             connection.close()
+        pool.connecting -= 1
         if connection.closed:
             self._fail_pending(pool)
             self._forget(connection)
@@ -239,6 +252,7 @@ class UpstreamPools:
             self._engine.pending_removed(pool.host)
             if self._engine.can_send(pool.host):
                 client.on_connection(connection)
+                self._open_wanted(pool)
                 return
             # Later in this turn of the loop, as its answer may bring the next request here.
             loop.call_soon(client.on_refused, RESET_OVERFLOW)

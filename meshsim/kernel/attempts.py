@@ -16,7 +16,7 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.connections import (
     announce_connection,
     close_connection,
-    connect_for_pending,
+    connect_for_waiting,
     is_used_up,
     leave_pending,
     release_connection,
@@ -24,6 +24,7 @@ from meshsim.kernel.connections import (
 from meshsim.kernel.events import (
     ARRIVE,
     CANCEL_TASK,
+    CONNECT,
     DONE,
     HEALTH_CONNECTED,
     HEALTH_DROPPED,
@@ -76,6 +77,7 @@ __all__ = [
     "abandon",
     "abandon_attempts",
     "choose_host",
+    "connect_waiting",
     "connected",
     "hash_key_of",
     "serve_pending",
@@ -163,10 +165,9 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
     attempts["state"][attempt] = ATTEMPT_SENT
     attempts["connection"][attempt] = connection
     attempts["sent_ns"][attempt] = now_ns
-    cluster = state.exchanges["cluster"][exchange]
-    on_request_started(state.clusters, cluster)
+    on_request_started(state.clusters, state.exchanges["cluster"][exchange])
     on_request_sent(state.hosts, host, now_ns)
-    if state.clusters["health"][cluster] != NO_INDEX:
+    if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
         invoke(state, HEALTH_CONNECTED, host, 0)
     timer = state.routes["per_try_timer"][state.exchanges["route"][exchange]]
     if timer != NO_INDEX:
@@ -185,19 +186,32 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
 
 @kernel_jit
 def serve_pending(state: Any, host: int, connection: int) -> None:
-    """Give the ready `connection` to the request waiting longest, or make it idle."""
-    attempt = state.hosts["pending_head"][host]
-    if attempt == NO_INDEX:
-        release_connection(state, host, connection)
-        return
-    leave_pending(state, host, attempt)
-    if not can_send_request(state.clusters, state.hosts["cluster"][host], state.configs):
-        _fail_pending(state, attempt, RESET_OVERFLOW)
-        announce_connection(state, connection, 0)  # for the next in line
-        return
-    follow_up = transmit(state, attempt, connection)
-    if follow_up != NOTHING:
-        schedule(state, state.counters["now_ns"][0], follow_up)
+    """Give the ready `connection` to the request waiting longest, or make it idle.
+
+    Others that still wait may have one more connection opened.
+    """
+    while connection != NO_INDEX:
+        attempt = state.hosts["pending_head"][host]
+        if attempt == NO_INDEX:
+            release_connection(state, host, connection)
+            return
+        leave_pending(state, host, attempt)
+        if not can_send_request(state.clusters, state.hosts["cluster"][host], state.configs):
+            _fail_pending(state, attempt, RESET_OVERFLOW)  # it is for the next in line
+            continue
+        follow_up = transmit(state, attempt, connection)
+        if follow_up != NOTHING:
+            schedule(state, state.counters["now_ns"][0], follow_up)
+        connection = connect_for_waiting(state, host, state.hosts["pending_head"][host])
+
+
+@kernel_jit
+def connect_waiting(state: Any, host: int, attempt: int) -> int:
+    """Open what those that wait for `host`, of which `attempt` is one, want; return NOTHING."""
+    connection = connect_for_waiting(state, host, attempt)
+    if connection != NO_INDEX:
+        serve_pending(state, host, connection)
+    return NOTHING
 
 
 @kernel_jit
@@ -240,16 +254,16 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
     attempts = state.attempts
     hosts = state.hosts
     host = attempts["host"][attempt]
+    pool = attempts["pool"][attempt]
     connection = attempts["connection"][attempt]
     if attempts["timer"][attempt] != NO_INDEX:
         stop_timer(state.timers, attempts, attempt)
     if connection == NO_INDEX:
         return
-    cluster = hosts["cluster"][host]
     now_ns = state.counters["now_ns"][0]
     rtt_ns = now_ns - attempts["sent_ns"][attempt]
-    on_request_ended(state.clusters, cluster)
-    config = state.clusters["config"][cluster]
+    on_request_ended(state.clusters, hosts["cluster"][pool])
+    config = state.clusters["config"][hosts["cluster"][host]]
     answered = (
         attempts["reset"][attempt] <= RESET_NONE and attempts["state"][attempt] == ATTEMPT_ENDED
     )
@@ -263,24 +277,14 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
         on_error(hosts, host)
     learn(hosts, host, state.clusters, state.configs, state.memory, failed, rtt_ns, now_ns)
     attempts["connection"][attempt] = NO_INDEX
-    if not answered or is_used_up(state, host, connection):
-        close_connection(state, host, connection)
-        _reconnect(state, host)
-    elif hosts["pending_head"][host] == NO_INDEX:
-        release_connection(state, host, connection)
+    if not answered or is_used_up(state, pool, connection):
+        close_connection(state, pool, connection)
+        if hosts["pending_head"][pool] != NO_INDEX:
+            invoke(state, CONNECT, pool, hosts["pending_head"][pool])
+    elif hosts["pending_head"][pool] == NO_INDEX:
+        release_connection(state, pool, connection)
     else:
-        serve_pending(state, host, connection)
-
-
-@kernel_jit
-def _reconnect(state: Any, host: int) -> None:
-    """A connection was closed: open another if requests wait for one."""
-    attempt = state.hosts["pending_head"][host]
-    if attempt == NO_INDEX:
-        return
-    connection = connect_for_pending(state, host, attempt)
-    if connection != NO_INDEX and state.connections["connecting"][connection] == 0:
-        serve_pending(state, host, connection)
+        serve_pending(state, pool, connection)
 
 
 @kernel_jit
@@ -290,11 +294,10 @@ def abandon(state: Any, attempt: int) -> None:
     exchange = attempts["exchange"][attempt]
     host = attempts["host"][attempt]
     state.exchanges["attempts_active"][exchange] -= 1
-    cluster = state.exchanges["cluster"][exchange]
-    if state.clusters["health"][cluster] != NO_INDEX:
+    if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
         invoke(state, HEALTH_DROPPED, host, 0)
     if attempts["state"][attempt] == ATTEMPT_PENDING:
-        leave_pending(state, host, attempt)
+        leave_pending(state, attempts["pool"][attempt], attempt)
         attempts["state"][attempt] = ATTEMPT_ENDED
         return
     attempts["state"][attempt] = ATTEMPT_ABANDONED

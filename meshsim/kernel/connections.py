@@ -1,10 +1,10 @@
 """HTTP/1.1 connection pools: one a (proxy, host), one request a connection at a time.
 
 Rule, as Envoy's `ConnPoolImplBase`: a request takes the idle connection used last; otherwise it
-must be allowed to wait (`max_pending_requests`), a new connection is opened if `max_connections`
-of the cluster allows it or the host has none, and the request waits until some connection of
-that host is ready, first come first served.  A connection that has served
-`max_requests_per_connection`, or whose request was reset, is closed.
+must be allowed to wait (`max_pending_requests`), and waits until some connection of that host is
+ready, first come first served.  While more requests wait than connections are connecting, new
+ones are opened if `max_connections` of the cluster allows it or the host has none.  A connection
+that has served `max_requests_per_connection`, or whose request was reset, is closed.
 
 Idle connections form a stack, newest on top; when the top has idled out, all have.  Expiry is
 therefore settled when the pool is used or when the cluster is at its limit, and costs no event.
@@ -25,12 +25,16 @@ from meshsim.kernel.events import CONNECTED, pack, schedule
 from meshsim.kernel.passes import charge_handshake, wire_ns
 from meshsim.kernel.pools import free_connection, take_connection
 from meshsim.policy.circuit_breakers import (
+    CONNECTIONS_AT_ONCE,
+    OPEN,
+    OPEN_NONE,
     can_open_connection,
     can_wait,
     on_connection_closed,
     on_connection_opened,
     on_pending_added,
     on_pending_removed,
+    wants_connection,
 )
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import ATTEMPT_PENDING, CONNECTING_UNANSWERED
@@ -39,7 +43,7 @@ __all__ = [
     "OVERFLOW",
     "announce_connection",
     "close_connection",
-    "connect_for_pending",
+    "connect_for_waiting",
     "connect_or_wait",
     "expire_idle",
     "is_used_up",
@@ -171,25 +175,43 @@ def announce_connection(state: Any, connection: int, delay_ns: int) -> None:
 
 
 @kernel_jit
-def connect_for_pending(state: Any, host: int, attempt: int) -> int:
-    """Open one more connection for the pending requests of `host`, if allowed.
-
-    `attempt` is one of them: its wire is the connection's.
-
-    Returns
-    -------
-    int
-        CONNECTION, or NO_INDEX if the limit forbids it (counted as connection overflow).
-    """
+def _may_open(state: Any, host: int) -> int:
+    """Return OPEN_* for one more connection to `host`; what idled out does not count."""
     cluster = state.hosts["cluster"][host]
     config = state.clusters["config"][cluster]
     limit = state.configs["max_connections"][config]
     if state.clusters["connections_active"][cluster] >= limit:
         _expire_cluster(state, cluster, state.configs["idle_timeout_ns"][config])
     open_of_host = state.hosts["connections_open"][host]
-    if not can_open_connection(state.clusters, cluster, state.configs, open_of_host):
-        return NO_INDEX
-    return _open_connection(state, host, attempt)
+    return can_open_connection(state.clusters, cluster, state.configs, open_of_host)
+
+
+@kernel_jit
+def connect_for_waiting(state: Any, host: int, attempt: int) -> int:
+    """Open the connections that the pending requests of `host` want, if they are allowed.
+
+    `attempt` is one of them: its wire is that of the connections.
+
+    Returns
+    -------
+    int
+        CONNECTION that is ready at once, for the first in line, after which there may be others
+        to open; or NO_INDEX.
+    """
+    hosts = state.hosts
+    for _ in range(CONNECTIONS_AT_ONCE):
+        connecting = hosts["connections_connecting"][host]
+        if not wants_connection(hosts["requests_pending"][host], connecting):
+            return NO_INDEX
+        allowed = _may_open(state, host)
+        if allowed == OPEN_NONE:
+            return NO_INDEX
+        connection = _open_connection(state, host, attempt)
+        if state.connections["connecting"][connection] == 0:
+            return connection
+        if allowed != OPEN:
+            return NO_INDEX
+    return NO_INDEX
 
 
 @kernel_jit_inline
@@ -216,12 +238,15 @@ def connect_or_wait(state: Any, host: int, attempt: int) -> int:
         CONNECTION ready for use; NO_INDEX if the request has to wait for one (it must now
         `join_pending`); OVERFLOW if it may not wait.
     """
-    if not can_wait(state.clusters, state.hosts["cluster"][host], state.configs):
+    hosts = state.hosts
+    if not can_wait(state.clusters, hosts["cluster"][host], state.configs):
         return OVERFLOW
-    connection = connect_for_pending(state, host, attempt)
-    if connection == NO_INDEX or state.connections["connecting"][connection] != 0:
+    if hosts["requests_pending"][host] > 0 or hosts["connections_connecting"][host] > 0:
         return NO_INDEX
-    return connection
+    if _may_open(state, host) == OPEN_NONE:
+        return NO_INDEX
+    connection = _open_connection(state, host, attempt)
+    return connection if state.connections["connecting"][connection] == 0 else NO_INDEX
 
 
 @kernel_jit_inline
@@ -238,6 +263,7 @@ def is_used_up(state: Any, host: int, connection: int) -> bool:
 def join_pending(state: Any, host: int, attempt: int) -> None:
     """Put `attempt` at the end of the pending list of `host`."""
     hosts = state.hosts
+    hosts["requests_pending"][host] += 1
     attempts = state.attempts
     tail = hosts["pending_tail"][host]
     attempts["state"][attempt] = ATTEMPT_PENDING
@@ -255,6 +281,7 @@ def join_pending(state: Any, host: int, attempt: int) -> None:
 def leave_pending(state: Any, host: int, attempt: int) -> None:
     """Take `attempt` out of the pending list of `host`."""
     hosts = state.hosts
+    hosts["requests_pending"][host] -= 1
     attempts = state.attempts
     earlier = attempts["pending_previous"][attempt]
     later = attempts["next"][attempt]

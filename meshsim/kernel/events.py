@@ -33,6 +33,7 @@ __all__ = [
     "CHECKED",
     "CHECK_ARRIVE",
     "CONFIGURE",
+    "CONNECT",
     "CONNECTED",
     "DONE",
     "FILL_CACHE",
@@ -115,7 +116,8 @@ TAKE_REPORT = 34  # host: the load report on a response; generation 1: the respo
 BECOME_IDLE = 35  # endpoint: it has become idle, and balancers ask for that
 IS_CACHED = 36  # task: returns 1 if the cache at its step has what it asks for
 FILL_CACHE = 37  # task: the miss of its cache has ended well
-KIND_COUNT = 38
+CONNECT = 38  # host: open what those who wait want (one of them in place of the generation)
+KIND_COUNT = 39
 
 #: No follow-up.
 NOTHING = -1

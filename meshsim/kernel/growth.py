@@ -34,6 +34,7 @@ from meshsim.state.filters import DIRECTION_COUNT
 from meshsim.state.health import BY_DISCOVERY, HEALTHY, UNHEALTHY, WITHDRAWN
 from meshsim.topology.compiled.oracle import oracle_rows
 from meshsim.topology.compiled.policies import HOST_LINKS, no_hosts
+from meshsim.topology.compiled.priorities import add_high_priority, high_hosts
 from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
 
@@ -75,6 +76,7 @@ def with_replicas(kernel: Any, like: int) -> None:
         extend_subsets(kernel, int(cluster), int(models[row]), first_host + row)
     _rebuild_tables(kernel, holding)
     watch_added(kernel, known_clusters, known_hosts)
+    _extend_high_priority(state)
     _extend_oracle(kernel)
     _extend_reports(kernel)
     recount_clients(state, _siblings(kernel, endpoint))
@@ -97,6 +99,14 @@ def _extend_oracle(kernel: Any) -> None:
     state.replace(**blank, idle_streams=streams)
     for endpoint in range(first, len(state.endpoints)):
         report_idle(state, endpoint)
+
+
+def _extend_high_priority(state: Any) -> None:
+    """Link the hosts that were added to clusters with a HIGH priority, if there are any."""
+    short = len(state.clusters) - len(state.high_clusters)
+    if len(state.high_clusters):
+        links = np.append(state.high_clusters, np.full(short, NO_INDEX, np.int32))
+        state.replace(high_clusters=links, high_hosts=high_hosts(state.hosts, links))
 
 
 def _extend_reports(kernel: Any) -> None:
@@ -229,6 +239,20 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
     )
     for row in range(len(clusters)):
         copy_lanes(kernel, start + row, first_cluster + row)
+    _copy_high_priority(state, start, first_cluster, len(clusters))
+
+
+def _copy_high_priority(state: Any, model: int, first: int, count: int) -> None:
+    """Give `count` new CLUSTER rows, copies of those from `model` on, their HIGH priority."""
+    links = state.high_clusters[model : model + count].tolist()
+    configs = {
+        first + row: int(state.clusters["config"][link])
+        for row, link in enumerate(links)
+        if link != NO_INDEX
+    }
+    if configs:
+        rows = (state.hosts, state.clusters, state.members, state.high_clusters)
+        state.replace(**add_high_priority(*rows, configs))
 
 
 def _copy_filters(state: Any, model: int) -> int:

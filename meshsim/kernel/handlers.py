@@ -13,7 +13,7 @@ from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.access import refuses
-from meshsim.kernel.attempts import abandon_attempts, connected
+from meshsim.kernel.attempts import abandon_attempts, connect_waiting, connected
 from meshsim.kernel.caching import fill_cache, is_cached
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.events import (
@@ -30,6 +30,7 @@ from meshsim.kernel.events import (
     CHECK_ARRIVE,
     CHECKED,
     CONFIGURE,
+    CONNECT,
     CONNECTED,
     DONE,
     FILL_CACHE,
@@ -373,6 +374,7 @@ _BY_KIND: dict[int, Handler] = {
     BECOME_IDLE: become_idle,
     IS_CACHED: is_cached,
     FILL_CACHE: fill_cache,
+    CONNECT: connect_waiting,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

@@ -262,7 +262,8 @@ def _hosts(state: KernelState) -> Story:
     found = _tally(attempts["host"][active], len(hosts))
     yield from _differs("requests_active of host", hosts["requests_active"], found)
     waiting = np.zeros(len(hosts), np.int64)
-    pending_of = _tally(attempts["host"][used & (attempts["state"] == ATTEMPT_PENDING)], len(hosts))
+    pending_of = _tally(attempts["pool"][used & (attempts["state"] == ATTEMPT_PENDING)], len(hosts))
+    active_of = _tally(attempts["pool"][active], len(hosts))
     for host in np.flatnonzero((hosts["pending_head"] != NO_INDEX) | (pending_of > 0)):
         chain = _walk(hosts["pending_head"][host], attempts["next"], len(attempts))
         waiting[host] = len(chain)
@@ -271,9 +272,10 @@ def _hosts(state: KernelState) -> Story:
         if hosts["connections_open"][host] == 0:
             yield f"host {host}: {len(chain)} requests wait for a connection that nobody opens"
     yield from _differs("pending attempts of host", waiting, pending_of)
+    yield from _differs("requests_pending of host", hosts["requests_pending"], pending_of)
     member = hosts["cluster"]
     for field, per_host in (
-        ("requests_active", hosts["requests_active"]),
+        ("requests_active", active_of),
         ("connections_active", hosts["connections_open"]),
         ("pending_active", pending_of),
     ):

@@ -141,6 +141,9 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),
     "memory": (np.dtype("f8"), 1),  # of custom policies, by CLUSTER row
+    # requests of HIGH priority: their rows by those of DEFAULT, and back; empty if there are none
+    "high_clusters": (_I4, 1),
+    "high_hosts": (_I4, 1),
     # clusters whose members are grouped
     "locality_configs": (LOCALITY_CONFIG_DTYPE, 1),
     # by CLUSTER row: its GROUPING row, or the first lane of its subsets; none if nobody has lanes

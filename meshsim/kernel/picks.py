@@ -3,7 +3,9 @@
 Rule: `meshsim.policy.locality` chooses a lane by priority and locality, `meshsim.policy.subsets`
 by the labels that the route asks for; `meshsim.policy.load_balancing` picks the host on it.
 An oracle (`meshsim.policy.load_balancing.oracle`) looks at the servers itself; weights that
-servers report are set before a pick (`meshsim.kernel.reports`).
+servers report are set before a pick (`meshsim.kernel.reports`).  Requests of HIGH priority have
+CLUSTER rows of their own (`meshsim.topology.compiled.priorities`); the cluster's row picks for
+them.
 
 A stale view is of the moment of the first pick in each interval, so that looking costs nothing
 while nobody asks.
@@ -16,6 +18,8 @@ from typing import Any
 from meshsim.jit import kernel_jit
 from meshsim.kernel.attempts import hash_key_of
 from meshsim.kernel.draws import draw_split
+from meshsim.kernel.events import HEALTH_DUE
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.reports import pick_reported
 from meshsim.policy.load_balancing import pick_host
 from meshsim.policy.load_balancing.oracle import pick_idle, pick_shortest, renew_view
@@ -23,14 +27,38 @@ from meshsim.policy.locality import choose_lane, pick_degraded
 from meshsim.policy.subsets import pick_in_chain
 from meshsim.state.codes import (
     NO_HOST,
+    NO_INDEX,
     ORACLE_IDLE_QUEUE,
     ORACLE_STALE_QUEUE,
     PICK_GROUPED,
+    PICK_HIGH,
     PICK_ORACLE,
+    PICK_PLAIN,
     PICK_REPORTED,
 )
 
 __all__ = ["pick_specially"]
+
+
+@kernel_jit
+def _pick_plainly(state: Any, cluster: int, hash_key: Any, pick_number: int, rng: Any) -> int:
+    """Return the HOST that the balancer of `cluster`, or of a lane, picks, or `NO_HOST`."""
+    position = pick_host(
+        state.hosts,
+        state.members,
+        state.clusters,
+        cluster,
+        state.configs,
+        state.table,
+        state.memory,
+        hash_key,
+        pick_number,
+        state.counters["now_ns"][0],
+        rng,
+    )
+    if position == NO_HOST:
+        return NO_HOST
+    return int(state.members[state.clusters["member_start"][cluster] + position])
 
 
 @kernel_jit
@@ -55,22 +83,7 @@ def _pick_grouped(state: Any, cluster: int, hash_key: Any, pick_number: int, rng
         return NO_HOST
     if lane < NO_HOST:
         return pick_degraded(state.hosts, state.members, state.clusters, lane, rng)
-    position = pick_host(
-        state.hosts,
-        state.members,
-        state.clusters,
-        lane,
-        state.configs,
-        state.table,
-        state.memory,
-        hash_key,
-        pick_number,
-        state.counters["now_ns"][0],
-        rng,
-    )
-    if position == NO_HOST:
-        return NO_HOST
-    return int(state.members[state.clusters["member_start"][lane] + position])
+    return _pick_plainly(state, lane, hash_key, pick_number, rng)
 
 
 @kernel_jit
@@ -121,6 +134,13 @@ def pick_specially(state: Any, exchange: int, pick_number: int) -> int:
     rng = state.pick_streams[state.exchanges["proxy"][exchange]]
     hash_key = hash_key_of(state, exchange, state.exchanges["route"][exchange])
     picking = state.configs["picking"][state.clusters["config"][cluster]]
+    if picking == PICK_HIGH:  # it has no balancer of its own
+        cluster = state.high_clusters[cluster]
+        picking = state.configs["picking"][state.clusters["config"][cluster]]
+        if pick_number == 0 and state.clusters["health"][cluster] != NO_INDEX:
+            invoke(state, HEALTH_DUE, cluster, 0)
+    if picking == PICK_PLAIN:
+        return _pick_plainly(state, cluster, hash_key, pick_number, rng)
     if picking == PICK_GROUPED:
         return _pick_grouped(state, cluster, hash_key, pick_number, rng)
     if picking == PICK_ORACLE:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from meshsim.kernel.memory import Rows
-from meshsim.state.codes import MAGLEV, NO_INDEX, PICK_GROUPED, PICK_SUBSET, RING_HASH
+from meshsim.state.codes import MAGLEV, NO_INDEX, PICK_GROUPED, PICK_HIGH, PICK_SUBSET, RING_HASH
 from meshsim.topology.compiled.localities import hash_weights
 from meshsim.topology.compiled.placement import Group
 from meshsim.topology.compiled.policies import no_clusters
@@ -51,6 +51,7 @@ def _subset_lanes(kernel: Any, cluster: int) -> Iterator[int]:
         lane < len(clusters)
         and clusters["proxy"][lane] == proxy
         and names[clusters["config"][lane]] == name
+        and kernel.state.configs["picking"][clusters["config"][lane]] != PICK_HIGH
     ):
         yield lane
         lane += 1

@@ -25,7 +25,6 @@ from meshsim.kernel.attempts import (
 )
 from meshsim.kernel.connections import (
     OVERFLOW,
-    announce_connection,
     connect_or_wait,
     join_pending,
     release_connection,
@@ -35,6 +34,7 @@ from meshsim.kernel.draws import draw_split
 from meshsim.kernel.events import (
     ABANDON,
     BACK_OFF,
+    CONNECT,
     DONE,
     FILTER,
     FINISH,
@@ -86,6 +86,7 @@ from meshsim.rng import mix_in
 from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
+    PRIORITY_DEFAULT,
     RESET_NONE,
     RESET_PER_TRY_TIMEOUT,
 )
@@ -262,8 +263,10 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
     exchanges = state.exchanges
     if chosen != NO_INDEX and state.routes["split_count"][chosen] > 0:
         local = state.splits["cluster"][draw_split(state, exchange, chosen)]
-        first = state.proxies["cluster_start"][exchanges["proxy"][exchange]]
-        exchanges["cluster"][exchange] = first + local
+        cluster = state.proxies["cluster_start"][exchanges["proxy"][exchange]] + local
+        if state.routes["priority"][chosen] != PRIORITY_DEFAULT:
+            cluster = state.high_clusters[cluster]
+        exchanges["cluster"][exchange] = cluster
     action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
         return pack(FINISH, exchange, 0)
@@ -326,24 +329,28 @@ def send(state: Any, exchange: int) -> int:
     exchanges = state.exchanges
     attempts = state.attempts
     cluster = exchanges["cluster"][exchange]
-    watched = state.clusters["health"][cluster] != NO_INDEX
-    if watched:
+    if state.clusters["health"][cluster] != NO_INDEX:
         invoke(state, HEALTH_DUE, cluster, 0)
     host = choose_host(state, exchange, cluster)
     if host == NO_HOST:
         return int(invoke(state, STIMULATE, exchange, STIMULUS_NO_HOST))
+    pool = host
+    if state.hosts["cluster"][host] != cluster:
+        pool = state.high_hosts[host]
+    watched = state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX
     if watched:
         invoke(state, HEALTH_PICKED, host, 0)
     attempt = take_attempt(state)
     attempts["exchange"][attempt] = exchange
     attempts["host"][attempt] = host
+    attempts["pool"][attempt] = pool
     attempts["endpoint"][attempt] = state.hosts["endpoint"][host]
     attempts["try_number"][attempt] = exchanges["retry_count"][exchange]
     attempts["previous"][attempt] = exchanges["attempt"][exchange]
     attempts["sent_ns"][attempt] = NOT_SENT
-    connection = take_idle(state, host)
+    connection = take_idle(state, pool)
     if connection == NO_INDEX:
-        connection = connect_or_wait(state, host, attempt)
+        connection = connect_or_wait(state, pool, attempt)
     if connection == OVERFLOW:
         free_attempt(state, attempt)
         if watched:
@@ -352,15 +359,14 @@ def send(state: Any, exchange: int) -> int:
     exchanges["attempt"][exchange] = attempt
     exchanges["attempts_active"][exchange] += 1
     if connection == NO_INDEX:
-        join_pending(state, host, attempt)
+        join_pending(state, pool, attempt)
+        if state.hosts["requests_pending"][pool] > 1:
+            invoke(state, CONNECT, pool, attempt)
         return NOTHING
     if not can_send_request(state.clusters, cluster, state.configs):
         exchanges["attempts_active"][exchange] -= 1
         attempts["state"][attempt] = ATTEMPT_ENDED
-        if state.hosts["pending_head"][host] == NO_INDEX:
-            release_connection(state, host, connection)
-        else:  # opened in no time beside slower ones: it is for the next in line
-            announce_connection(state, connection, 0)
+        release_connection(state, pool, connection)
         if watched:
             invoke(state, HEALTH_DROPPED, host, 0)
         return int(invoke(state, STIMULATE, exchange, STIMULUS_OVERFLOW))
@@ -399,10 +405,10 @@ def done(state: Any, attempt: int) -> int:
         attempts["proxy_ns"][attempt] += now_ns - attempts["entered_ns"][attempt]
     exchanges["attempts_active"][exchange] -= 1
     attempts["state"][attempt] = ATTEMPT_ENDED
-    cluster = exchanges["cluster"][exchange]
-    if state.clusters["health"][cluster] != NO_INDEX:
+    host = attempts["host"][attempt]
+    if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
         known = status if reset == RESET_NONE else 0
-        report_result(state, attempts["host"][attempt], known, reset)
+        report_result(state, host, known, reset)
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
     action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
@@ -415,9 +421,8 @@ def done(state: Any, attempt: int) -> int:
 @kernel_jit
 def _report_timeout(state: Any, exchange: int, attempt: int) -> None:
     """`attempt`, which has its connection, is given up because it took too long."""
-    cluster = state.exchanges["cluster"][exchange]
-    if state.clusters["health"][cluster] != NO_INDEX:
-        host = state.attempts["host"][attempt]
+    host = state.attempts["host"][attempt]
+    if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
         report_result(state, host, 0, RESET_PER_TRY_TIMEOUT)
 
 

@@ -1,4 +1,4 @@
-"""Envoy's counters of the filters and of the health of every proxy, by their names.
+"""Envoy's counters of filters, circuit breakers and health of every proxy, by their names.
 
 Rule: counters that are 0 are left out, and so is a proxy that has none; names begin with the side
 of the proxy that counts.
@@ -6,9 +6,12 @@ of the proxy that counts.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
+from meshsim.state.codes import NO_INDEX
 from meshsim.state.filters import (
     DIRECTION_COUNT,
     FAULT_STATS,
@@ -17,6 +20,7 @@ from meshsim.state.filters import (
     OUTBOUND,
 )
 from meshsim.topology.compiled.health import health_counters
+from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
 
 __all__ = ["stats"]
 
@@ -42,10 +46,25 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
             for side, said in _SIDES.items():
                 row = state.limit_counts[DIRECTION_COUNT * proxy + side]
                 counts |= _counts(row, LIMIT_STATS, said)
+        counts |= _breaker_counts(state, proxy)
         counts |= _health_counts(state, proxy)
         if counts:
             found[name] = counts
     return found
+
+
+def _breaker_counts(state: KernelState, proxy: int) -> dict[str, int]:
+    """Return what the circuit breakers of a proxy refused, and how many of them are open."""
+    start = int(state.proxies["cluster_start"][proxy])
+    counts: Counter[str] = Counter()
+    for cluster in range(start, start + int(state.proxies["cluster_count"][proxy])):
+        rows = {"default": cluster}
+        if len(state.high_clusters) and state.high_clusters[cluster] != NO_INDEX:
+            rows["high"] = int(state.high_clusters[cluster])
+        own = state.clusters[list(rows.values())]
+        counts.update({name: int(own[field].sum()) for name, field in OVERFLOWS.items()})
+        counts.update(open_breakers(state.clusters, rows, state.configs))
+    return {f"outbound.{name}": count for name, count in counts.items() if count}
 
 
 def _health_counts(state: KernelState, proxy: int) -> dict[str, int]:

@@ -25,6 +25,7 @@ from meshsim.units import NS_PER_S
 __all__ = [
     "ENVOY_BALANCERS",
     "ENVOY_HEALTH_CHECK",
+    "ENVOY_HIGH_PRIORITY",
     "ENVOY_LOCALITY",
     "ENVOY_OUTLIER_DETECTION",
     "ENVOY_RETRY_BUDGET",
@@ -97,6 +98,8 @@ class PolicyDefaults:
         Of `LocalityLoadBalancing` and `ZoneAware`, only where they are stated.
     outlier_detection, failure_accrual, health_check, slow_start : Block
         Of the blocks of these names, only where they are stated.
+    high_priority : Block
+        Of `CircuitBreakers.high`, where it is stated or a route of priority HIGH leads.
     panic_watched : Block
         Replaces `healthy_panic_threshold` of `load_balancing` where outlier detection is stated.
     retry_stated : Block
@@ -121,11 +124,22 @@ class PolicyDefaults:
     failure_accrual: Block = field(default_factory=lambda: LINKERD_FAILURE_ACCRUAL)
     health_check: Block = field(default_factory=lambda: ENVOY_HEALTH_CHECK)
     slow_start: Block = field(default_factory=lambda: ENVOY_SLOW_START)
+    high_priority: Block = field(default_factory=lambda: ENVOY_HIGH_PRIORITY)
     panic_watched: Block = field(default_factory=dict)
     retry_stated: Block = field(default_factory=dict)
     retry_hashed: Block = field(default_factory=dict)
     max_interval_factor: int = 10
     max_interval_source: str = "Envoy default (route_components.proto: 10 base intervals)"
+
+
+#: Limits of a priority that nobody configured.
+ENVOY_HIGH_PRIORITY: Block = from_source(
+    "Envoy default (circuit_breaker.proto)",
+    max_connections=1024,
+    max_pending_requests=1024,
+    max_requests=1024,
+    max_retries=3,
+)
 
 
 #: Fields of every load balancer; all but the chosen policy's are unused.

@@ -37,19 +37,22 @@ PROFILE = MeshProfile(
     references=("kubernetes/kubernetes pkg/proxy/iptables/proxier.go",),
 )
 
+_UNLIMITED = from_source(
+    _NO_PROXY,
+    max_connections=UNLIMITED,
+    max_pending_requests=UNLIMITED,
+    max_requests=UNLIMITED,
+    max_retries=UNLIMITED,
+)
+
 DEFAULTS = PolicyDefaults(
     load_balancing={
         **ENVOY_BALANCERS,
         **from_source("no mesh: kube-proxy picks an endpoint at random", policy="RANDOM"),
         **from_source(_NO_PROXY, healthy_panic_threshold=0.0),
     },
-    circuit_breakers=from_source(
-        _NO_PROXY,
-        max_connections=UNLIMITED,
-        max_pending_requests=UNLIMITED,
-        max_requests=UNLIMITED,
-        max_retries=UNLIMITED,
-    ),
+    circuit_breakers=_UNLIMITED,
+    high_priority=_UNLIMITED,
     retry_budget=ENVOY_RETRY_BUDGET,
     connection_pool={
         **from_source(

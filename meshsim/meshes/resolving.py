@@ -8,11 +8,12 @@ route gets one that sends everything to itself.  A service that states routes ge
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget``, ``retry_throttling``, ``fault`` and ``rate_limit`` (none), ``locality`` (members
-are not grouped) and what it leaves out, ``subset_config`` (one balancer for all hosts),
-``outlier_detection``, ``failure_accrual``, ``health_check`` and ``slow_start`` (off),
-``direct_response`` and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the
-user's), and the ``subset`` of a split or mirror (all).
+``retry_budget``, ``retry_throttling``, ``high`` (no route of that priority), ``fault`` and
+``rate_limit`` (none), ``locality`` (members are not grouped) and what it leaves out,
+``subset_config`` (one balancer for all hosts), ``outlier_detection``, ``failure_accrual``,
+``health_check`` and ``slow_start`` (off), ``direct_response`` and ``redirect`` (forward),
+``custom`` and ``admission`` (no function of the user's), and the ``subset`` of a split or mirror
+(all).
 
 References
 ----------
@@ -22,6 +23,7 @@ envoyproxy/envoy source/common/router/config_impl.cc (no route: 404).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from meshsim.meshes.defaults import (
@@ -45,10 +47,10 @@ from meshsim.topology.model import (
     Model,
     OutlierDetection,
     Provenance,
-    RetryBudget,
     RetryPolicy,
     Route,
     ServicePolicy,
+    Thresholds,
     Topology,
     WeightedCluster,
 )
@@ -58,6 +60,7 @@ from meshsim.units import NS_PER_S
 __all__ = ["fill"]
 
 _Element = TypeVar("_Element", bound=Model)
+_Limits = TypeVar("_Limits", bound=Thresholds)
 _NOT_WEIGHTED = Default(False, "Envoy: zone_aware and locality_weighted exclude each other")
 #: Envoy's longest ejection, unless the base is longer.
 _EJECTION_TIME_MAX_NS = 300 * NS_PER_S
@@ -117,7 +120,7 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
                 "inbound proxy (a route's rate_limit is)"
             )
             stated = {**stated, name: stated[name].model_copy(update={"rate_limit": None})}
-    filler = _Filler(defaults, provenance, notices)
+    filler = _Filler(defaults, provenance, notices, _high_priority(stated))
     policies = {
         name: filler.service(name, stated.get(name, ServicePolicy())) for name in topology.services
     }
@@ -130,19 +133,37 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
     return topology.model_copy(update=update)
 
 
+def _high_priority(policies: Mapping[str, ServicePolicy]) -> set[str]:
+    """Return the services that routes of priority HIGH lead to."""
+    return {
+        destination.service or name
+        for name, policy in policies.items()
+        for route in policy.routes
+        if route.priority == "HIGH"
+        for destination in route.split or (WeightedCluster(),)
+    }
+
+
 class _Filler:
     """Fills one policy after another; writes into `provenance` and `notices`."""
 
     def __init__(
-        self, defaults: PolicyDefaults, provenance: dict[str, Provenance], notices: list[str]
+        self,
+        defaults: PolicyDefaults,
+        provenance: dict[str, Provenance],
+        notices: list[str],
+        high_priority: set[str],
     ) -> None:
         self.defaults = defaults
         self.provenance = provenance
         self.notices = notices
+        self.high_priority = high_priority
+        self.has_high = False
 
     def service(self, name: str, policy: ServicePolicy) -> ServicePolicy:
         """Return the full policy of service `name`."""
         path = f"policies.{name}"
+        self.has_high = name in self.high_priority
         blocks = self._cluster(policy, path)
         filled = policy.model_copy(update=blocks)
         subsets = {}
@@ -267,11 +288,19 @@ class _Filler:
 
     def _breakers(self, stated: CircuitBreakers | None, path: str) -> CircuitBreakers:
         filled = self._block(stated or CircuitBreakers(), self.defaults.circuit_breakers, path)
-        budget: RetryBudget | None = filled.retry_budget
-        if budget is None:
+        filled = self._budget(filled, path)
+        if filled.high is None and not self.has_high:
             return filled
-        budget = self._block(budget, self.defaults.retry_budget, f"{path}.retry_budget")
-        return filled.model_copy(update={"retry_budget": budget})
+        high = self._block(filled.high or Thresholds(), self.defaults.high_priority, f"{path}.high")
+        return filled.model_copy(update={"high": self._budget(high, f"{path}.high")})
+
+    def _budget(self, stated: _Limits, path: str) -> _Limits:
+        if stated.retry_budget is None:
+            return stated
+        budget = self._block(
+            stated.retry_budget, self.defaults.retry_budget, f"{path}.retry_budget"
+        )
+        return stated.model_copy(update={"retry_budget": budget})
 
     def _routes(self, service: str, policy: ServicePolicy, path: str) -> tuple[Route, ...]:
         routes = policy.routes

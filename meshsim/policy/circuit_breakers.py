@@ -4,7 +4,10 @@ Rule: a thing may be created while the count of its kind is below the limit; oth
 refused at once, the refusal is counted, and the request ends with flag UO.  Four kinds:
 
 - *connections* (`max_connections`): a host without any connection may always open one, or its
-  pending requests would wait for nothing; the overflow is counted all the same;
+  pending requests would wait for nothing; the overflow is counted all the same.  Connections
+  are opened while more requests wait for the host than are connecting to it: when one begins
+  to wait, when a connection has become free and others still wait, and when one was closed
+  (`wants_connection`, at most `CONNECTIONS_AT_ONCE` each time);
 - *pending requests* (`max_pending_requests`): those that wait for a connection;
 - *requests* (`max_requests`): those that have a connection and no complete response;
 - *retries* (`max_retries`, 3 in Envoy): from the decision to retry, through the back-off, until
@@ -19,7 +22,8 @@ the active counts.
 References
 ----------
 Envoy, source/common/upstream/resource_manager_impl.h (ManagedResourceImpl, RetryBudgetImpl);
-source/common/conn_pool/conn_pool_base.cc (tryCreateNewConnection, newStreamImpl);
+source/common/conn_pool/conn_pool_base.cc (tryCreateNewConnections, newStreamImpl,
+onUpstreamReady, onConnectionEvent);
 api/envoy/config/cluster/v3/circuit_breaker.proto.
 """
 
@@ -30,6 +34,10 @@ from typing import Any
 from meshsim.jit import kernel_jit_inline
 
 __all__ = [
+    "CONNECTIONS_AT_ONCE",
+    "OPEN",
+    "OPEN_BEYOND",
+    "OPEN_NONE",
     "can_open_connection",
     "can_retry",
     "can_send_request",
@@ -43,7 +51,16 @@ __all__ = [
     "on_retry_ended",
     "on_retry_started",
     "retries_max",
+    "wants_connection",
 ]
+
+#: Answers of `can_open_connection`.
+OPEN_NONE = 0  # the limit forbids it
+OPEN = 1
+OPEN_BEYOND = 2  # the host has none: this one, beyond the limit, and no other
+
+#: How many connections are opened at one instant (Envoy, tryCreateNewConnections).
+CONNECTIONS_AT_ONCE = 3
 
 
 @kernel_jit_inline
@@ -86,7 +103,7 @@ def can_wait(clusters: Any, cluster: int, configs: Any) -> bool:
 @kernel_jit_inline
 def can_open_connection(
     clusters: Any, cluster: int, configs: Any, connections_open_of_host: int
-) -> bool:
+) -> int:
     """Decide whether a host may get one more connection, counting `connection_overflow`.
 
     Parameters
@@ -96,15 +113,38 @@ def can_open_connection(
     connections_open_of_host : int
         Connections this proxy has to the host, connecting, busy or idle; >= 0.
 
+    Returns
+    -------
+    int
+        OPEN, OPEN_BEYOND, or OPEN_NONE, which is false.
+
     Notes
     -----
     At the limit the overflow is counted even if the host, having none, is allowed its first.
     """
     limit = configs["max_connections"][clusters["config"][cluster]]
     if clusters["connections_active"][cluster] < limit:
-        return True
+        return OPEN
     clusters["connection_overflow"][cluster] += 1
-    return connections_open_of_host == 0
+    return OPEN_BEYOND if connections_open_of_host == 0 else OPEN_NONE
+
+
+@kernel_jit_inline
+def wants_connection(pending_of_host: int, connecting_of_host: int) -> bool:
+    """Return whether those that wait for a host want one more connection to it.
+
+    Parameters
+    ----------
+    pending_of_host : int
+        Requests that wait for a connection to the host; >= 0.
+    connecting_of_host : int
+        Connections to it that are not established yet; >= 0.
+
+    Notes
+    -----
+    Envoy's `shouldCreateNewConnection` with a preconnect ratio of 1 and no idle connection.
+    """
+    return pending_of_host > connecting_of_host
 
 
 @kernel_jit_inline

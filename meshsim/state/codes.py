@@ -33,6 +33,11 @@ PICK_GROUPED = 1  # priority and locality
 PICK_SUBSET = 2  # labels that the route asks for
 PICK_ORACLE = 3  # it is an oracle, and sees the servers
 PICK_REPORTED = 4  # weights that load reports give
+PICK_HIGH = 5  # requests of HIGH priority: as the row of DEFAULT priority says
+
+# Envoy's RoutingPriority (field `priority` of ROUTE_DTYPE).
+PRIORITY_DEFAULT = 0
+PRIORITY_HIGH = 1
 
 # What access rules say of a request (meshsim.policy.authorization).
 ACCESS_UNRESTRICTED = 0  # no rule bears on it

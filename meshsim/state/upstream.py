@@ -39,6 +39,7 @@ HOST_DTYPE = row_dtype(
         ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
         ("health", "i4"),  # HOST_HEALTH row, or NO_INDEX: nobody watches
         ("degraded", "i4"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
+        ("requests_pending", "i4"),  # ATTEMPT rows of the pending list
     ]
 )
 
@@ -131,6 +132,7 @@ ROUTE_DTYPE = np.dtype(
         ("hash_start", "i4"),  # hash_keys[hash_start:][:hash_count]: keys of its requests
         ("hash_count", "i4"),  # 0: requests carry no hash key
         ("filters", "i4"),  # FILTER row, or NO_INDEX: the route uses none
+        ("priority", "i4"),  # PRIORITY_*: whose limits and connections its requests use
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),

@@ -66,6 +66,7 @@ from meshsim.topology.policies import (
     ServicePolicy,
     StringMatch,
     Subset,
+    Thresholds,
     WeightedCluster,
 )
 from meshsim.topology.subsets import SubsetConfig, SubsetSelector
@@ -153,6 +154,7 @@ __all__ = [
     "Subset",
     "SubsetConfig",
     "SubsetSelector",
+    "Thresholds",
     "TimedFault",
     "TokenBucket",
     "Topology",

@@ -33,6 +33,7 @@ __all__ = [
     "ServicePolicy",
     "StringMatch",
     "Subset",
+    "Thresholds",
     "TokenBudget",
     "WeightedCluster",
 ]
@@ -162,6 +163,9 @@ class Route(Model):
     direct_response: Integer | None = Field(default=None, ge=200, le=599)
     redirect: Redirect | None = None
     timeout: Duration | None = Field(default=None, description="covers all tries; 0 disables")
+    priority: Literal["DEFAULT", "HIGH"] = Field(
+        default="DEFAULT", description="whose circuit breakers and connections requests use"
+    )
     retry: RetryPolicy | None = None
     fault: Fault | None = None
     rate_limit: LocalRateLimit | None = Field(
@@ -261,14 +265,22 @@ class RetryThrottling(Model):
         return self
 
 
-class CircuitBreakers(Model):
-    """Envoy's concurrency limits, per client proxy and cluster."""
+class Thresholds(Model):
+    """Envoy's concurrency limits of one priority."""
 
     max_connections: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     max_pending_requests: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     max_requests: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     max_retries: Integer | None = Field(default=None, ge=0, le=2**32 - 1)
     retry_budget: RetryBudget | None = None
+
+
+class CircuitBreakers(Thresholds):
+    """Envoy's concurrency limits, per client proxy and cluster; those of priority DEFAULT."""
+
+    high: Thresholds | None = Field(
+        default=None, description="of requests on routes of priority HIGH, which count apart"
+    )
     retry_throttling: RetryThrottling | None = None
 
 

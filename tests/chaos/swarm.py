@@ -32,6 +32,7 @@ class Swarm:
         self.health_rng = np.random.default_rng([seed, 2])
         self.spread_rng = np.random.default_rng([seed, 4])
         self.fault_rng = np.random.default_rng([seed, 7])
+        self.admission_rng = np.random.default_rng([seed, 5])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -126,7 +127,7 @@ class Swarm:
             policy["rate_limit"] = self.rate_limit()
         route = {**self.route(), **self.filters(others)}
         policy = {**policy, "connection_pool": pool, "routes": [route]}
-        return self.spread(self.watched(policy))
+        return self.admitted(self.spread(self.watched(policy)))
 
     def filter_chance(self, probability: float) -> bool:
         return bool(self.filter_rng.random() < probability)
@@ -207,6 +208,22 @@ class Swarm:
             policy["load_balancing"]["slow_start"] = {"slow_start_window": "30ms"}
         return policy
 
+    def admitted(self, policy: dict) -> dict:
+        """Send some requests with HIGH priority, from draws of their own."""
+        random = self.admission_rng
+        if random.random() < 0.3:
+            high = {**policy["routes"][0], "priority": "HIGH"}
+            if random.random() < 0.5:  # of one class only
+                high["match"] = [{"headers": {"x-class": "class0"}}]
+                policy["routes"].insert(0, high)
+            else:
+                policy["routes"] = [high]
+            limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+            policy["circuit_breakers"]["high"] = {
+                name: int(random.choice([0, 1, 2, 8])) for name in limits if random.random() < 0.3
+            }
+        return policy
+
     def spread(self, policy: dict) -> dict:
         """Add priorities and localities, subsets, or an oracle, from draws of their own."""
         random = self.spread_rng
@@ -274,6 +291,7 @@ class Swarm:
         traffic = {
             f"class{i}": {
                 "to": self.one(*names),
+                "headers": {"x-class": f"class{i}"},
                 "priority": int(self.rng.integers(0, 4)),
                 "arrivals": self.arrivals(),
             }

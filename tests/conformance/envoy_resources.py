@@ -204,6 +204,13 @@ def _balancing(settings):
 
 
 def _breakers(breakers):
+    thresholds = [_thresholds(breakers)]
+    if breakers.high is not None:
+        thresholds.append({"priority": "HIGH", **_thresholds(breakers.high)})
+    return {"circuit_breakers": {"thresholds": thresholds}}
+
+
+def _thresholds(breakers):
     names = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
     limits = {name: getattr(breakers, name) for name in names}
     fields = {name: _UNLIMITED if limit is None else limit for name, limit in limits.items()}
@@ -212,7 +219,7 @@ def _breakers(breakers):
             "budget_percent": {"value": breakers.retry_budget.budget_percent},
             "min_retry_concurrency": breakers.retry_budget.min_retry_concurrency,
         }
-    return {"circuit_breakers": {"thresholds": [fields]}}
+    return fields
 
 
 def _outliers(rule):
@@ -283,7 +290,7 @@ def _action(service, route, policies):
             redirect["path_redirect"] = route.redirect.path
         return {"redirect": redirect}
     names = list(destinations(service, route))
-    action = {"timeout": seconds(route.timeout or 0)}
+    action = {"timeout": seconds(route.timeout or 0), "priority": route.priority}
     if len(names) == 1:
         action["cluster"] = names[0]
         asked = _asked(route.split)

@@ -107,10 +107,7 @@ def test_where_refused_requests_are_counted(referee, request):
 
 # --- When a connection is free and others still wait ----------------------------------------
 
-ASKS_AGAIN = "Envoy tries to open one more when a connection is free and requests still wait"
 
-
-@pytest.mark.xfail(reason=ASKS_AGAIN)
 @pytest.mark.parametrize(("connections", "pending"), [(2, 3), (0, 2)])
 def test_the_overflow_of_connections_is_counted_again(referee, connections, pending):
     scenario = limited(spaced(20), max_connections=connections, max_pending_requests=pending)
@@ -119,7 +116,6 @@ def test_the_overflow_of_connections_is_counted_again(referee, connections, pend
     referee.equal(f"max_connections {connections}, pending {pending}: cx overflow", *counts)
 
 
-@pytest.mark.xfail(reason=ASKS_AGAIN)
 def test_who_waits_gets_the_connection_that_another_host_gave_back(referee):
     """Two connections for two hosts; the second host loses its one.
 
@@ -157,6 +153,29 @@ def _keys_of_two_hosts():
     members = {SERVICE: endpoints("b-v1-0", "b-v1-1")}
     picks = play_meshsim(Scenario(asks, policies={SERVICE: policy}, members=members)).picks()
     return str(picks.index("b-v1-0")), str(picks.index("b-v1-1"))
+
+
+# --- Priorities -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("default", "high"),
+    [
+        ({"max_requests": 5}, {"max_requests": 8}),
+        ({"max_connections": 2, "max_pending_requests": 0}, {"max_connections": 3}),
+        ({"max_connections": 4}, {"max_connections": 2, "max_pending_requests": 1}),
+    ],
+)
+def test_requests_of_high_priority_count_apart(referee, default, high):
+    """Every other request is of priority HIGH: limits and connections are its own."""
+    asks = [
+        ask._replace(headers={"x-priority": "high"} if row % 2 else {})
+        for row, ask in enumerate(spaced(24))
+    ]
+    table = (route(match=[{"headers": {"x-priority": "high"}}], priority="HIGH"), route())
+    scenario = replace(limited(asks, **default, high=high), table=table)
+    counters = (*CONNECTIONS, "upstream_cx_overflow")
+    compare(referee, f"priorities {default}, HIGH {high}", scenario, counters)
 
 
 # --- Retries that run at once ---------------------------------------------------------------

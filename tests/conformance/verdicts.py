@@ -17,7 +17,6 @@ LEVEL = 1e-6
 NOT_YET = (
     "hedging on a per-try timeout",
     "adaptive concurrency (gradient)",
-    "circuit breakers by priority",
 )
 
 

@@ -172,6 +172,51 @@ def test_a_breaker_overflows():
     run(scenario)
 
 
+def test_requests_of_high_priority_have_limits_and_connections_of_their_own():
+    async def scenario():
+        policy = (
+            "{circuit_breakers: {max_connections: 1, max_pending_requests: 0,"
+            " high: {max_connections: 1, max_pending_requests: 1}},"
+            " routes: [{match: [{headers: {x-priority: high}}], priority: HIGH}, {}]}"
+        )
+        release = asyncio.Event()
+
+        async def answer(number, head, body):
+            await release.wait()
+            return ok()
+
+        async with (
+            upstreams(answer) as (upstream,),
+            gateway([upstream.port], policy) as (_, engine, port),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            callers = [await stack.enter_async_context(Caller(port)) for _ in range(4)]
+            assert (await callers[0].get("cart"))[1]["x-meshsim-flag"] == "UO"
+
+            def ask(number):
+                high = b"GET / HTTP/1.1\r\nHost: cart\r\nx-priority: high\r\n\r\n"
+                return callers[number].send(high)
+
+            def counts(name):
+                return engine.counters()["cart"][name]
+
+            await ask(1)
+            await until(lambda: upstream.heads)
+            await ask(2)
+            await until(lambda: counts("circuit_breakers.high.rq_pending_open") == 1)
+            await ask(3)
+            status, headers, _ = await callers[3].response()
+            assert (status, headers["x-meshsim-flag"]) == (503, "UO")
+            assert counts("upstream_rq_pending_overflow") == 2
+            assert counts("circuit_breakers.default.cx_open") == 0
+            release.set()
+            for caller in callers[1:3]:
+                assert (await caller.response())[0] == 200
+            assert upstream.connections == counts("upstream_cx_total") == 1
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("pool", "connections"),
     [("{max_requests_per_connection: 2}", 3), ("{idle_timeout: 1ms}", 5)],

@@ -37,6 +37,7 @@ from meshsim.policy import (
 )
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import FLAG_NAMES, NO_INDEX
+from meshsim.topology.compiled.priorities import OVERFLOWS
 
 SEED = 7
 REQUESTS = 300
@@ -206,6 +207,19 @@ SCENARIOS = {
             "slow_start": {"slow_start_window": "10s"},
         },
     },
+    "high_priority": {
+        "load_balancing": {"policy": "LEAST_REQUEST"},
+        "circuit_breakers": {
+            "max_requests": 0,
+            "high": {
+                "max_connections": 9,
+                "max_requests": 3,
+                "retry_budget": {"budget_percent": 50, "min_retry_concurrency": 0},
+            },
+        },
+        "outlier_detection": {"consecutive_5xx": 3, "interval": "20.5ms"},
+        "routes": [{"priority": "HIGH", "timeout": "40.5ms", "retry": RETRY}],
+    },
     "no_route": {"routes": [{"match": [{"headers": {"x-user": "nobody"}}]}]},
 }
 
@@ -308,13 +322,18 @@ def test_engine_and_kernel_take_the_same_decisions(name):
     state = pair.kernel_run.state
     assert pair.engine._rng.tolist() == state.pick_streams[pair.index].tolist()
     assert engine_counters(pair.engine) == kernel_counters(pair)
-    if name != "no_route":  # the compiler leaves out what nobody reaches
+    if name == "high_priority":
+        assert_same_limits(pair.engine._holdings, state, pair.index)
+    elif name != "no_route":  # the compiler leaves out what nobody reaches
         assert_same_rows(pair.engine._holdings, state, state.clusters["proxy"] == pair.index)
 
 
 def engine_counters(engine):
-    """Return what was counted by filters and of the health of all clusters, without zeros."""
+    """Return what filters, circuit breakers and health counted of all clusters, without zeros."""
     counters = Counter(engine.filter_counters())
+    for values in engine.counters().values():
+        named = {name: values[name] for name in values if name.startswith("circuit_breakers.")}
+        counters.update({**named, **{name: values[name] for name in OVERFLOWS}})
     for values in engine.health_counters().values():
         counters.update(values)
     return dict(+counters)
@@ -349,6 +368,20 @@ def assert_same_rows(holdings, state, of_proxy):
     assert found.tolist() == state.ejections[groups[watched]].tolist()
 
 
+def assert_same_limits(holdings, state, proxy):
+    """Both priorities of the one cluster count the same on both sides, and so do its hosts."""
+    of_proxy = np.flatnonzero(state.clusters["proxy"] == proxy)
+    rows = [holdings.cluster_rows["b"], holdings.high.cluster_rows["b"]]
+    for field in CLUSTER_FIELDS:
+        assert holdings.clusters[field][rows].tolist() == state.clusters[field][of_proxy].tolist()
+    for row, cluster in zip(rows, of_proxy, strict=True):
+        theirs = state.hosts[state.hosts["cluster"] == cluster]
+        used = np.array([name is not None for name in holdings.addresses])
+        ours = holdings.hosts[(holdings.hosts["cluster"] == row) & used]
+        for field in HOST_FIELDS:
+            assert ours[field].tolist() == theirs[field].tolist(), field
+
+
 def test_the_scenarios_meet_what_they_are_for():
     def flags(name):
         return {FLAG_NAMES[outcome.flag] for outcome in Pair(SCENARIOS[name]).engine_outcomes()}
@@ -359,6 +392,7 @@ def test_the_scenarios_meet_what_they_are_for():
     assert "UO" in flags("pending_overflow")
     assert "UO" in flags("retry_overflow")
     assert "UO" in flags("custom")
+    assert flags("high_priority") >= {"-", "UO", "UT"}
     assert flags("custom_retry") >= {"-", "URX"}
     assert flags("no_route") == {"NR"}
     ejections = {name: ejections_of(Pair(SCENARIOS[name])) for name in ("outliers", "panic")}

@@ -22,6 +22,7 @@ from meshsim.topology.compiled.policies import (
     hash_table,
     weights_equal,
 )
+from meshsim.topology.compiled.priorities import high_config
 from meshsim.topology.compiled.reports import report_rule
 from meshsim.topology.compiled.subsetting import ClusterSubsets, table_of_subset
 from meshsim.topology.locality import LocalityLoadBalancing
@@ -82,6 +83,8 @@ class ClusterConfigs:
         Cluster by config row, those of lanes included.
     subsets : dict of (str, str or None) to ClusterSubsets
         Of clusters that pick by subset.
+    high : dict of (str, str or None) to int
+        Of clusters that routes of HIGH priority lead to: the config row of that priority.
     """
 
     def __init__(self, topology: Topology, layout: Layout) -> None:
@@ -97,10 +100,17 @@ class ClusterConfigs:
         self.chains: list[int] = []
         self.report_rules: list[Rows] = []
         self.lane_configs: dict[object, int] = {}
+        self.high: dict[ClusterName, int] = {}
 
     def add(self, name: ClusterName) -> None:
         """Take up a cluster that somebody can send to."""
         self.numbers.setdefault(name, len(self.numbers))
+
+    def high_priority(self, clusters: Rows) -> dict[int, int]:
+        """Return the config row of the HIGH priority of each CLUSTER row that has one."""
+        by_config = {self.numbers[name]: config for name, config in self.high.items()}
+        configs = clusters["config"].tolist()
+        return {row: by_config[own] for row, own in enumerate(configs) if own in by_config}
 
     def row(self, name: ClusterName) -> Rows:
         """Return the config row of a cluster: ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)."""
@@ -155,6 +165,10 @@ class ClusterConfigs:
                 fields["report_rule"] = len(self.report_rules)
                 self.report_rules.append(report_rule(balancing))
             self._add_config(name, fields, endpoints, weights)
+        for name in self.high:
+            self.high[name] = len(self.config_rows)
+            self.config_rows.append(high_config(self.row(name), policy_of(self.topology, name)))
+            self.config_names.append(name)
 
     def _add_config(
         self, name: ClusterName, fields: Rows, endpoints: Rows | list[int], weights: list[int]

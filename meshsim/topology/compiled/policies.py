@@ -30,6 +30,8 @@ from meshsim.state.codes import (
     ORACLE_STALE_QUEUE,
     PEAK_EWMA,
     PICK_ORACLE,
+    PRIORITY_DEFAULT,
+    PRIORITY_HIGH,
     RANDOM,
     RETRY_CUSTOM,
     RING_HASH,
@@ -42,6 +44,7 @@ from meshsim.topology.model import (
     LoadBalancing,
     RetryThrottling,
     Route,
+    Thresholds,
     WeightedCluster,
 )
 from meshsim.units import NS_PER_S
@@ -51,6 +54,7 @@ __all__ = [
     "copy_of",
     "fill_cluster_config",
     "fill_route",
+    "fill_thresholds",
     "hash_source",
     "hash_table",
     "memory_count",
@@ -186,6 +190,7 @@ def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
     retry = route.retry
     fields["direct_response"] = route.answer or 0
     fields["filters"] = NO_INDEX
+    fields["priority"] = PRIORITY_HIGH if route.priority == "HIGH" else PRIORITY_DEFAULT
     fields["code_start"] = len(codes)
     fields["timeout_ns"] = _never(route.timeout)
     fields["timeout_timer"] = NO_INDEX
@@ -247,13 +252,7 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     fields["default_rtt_ns"] = settings.default_rtt or 0
     assert breakers is not None
     assert pool is not None
-    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
-        value = getattr(breakers, field)
-        fields[field] = np.iinfo(np.int64).max if value is None else value
-    fields["budget_percent"] = -1.0
-    if breakers.retry_budget is not None:
-        fields["budget_percent"] = breakers.retry_budget.budget_percent
-        fields["min_retry_concurrency"] = breakers.retry_budget.min_retry_concurrency
+    fill_thresholds(fields, breakers)
     _fill_throttling(fields, breakers.retry_throttling)
     fields["connect_timeout_ns"] = _never(pool.connect_timeout)
     fields["idle_timeout_ns"] = _never(pool.idle_timeout)
@@ -264,6 +263,23 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
         fields["custom_learn"] = balancer.learns.address if balancer.learns else NO_FUNCTION
     if policy.admission is not None:
         fields["custom_admit"] = find(policy.admission, "admission").address
+
+
+def fill_thresholds(fields: Rows, thresholds: Thresholds) -> None:
+    """Fill the limits of a CLUSTER_CONFIG row; one that is None is none.
+
+    Parameters
+    ----------
+    fields : ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)
+    thresholds : Thresholds
+    """
+    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+        value = getattr(thresholds, field)
+        fields[field] = np.iinfo(np.int64).max if value is None else value
+    fields["budget_percent"] = -1.0
+    if thresholds.retry_budget is not None:
+        fields["budget_percent"] = thresholds.retry_budget.budget_percent
+        fields["min_retry_concurrency"] = thresholds.retry_budget.min_retry_concurrency
 
 
 def _fill_throttling(fields: Rows, throttling: RetryThrottling | None) -> None:

@@ -59,6 +59,7 @@ from meshsim.topology.compiled.policies import (
     no_hosts,
     weighted,
 )
+from meshsim.topology.compiled.priorities import add_high_priority
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.model import (
@@ -174,6 +175,9 @@ class _Compiler:
             caller, target, _, (start, count, *places) = identity
             self.routes[identity] = row = len(self.route_rows)
             split = self._split(caller, chosen, target)
+            if chosen.priority == "HIGH":
+                names = ((item.service or target, item.subset) for item in weighted(chosen))
+                self.clusters.high.update(dict.fromkeys(names, NO_INDEX))
             self.route_rows.append((chosen, split, (start, count), NO_INDEX))
             filters = self._filters(identity, chosen, places)
             self.route_rows[row] = (chosen, split, (start, count), filters)
@@ -249,6 +253,12 @@ class _Compiler:
         policies = [policy_of(self.topology, name) for name in self.clusters.numbers]
         rules = rules_of(policies, arrays["configs"])
         held = self.lanes.clusters(clusters, len(hosts))
+        members = self.lanes.members(len(hosts))
+        high_clusters, high_hosts = np.zeros((2, 0), np.int32)
+        high = self.clusters.high_priority(clusters)
+        if high:
+            added = add_high_priority(hosts, held, members, high_clusters, high)
+            hosts, held, members, high_clusters, high_hosts = added.values()
         endpoint_count = len(self.layout.endpoint_names)
         arrays = {
             **oracle_rows(hosts, held, arrays["configs"], endpoint_count),
@@ -261,8 +271,10 @@ class _Compiler:
             "health_rules": rules,
             **beliefs(hosts, held, arrays["configs"]),
             "hosts": hosts,
-            "members": self.lanes.members(len(hosts)),
+            "members": members,
             "clusters": held,
+            "high_clusters": high_clusters,
+            "high_hosts": high_hosts,
             "lane_links": self.lanes.links(len(clusters)),
             "memory": memory,
             **self.lanes.groupings.build(len(clusters)),

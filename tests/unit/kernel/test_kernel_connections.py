@@ -85,7 +85,31 @@ def test_requests_wait_for_max_connections_first_come_first_served():
     run = run_pool("0s", "100us", "200us", breakers={"max_connections": 1})
     assert run.ends() == [5, 8, 11]
     assert opened(run) == 1
-    assert run.state.clusters["connection_overflow"][0] == 2
+    # at 0.1 and 0.2 ms as they begin to wait; at 2 and 5 ms as others still wait beside the one
+    # that gets the connection
+    assert run.state.clusters["connection_overflow"][0] == 4
+
+
+def test_who_waits_gets_the_connection_that_another_host_gave_back():
+    # The hosts take turns, and have one of the two connections each.  The second dies at 5 ms;
+    # when the first answers at 14, the third request takes its connection, and the fifth does
+    # not wait for that: it may have another, ready at 16.
+    run = run_pool(
+        *["0s", "0s", "1ms", "1ms", "1ms"],
+        body=worker({"compute": "10ms"}, replicas=2, concurrency=9),
+        breakers={"max_connections": 2},
+        load_balancing={"policy": "ROUND_ROBIN"},
+        until=5,
+    )
+    run.control.kill("a", replica=1)
+    assert run.to(1000).outcomes() == [
+        (0, 14, 200, "-"),
+        (0, 6, 503, "UC"),
+        (1, 26, 200, "-"),
+        (1, 8, 503, "UF"),
+        (1, 28, 200, "-"),
+    ]
+    assert run.idle()
 
 
 def test_too_many_pending_requests_overflow():

@@ -10,6 +10,7 @@ MAY_BE_NONE = {
     "admission",
     "custom",
     "hash_header",
+    "high",
     "retry_throttling",
     "retry_budget",
     "direct_response",
@@ -55,7 +56,7 @@ def unset(value: object, path: str = "") -> list[str]:
 RICH = {
     "a": {
         "load_balancing": {"policy": "RING_HASH", "hash_header": "user"},
-        "circuit_breakers": {"max_requests": 7, "retry_budget": {}},
+        "circuit_breakers": {"max_requests": 7, "retry_budget": {}, "high": {"retry_budget": {}}},
         "outlier_detection": {},
         "failure_accrual": {},
         "health_check": {"interval": "3s"},
@@ -284,3 +285,13 @@ def test_who_panics(block: dict, mesh: str, threshold: int) -> None:
     policy = resolve(topology({"a": block}, mesh=mesh)).policies["a"]
     assert policy.load_balancing is not None
     assert policy.load_balancing.healthy_panic_threshold == threshold
+
+
+@pytest.mark.parametrize(("mesh", "requests"), [("istio-sidecar", 1024), ("none", 2**32 - 1)])
+def test_high_priority_has_limits_where_a_route_leads(mesh, requests):
+    routes = [{"priority": "HIGH", "split": [{"service": "b"}]}]
+    filled = resolve(topology({"a": {"routes": routes}}, mesh=mesh))
+    assert filled.policies["a"].circuit_breakers.high is None
+    high = filled.policies["b"].circuit_breakers.high
+    assert high.max_requests == requests
+    assert "policies.b.circuit_breakers.high.max_requests" in filled.provenance

@@ -30,10 +30,10 @@ def test_pending_up_to_the_limit_then_overflow():
 
 def test_a_host_without_connection_may_open_one_though_it_overflows():
     clusters, configs = make_limits(max_connections=1)
-    assert breakers.can_open_connection(clusters, 0, configs, 0)
+    assert breakers.can_open_connection(clusters, 0, configs, 0) == breakers.OPEN
     breakers.on_connection_opened(clusters, 0)
-    assert not breakers.can_open_connection(clusters, 0, configs, 1)
-    assert breakers.can_open_connection(clusters, 0, configs, 0)
+    assert breakers.can_open_connection(clusters, 0, configs, 1) == breakers.OPEN_NONE
+    assert breakers.can_open_connection(clusters, 0, configs, 0) == breakers.OPEN_BEYOND
     assert (clusters["connection_overflow"][0], clusters["connections_total"][0]) == (2, 1)
     breakers.on_connection_closed(clusters, 0)
     assert breakers.can_open_connection(clusters, 0, configs, 1)
@@ -71,3 +71,11 @@ def test_a_budget_is_a_share_of_active_and_pending_but_at_least_three(active, pe
     assert breakers.can_retry(clusters, 0, configs)
     clusters["retries_active"] = allowed
     assert not breakers.can_retry(clusters, 0, configs)
+
+
+@pytest.mark.parametrize(
+    ("pending", "connecting", "wanted"), [(0, 0, False), (1, 0, True), (1, 1, False), (3, 2, True)]
+)
+def test_connections_are_wanted_while_more_wait_than_connect(pending, connecting, wanted):
+    # Envoy, conn_pool_base.cc: pending_streams > connecting_stream_capacity.
+    assert breakers.wants_connection(pending, connecting) is wanted
