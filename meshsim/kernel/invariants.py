@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from meshsim.kernel.memory import KernelState, Rows
+from meshsim.kernel.pools import clear_chain
 from meshsim.state.codes import NEVER_NS, NO_INDEX, PICK_GROUPED, PICK_SUBSET
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
@@ -90,9 +91,8 @@ def _walk(first: int, following: Rows, limit: int) -> list[int]:
 def _used(state: KernelState, pool: str) -> Rows:
     """Return which rows of a pool are not on its free list."""
     rows = getattr(state, f"{pool}s")
-    free = _walk(state.counters[f"{pool}_free"][0], rows["next"], len(rows))
     used = np.ones(len(rows), bool)
-    used[free] = False
+    clear_chain(used, rows["next"], int(state.counters[f"{pool}_free"][0]))
     return used
 
 
@@ -200,7 +200,8 @@ def _exchanges(state: KernelState) -> Story:
             yield f"exchange {exchange}: its attempts form a circle"
             continue
         listed[chain] = exchange
-        live = np.isin(attempts["state"][chain], (ATTEMPT_PENDING, ATTEMPT_SENT)).sum()
+        states = attempts["state"][chain]
+        live = ((states == ATTEMPT_PENDING) | (states == ATTEMPT_SENT)).sum()
         if live != exchanges["attempts_active"][exchange]:
             active = exchanges["attempts_active"][exchange]
             yield f"exchange {exchange}: attempts_active is {active}, found {live}"
@@ -389,7 +390,9 @@ def _groupings(state: KernelState) -> Story:
 def _subsets(state: KernelState) -> Story:
     """Lanes that an exchange may pick from hold hosts of its cluster."""
     clusters, exchanges, splits = state.clusters, state.exchanges, state.splits
-    for exchange in np.flatnonzero(_used(state, "exchange") & (exchanges["attempts_active"] > 0)):
+    picking = np.flatnonzero(_used(state, "exchange") & (exchanges["attempts_active"] > 0))
+    pairs = exchanges[["cluster", "route"]][picking]
+    for exchange in picking[np.unique(pairs, return_index=True)[1]]:  # equal ones look alike
         cluster = int(exchanges["cluster"][exchange])
         if state.configs["picking"][clusters["config"][cluster]] != PICK_SUBSET:
             continue

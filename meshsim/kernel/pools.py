@@ -20,6 +20,7 @@ from meshsim.state.exchange import (
 from meshsim.state.server import TASK_FREE, WORKER_NONE
 
 __all__ = [
+    "clear_chain",
     "drop_abandoned",
     "free_attempt",
     "free_connection",
@@ -176,3 +177,17 @@ def free_connection(state: Any, connection: int) -> None:
     connections["next"][connection] = counters["connection_free"][0]
     counters["connection_free"][0] = connection
     counters["connection_free_count"][0] += 1
+
+
+@kernel_jit
+def clear_chain(marks: Any, following: Any, first: int) -> None:
+    """Clear the marks of a chain of rows; one that does not end is followed once round.
+
+    For checks, compiled because most rows of a pool are free.
+    """
+    row = first
+    for _ in range(len(marks)):
+        if row == NO_INDEX:
+            break
+        marks[row] = False
+        row = following[row]

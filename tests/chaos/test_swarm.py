@@ -22,5 +22,4 @@ EVENTS = 97
 
 @pytest.mark.parametrize("seed", [*REGRESSIONS, *range(FIRST, FIRST + COUNT)])
 def test_nothing_is_wrong_and_nothing_is_left(seed):
-    problems = story(seed, EVENTS)
-    assert problems == [], f"replay: python tests/chaos/swarm.py {seed}"
+    assert story(seed, EVENTS).problems == [], f"replay: python tests/chaos/swarm.py {seed}"
