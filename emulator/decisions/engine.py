@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from emulator.decisions.concurrency import ConcurrencyGate
 from emulator.decisions.connections import ConnectionDecisions
 from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filtering import FilterDecisions
@@ -98,6 +99,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._log = log
         self._holdings = Holdings()
         self.inbound = InboundAccess(index, log)
+        self.gate = ConcurrencyGate(run_seed, index, log)
         self._health = Health(self._holdings, run_seed, index, self._note)
         self.first_check, self.checked = self._health.first_check, self._health.checked
         self.checked_hosts, self.health_counters = self._health.checked_hosts, self._health.counters
@@ -124,6 +126,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         self._table = RouteTable(configuration, *rows)
         self._filters.apply(configuration.listener.rate_limit)
         self.inbound.apply(configuration.listener)
+        self.gate.apply(configuration.listener.adaptive_concurrency)
         self._bind(now_ns)
         if self._log is not None:
             parts = changed_parts(self.configuration, configuration)
@@ -443,7 +446,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
             digest.update(array.tobytes())
         for field in sorted(set(self._configs.dtype.names or ()) - _ADDRESSES):
             digest.update(self._configs[field].tobytes())  # without what is between the fields
-        for part in self._filters.state():
+        for part in (*self._filters.state(), *self.gate.state()):
             digest.update(part)
         for rows in self._holdings.lanes.arrays.values():
             digest.update(rows.tobytes())

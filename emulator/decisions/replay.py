@@ -247,10 +247,11 @@ class _Teller:
             raise _Impossible("the machine has no such stimulus")
         if stimulus.name == "authorize":
             return engine.inbound.authorize(*stimulus.arguments)
-        answer = getattr(engine, stimulus.name)(*stimulus.arguments)
+        of = engine.gate if stimulus.name in ("enter", "leave") else engine
+        answer = getattr(of, stimulus.name)(*stimulus.arguments)
         if stimulus.name == "route":
             return [*engine.routed_to(stimulus.arguments[0]), *answer]
-        return list(answer) if stimulus.name in ("tell", "mirror") else answer
+        return list(answer) if stimulus.name in ("tell", "mirror", "enter") else answer
 
 
 class _Impossible(MeshsimError):
@@ -293,6 +294,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "mirror": ("exchange", "number", "now"),
     "pace": ("exchange", "bytes", "now"),
     "admit": ("method", "path", "authority", "headers", "key", "now"),
+    "enter": ("now",),
+    "leave": ("filter", "entered", "answered", "now"),
     "authorize": ("principal", "method", "path", "host", "headers"),
     "first_check": ("host", "now"),
     "checked": ("host", "result", "now"),
@@ -320,7 +323,7 @@ def describe(stimulus: Stimulus) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if name in ("now", "rtt"):
+    if name in ("now", "rtt", "entered"):
         return _ms(value)
     if name == "stimulus" and 0 <= value < STIMULUS_COUNT:
         return STIMULUS_NAMES[value]

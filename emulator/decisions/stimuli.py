@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from meshsim.controlplane.configuration import ProxyConfiguration
+from meshsim.controlplane.configuration import ListenerPolicy, ProxyConfiguration
 from meshsim.errors import ConfigError, Problem
 
 __all__ = ["FORMAT_VERSION", "Stimulus", "StimulusFile", "StimulusLog", "changed_parts"]
@@ -94,10 +94,14 @@ def changed_parts(before: ProxyConfiguration, after: ProxyConfiguration) -> dict
             parts[kind] = after.body(kind)
     if (after.routes, after.labels) != (before.routes, before.labels):
         parts["routes"] = after.body("routes")
-    before_listener = (before.listener.rate_limit, before.listener.access)
-    if (after.listener.rate_limit, after.listener.access) != before_listener:
+    if _read_of(after.listener) != _read_of(before.listener):
         parts["listener"] = after.body("listener")
     return parts
+
+
+def _read_of(listener: ListenerPolicy) -> tuple[Any, ...]:
+    """Return what an engine reads of a listener."""
+    return listener.rate_limit, listener.adaptive_concurrency, listener.access
 
 
 class Stimulus(NamedTuple):
@@ -139,6 +143,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "mirror": (int, int, int, _NUMBERS),
     "pace": (int, int, int, int),
     "admit": (str, str, str, dict, int, int, int),
+    "enter": (int, _NUMBERS),
+    "leave": (int, int, bool, int, None),
     "authorize": ((str, None), str, str, str, dict, int),
     "first_check": (int, int, int),
     "checked": (int, int, int, int),

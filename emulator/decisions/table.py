@@ -5,6 +5,7 @@ They are the very functions that the simulator's kernel compiles in.
 
 from __future__ import annotations
 
+from meshsim.policy.adaptive_concurrency import may_pass, on_answered, on_given_up
 from meshsim.policy.circuit_breakers import (
     can_open_connection,
     can_send_request,
@@ -60,13 +61,16 @@ DECISIONS = {
         first_check_ns,
         is_mirrored,
         learn,
+        may_pass,
         mirror_key,
         on_abandoned,
+        on_answered,
         on_check_result,
         on_connection_closed,
         on_connection_opened,
         on_error,
         on_fault_ended,
+        on_given_up,
         on_pending_added,
         on_pending_removed,
         on_picked,

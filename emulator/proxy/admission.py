@@ -1,7 +1,8 @@
 """What an inbound proxy asks its engine about a request that came in.
 
-Rule: the engine decides (`ProxyEngine.admit`); here a request's head becomes its arguments.  The
-draws of a try belong to the request and to its number, as they do at the server.
+Rule: the engine decides (`ProxyEngine.admit`, then `ConcurrencyGate.enter`); here a request's head
+becomes their arguments.  The draws of a try belong to the request and to its number, as they do
+at the server.  A request that the gate let in is counted out when its exchange ends.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from emulator.decisions.engine import ProxyEngine
 from emulator.decisions.filters import AUTHORITY
 from emulator.http.heads import RequestHead
 from emulator.proxy.context import TextHeaders, decimal, draw_key, joined
-from emulator.proxy.inbound import Refusal
+from emulator.proxy.inbound import Leave, Refusal
+from meshsim.policy.adaptive_concurrency import ADMITTED
 from meshsim.rng import mix_in
+from meshsim.state.codes import FLAG_NONE, FLAG_RL
 
 __all__ = ["Admission"]
 
@@ -33,10 +36,22 @@ class Admission:
         self._clock = clock
         self._count = 0
 
-    def admit(self, head: RequestHead) -> Refusal | None:
-        """Return what a request is refused with, or None."""
-        if not self._engine.has_inbound_filters:
-            return None
+    def admit(self, head: RequestHead) -> Refusal | Leave | None:
+        """Return what a request is refused with, what to call when it ends, or None."""
+        refusal = self._check_limit(head) if self._engine.has_inbound_filters else None
+        if refusal is not None or not self._engine.gate.active:
+            return refusal
+        entered_ns = self._clock.now_ns()
+        status, life = self._engine.gate.enter(entered_ns)
+        if status != ADMITTED:
+            return Refusal(status, [], FLAG_NONE)
+
+        def leave(answered: bool) -> None:
+            self._engine.gate.leave(life, entered_ns, answered, self._clock.now_ns())
+
+        return leave
+
+    def _check_limit(self, head: RequestHead) -> Refusal | None:
         self._count += 1
         values = joined(head.headers)
         key = draw_key(values.get(b"x-meshsim-key"))
@@ -52,4 +67,4 @@ class Admission:
             int(mix_in(np.uint64(key), try_number)),
             self._clock.now_ns(),
         )
-        return (status, self._engine.refusal_headers()) if status else None
+        return Refusal(status, self._engine.refusal_headers(), FLAG_RL) if status else None

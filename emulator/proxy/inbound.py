@@ -7,7 +7,8 @@ the bytes of requests; Envoy would not wait, and close the connection.
 
 A request that came in is passed to the workload at once over a connection of its own while it
 lasts, kept for the next one, the one used last first.  No policy of a client applies here: no
-retry, no time-out.  A local rate limit may refuse a request (`admit`): 429, flag RL.  A workload
+retry, no time-out.  A local rate limit may refuse a request (`admit`): 429, flag RL; so may an
+adaptive concurrency limit: 503, without a flag.  A workload
 that refuses the connection is answered 503 UF, one that breaks it 503 UC, as Envoy's inbound
 listener does; if it breaks off a response that has begun, or the caller goes, the other side's
 connection is closed.
@@ -38,7 +39,6 @@ from meshsim.state.codes import (
     FLAG_LR,
     FLAG_NAMES,
     FLAG_NONE,
-    FLAG_RL,
     FLAG_UC,
     FLAG_UF,
 )
@@ -95,8 +95,16 @@ class AccessRules(Protocol):
 MakeListener = Callable[[Callable[[Any], asyncio.Protocol]], AcceptingListener]
 
 
-#: Status and headers of the answer to a request that may not come in.
-Refusal = tuple[int, list[tuple[bytes, bytes]]]
+class Refusal(NamedTuple):
+    """The answer to a request that may not come in."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    response_flag: int
+
+
+#: Called when a request that came in has ended: whether its caller got a whole answer.
+Leave = Callable[[bool], None]
 
 
 class _Workload(NamedTuple):
@@ -123,7 +131,7 @@ class InboundProxy(AcceptingProxy):
     host : str
         Address to listen on; loopback unless the user says otherwise.
     admit : callable, optional
-        Given the head of a request, status and headers to refuse it with, or None.
+        Given the head of a request: how to refuse it, what to call when it has ended, or None.
     access : AccessRules, optional
         Judges requests, before `admit`; None: all may pass.
     """
@@ -135,7 +143,7 @@ class InboundProxy(AcceptingProxy):
         make_listener: MakeListener | None = None,
         *,
         host: str = "127.0.0.1",
-        admit: Callable[[RequestHead], Refusal | None] | None = None,
+        admit: Callable[[RequestHead], Refusal | Leave | None] | None = None,
         access: AccessRules | None = None,
     ) -> None:
         super().__init__(self._begin, host)
@@ -188,11 +196,12 @@ class InboundProxy(AcceptingProxy):
             if outcome not in (ACCESS_UNRESTRICTED, ACCESS_ALLOWED):
                 exchange.forbid(outcome)
                 return exchange
-        refusal = self._admit(head) if self._admit is not None else None
-        if refusal is None:
-            self.connect(exchange)
-        else:
-            exchange.refuse(*refusal)
+        admitted = self._admit(head) if self._admit is not None else None
+        if isinstance(admitted, Refusal):
+            exchange.refuse(admitted)
+            return exchange
+        exchange.leave = admitted
+        self.connect(exchange)
         return exchange
 
     def _judge(
@@ -273,6 +282,7 @@ class _Exchange:
         "_request_done",
         "_started",
         "ended",
+        "leave",
     )
 
     def __init__(
@@ -291,6 +301,7 @@ class _Exchange:
         self._refusal: int | None = None  # what the access rules say, if they refuse
         self._started = False
         self.ended = False
+        self.leave: Leave | None = None
 
     def forbid(self, outcome: int) -> None:
         """Answer what the access rules refuse when its body is here."""
@@ -353,7 +364,7 @@ class _Exchange:
         if connection is not None:
             self._connection = None
             self._proxy.give_back(connection, reusable and self._request_done)
-            self._end(FLAG_NONE)
+            self._end(FLAG_NONE, answered=True)
             self._downstream.end_response()
 
     def on_upstream_writable(self, writable: bool) -> None:
@@ -415,17 +426,22 @@ class _Exchange:
         if connection is not None:
             self._proxy.forget(connection)
 
-    def refuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Answer a request that is over the limit."""
-        self._end(FLAG_RL)
-        flag = FLAG_NAMES[FLAG_RL].encode()
-        self._downstream.respond(status, ((b"x-meshsim-flag", flag), *headers))
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer a request that is over a limit."""
+        self._end(refusal.response_flag)
+        flagged: list[tuple[bytes, bytes]] = []
+        if refusal.response_flag != FLAG_NONE:
+            flagged = [(b"x-meshsim-flag", FLAG_NAMES[refusal.response_flag].encode())]
+        self._downstream.respond(refusal.status, (*flagged, *refusal.headers))
 
     def _fail(self, response_flag: int) -> None:
-        self._end(response_flag)
+        self._end(response_flag, answered=True)
         flag = FLAG_NAMES[response_flag].encode()
         self._downstream.respond(503, ((b"x-meshsim-flag", flag),))
 
-    def _end(self, response_flag: int) -> None:
+    def _end(self, response_flag: int, answered: bool = False) -> None:
         self.ended = True
+        if self.leave is not None:
+            self.leave(answered)
+            self.leave = None
         self._proxy.downstream.ended(response_flag)

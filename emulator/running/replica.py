@@ -354,6 +354,7 @@ class Replica:
         if self.inbound is not None:
             values |= {f"inbound.{k}": v for k, v in self.inbound.counters().items()}
         if self.sidecar is not None:
-            filters = self.sidecar.engine.filter_counters(inbound=True)
+            engine = self.sidecar.engine
+            filters = engine.filter_counters(inbound=True) | engine.gate.counters()
             values |= {f"inbound.{k}": v for k, v in filters.items()}
         return values

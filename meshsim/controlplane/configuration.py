@@ -59,6 +59,7 @@ from meshsim.topology.compiled.placement import (
 )
 from meshsim.topology.compiled.upstreams import ClusterName, cluster_endpoints, policy_of
 from meshsim.topology.model import (
+    AdaptiveConcurrency,
     ClusterPolicy,
     LoadBalancing,
     LocalRateLimit,
@@ -112,6 +113,8 @@ class ListenerPolicy:
         Accepted clients; empty accepts every identity of the trust domains.
     rate_limit : LocalRateLimit or None
         Of the requests that come in.
+    adaptive_concurrency : AdaptiveConcurrency or None
+        Of the requests that come in.
     access : ListenerAccess or None
         Access rules of its requests; None without any.
     """
@@ -122,6 +125,7 @@ class ListenerPolicy:
     trust_domains: tuple[str, ...] = ("cluster.local",)
     principals: tuple[str, ...] = ()
     rate_limit: LocalRateLimit | None = None
+    adaptive_concurrency: AdaptiveConcurrency | None = None
     access: ListenerAccess | None = None
 
 
@@ -327,8 +331,9 @@ def configurations_of(
     for place in layout.workloads:
         stated = access.mode(place.service, place.workload, (modes or {}).get(place.service, mode))
         rules = access.of_workload(place.service, place.workload)
-        limit = topology.policies[place.service].rate_limit
-        listener = ListenerPolicy(_MODE[stated], domains, rate_limit=limit, access=rules)
+        policy = topology.policies[place.service]
+        limits = {name: getattr(policy, name) for name in ("rate_limit", "adaptive_concurrency")}
+        listener = ListenerPolicy(_MODE[stated], domains, access=rules, **limits)
         clients = clients_of(topology, layout, place)
         shared: dict[int, ProxyConfiguration] = {}  # by zone
         for row in range(place.first_endpoint, place.first_endpoint + place.replicas):

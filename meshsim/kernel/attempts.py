@@ -28,6 +28,7 @@ from meshsim.kernel.events import (
     DONE,
     HEALTH_CONNECTED,
     HEALTH_DROPPED,
+    LEAVE_GATE,
     NOTHING,
     PICK,
     TAKE_REPORT,
@@ -304,13 +305,17 @@ def abandon(state: Any, attempt: int) -> None:
     settle(state, attempt, True)
     task = attempts["task"][attempt]
     endpoint = attempts["endpoint"][attempt]
-    if task != NO_INDEX and state.endpoints["on_timeout"][endpoint] != ON_TIMEOUT_CONTINUE:
+    gated = attempts["gated"][attempt] != 0
+    cancels = task != NO_INDEX and state.endpoints["on_timeout"][endpoint] != ON_TIMEOUT_CONTINUE
+    if gated or cancels:
         key = state.exchanges["key"][exchange]
         leg = 4 * attempts["try_number"][attempt] + 3
         proxy = state.exchanges["proxy"][exchange]
         time_ns = state.counters["now_ns"][0] + wire_ns(state, proxy, endpoint, key, leg)
-        what = pack(CANCEL_TASK, task, state.tasks["generation"][task])
-        schedule(state, time_ns, what)
+        if gated:
+            schedule(state, time_ns, pack(LEAVE_GATE, attempt, attempts["generation"][attempt]))
+        if cancels:
+            schedule(state, time_ns, pack(CANCEL_TASK, task, state.tasks["generation"][task]))
 
 
 @kernel_jit

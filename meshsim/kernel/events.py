@@ -49,6 +49,7 @@ __all__ = [
     "IS_CACHED",
     "KIND_COUNT",
     "LEAVE_FILTERS",
+    "LEAVE_GATE",
     "NODE",
     "NOTHING",
     "PICK",
@@ -117,7 +118,8 @@ BECOME_IDLE = 35  # endpoint: it has become idle, and balancers ask for that
 IS_CACHED = 36  # task: returns 1 if the cache at its step has what it asks for
 FILL_CACHE = 37  # task: the miss of its cache has ended well
 CONNECT = 38  # host: open what those who wait want (one of them in place of the generation)
-KIND_COUNT = 39
+LEAVE_GATE = 39  # attempt: given up (queued); answered (generation ANSWERED)
+KIND_COUNT = 40
 
 #: No follow-up.
 NOTHING = -1

@@ -3,7 +3,9 @@
 Rule: `meshsim.policy.fault` and `meshsim.policy.rate_limit` decide; the request machine is told
 (`meshsim.kernel.requests`).  The order is Envoy's: delay, abort, local rate limit, router; the
 mirrors of a route are sent when its request is forwarded.  An inbound proxy looks at its local
-rate limit when the request has passed it, and answers at once, without another pass.
+rate limit, then at its adaptive concurrency limit, when the request has passed it, and answers
+at once, without another pass.  A request has its place within the latter until the server
+answers, or until the proxy hears that the caller has given up.
 
 An exchange that holds a place among the active faults, or whose response may be slowed, says
 so in its flags; only such a one is looked at again when it ends.
@@ -14,7 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
-from meshsim.kernel.events import RELEASE, pack, schedule
+from meshsim.kernel.events import NOTHING, RELEASE, pack, schedule
+from meshsim.policy.adaptive_concurrency import ADMITTED, may_pass, on_answered, on_given_up
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
 from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
 from meshsim.policy.transitions import (
@@ -28,7 +31,17 @@ from meshsim.state.codes import NO_INDEX, RESET_NONE, RESET_RATELIMITED
 from meshsim.state.exchange import HOLDS_FAULT, PACED
 from meshsim.state.filters import DIRECTION_COUNT, INBOUND, OUTBOUND
 
-__all__ = ["filter_inbound", "filter_outbound", "leave_filters", "release_fault"]
+__all__ = [
+    "ANSWERED",
+    "filter_inbound",
+    "filter_outbound",
+    "leave_filters",
+    "leave_gate",
+    "release_fault",
+]
+
+#: In place of a generation: the attempt was answered.
+ANSWERED = -1
 
 
 @kernel_jit
@@ -90,6 +103,54 @@ def filter_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
     status, reset : int
         Of a refusal: RESET_RATELIMITED if it is marked so; status NOT_LIMITED: it may pass.
     """
+    inbound = state.endpoints["inbound"][endpoint]
+    if state.inbound["limit_start"][inbound] != NO_INDEX:
+        status, reset = _check_inbound(state, attempt, endpoint)
+        if status != NOT_LIMITED:
+            return status, reset
+    if state.inbound["gradient_rule"][inbound] == NO_INDEX:
+        return NOT_LIMITED, RESET_NONE
+    now_ns = state.counters["now_ns"][0]
+    rules, bins = state.gradient_rules, state.gradient_bins
+    status = may_pass(state.gradients, endpoint, rules, bins, now_ns)
+    if status != ADMITTED:
+        return status, RESET_NONE
+    state.attempts["gated"][attempt] = 1
+    state.attempts["entered_ns"][attempt] = now_ns
+    return NOT_LIMITED, RESET_NONE
+
+
+@kernel_jit
+def leave_gate(state: Any, attempt: int, generation: int) -> int:
+    """`attempt` leaves the adaptive concurrency limit that it passed; return NOTHING.
+
+    It was answered if `generation` is ANSWERED; else its caller has given it up, if it is still
+    that of the row.  What a dead server leaves is no sample.
+    """
+    attempts = state.attempts
+    if attempts["gated"][attempt] == 0:
+        return NOTHING
+    if generation != ANSWERED and generation != attempts["generation"][attempt]:
+        return NOTHING  # the row is another's by now
+    attempts["gated"][attempt] = 0
+    endpoint = attempts["endpoint"][attempt]
+    if generation != ANSWERED or state.endpoints["alive"][endpoint] == 0:
+        on_given_up(state.gradients, endpoint)
+        return NOTHING
+    on_answered(
+        state.gradients,
+        endpoint,
+        state.gradient_rules,
+        state.gradient_bins,
+        attempts["entered_ns"][attempt],
+        state.counters["now_ns"][0],
+    )
+    return NOTHING
+
+
+@kernel_jit
+def _check_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
+    """Look at the local rate limit of an endpoint; return as `filter_inbound`."""
     exchanges = state.exchanges
     exchange = state.attempts["exchange"][attempt]
     place = state.inbound["limit_start"][state.endpoints["inbound"][endpoint]]

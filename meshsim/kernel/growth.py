@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from meshsim.kernel.caching import append_cache
+from meshsim.kernel.concurrency import add_controller
 from meshsim.kernel.idle import report_idle
 from meshsim.kernel.memory import Rows
 from meshsim.kernel.regrouping import (
@@ -77,6 +78,7 @@ def with_replicas(kernel: Any, like: int) -> None:
     _rebuild_tables(kernel, holding)
     watch_added(kernel, known_clusters, known_hosts)
     _extend_high_priority(state)
+    add_controller(kernel, like)
     _extend_oracle(kernel)
     _extend_reports(kernel)
     recount_clients(state, _siblings(kernel, endpoint))

@@ -45,6 +45,7 @@ from meshsim.kernel.events import (
     IS_CACHED,
     KIND_COUNT,
     LEAVE_FILTERS,
+    LEAVE_GATE,
     NODE,
     NOTHING,
     PICK,
@@ -60,7 +61,7 @@ from meshsim.kernel.events import (
     TRY_TIMER,
     pack,
 )
-from meshsim.kernel.filters import filter_inbound, leave_filters
+from meshsim.kernel.filters import filter_inbound, leave_filters, leave_gate
 from meshsim.kernel.health import (
     answer_check,
     begin_check,
@@ -375,6 +376,7 @@ _BY_KIND: dict[int, Handler] = {
     IS_CACHED: is_cached,
     FILL_CACHE: fill_cache,
     CONNECT: connect_waiting,
+    LEAVE_GATE: leave_gate,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

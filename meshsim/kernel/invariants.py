@@ -64,6 +64,7 @@ def validate(state: KernelState) -> list[str]:
         _pools,
         _exchanges,
         _attempts,
+        _concurrency,
         _timers,
         _hosts,
         _health,
@@ -227,6 +228,14 @@ def _attempts(state: KernelState) -> Story:
             yield f"attempt {attempt} in state {now_state} has a task"
         if attempts["connection"][attempt] != NO_INDEX and now_state != ATTEMPT_SENT:
             yield f"attempt {attempt} in state {now_state} has a connection"
+
+
+def _concurrency(state: KernelState) -> Story:
+    attempts, controllers = state.attempts, state.gradients
+    gated = _used(state, "attempt") & (attempts["gated"] != 0)
+    found = np.bincount(attempts["endpoint"][gated], minlength=len(controllers))
+    yield from _differs("outstanding of controller", controllers["outstanding"], found)
+    yield from _differs("samples", controllers["samples"], state.gradient_bins.sum(axis=1))
 
 
 def _timers(state: KernelState) -> Story:

@@ -34,6 +34,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from meshsim.jit import JIT_ENABLED
 from meshsim.kernel.indexing import RowsType
+from meshsim.state.concurrency import GRADIENT_DTYPE, GRADIENT_RULE_DTYPE
 from meshsim.state.exchange import ATTEMPT_DTYPE, CONNECTION_DTYPE, EXCHANGE_DTYPE
 from meshsim.state.filters import (
     BUCKET_DTYPE,
@@ -140,6 +141,10 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "inbound": (INBOUND_DTYPE, 1),
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),
+    # adaptive concurrency of inbound proxies; none if nobody has it
+    "gradient_rules": (GRADIENT_RULE_DTYPE, 1),
+    "gradients": (GRADIENT_DTYPE, 1),  # by endpoint
+    "gradient_bins": (_I4, 2),
     "memory": (np.dtype("f8"), 1),  # of custom policies, by CLUSTER row
     # requests of HIGH priority: their rows by those of DEFAULT, and back; empty if there are none
     "high_clusters": (_I4, 1),

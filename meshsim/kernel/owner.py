@@ -16,6 +16,7 @@ from meshsim.kernel.advance import EVENTS, GROW, WAKE, advance
 from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
+from meshsim.kernel.concurrency import begin_controllers, settle_controllers
 from meshsim.kernel.idle import begin_idle_queues
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -133,6 +134,7 @@ class Kernel:
         begin_idle_queues(self.state)
         begin_traffic(self.state, self._closed_loop_users())
         begin_health(self)
+        begin_controllers(self)
 
     # --- Memory ---
 
@@ -294,6 +296,7 @@ class Kernel:
             self._snapshot()
         state = self.state
         settle_all(self)
+        settle_controllers(self)
         # Only flagged exchanges are counted as they end; the rest are those without a flag.
         flagged = state.edge_flags[:, :, 1:].sum(axis=2)
         state.edge_flags[:, :, FLAG_NONE] = state.series["requests"] - flagged

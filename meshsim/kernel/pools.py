@@ -93,6 +93,7 @@ def take_attempt(state: Any) -> int:
     attempts["status"][attempt] = 0
     attempts["reset"][attempt] = 0
     attempts["timer"][attempt] = NO_INDEX
+    attempts["gated"][attempt] = 0
     attempts["queue_ns"][attempt] = 0
     attempts["service_ns"][attempt] = 0
     attempts["proxy_ns"][attempt] = 0

@@ -25,6 +25,7 @@ from meshsim.kernel.events import (
     FILL_CACHE,
     GENERATION_MASK,
     IS_CACHED,
+    LEAVE_GATE,
     NOTHING,
     RESPOND,
     RETURN,
@@ -288,6 +289,8 @@ def _answer(state: Any, task: int) -> int:
 def send_back(state: Any, attempt: int) -> int:
     """Send the response (or reset) of `attempt` to the client's proxy; return the follow-up."""
     attempts = state.attempts
+    if attempts["gated"][attempt] != 0:
+        invoke(state, LEAVE_GATE, attempt, -1)
     if attempts["state"][attempt] == ATTEMPT_ABANDONED:
         drop_abandoned(state, attempt)
         return NOTHING

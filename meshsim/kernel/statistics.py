@@ -19,6 +19,7 @@ from meshsim.state.filters import (
     LIMIT_STATS,
     OUTBOUND,
 )
+from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
 from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
 
@@ -46,6 +47,9 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
             for side, said in _SIDES.items():
                 row = state.limit_counts[DIRECTION_COUNT * proxy + side]
                 counts |= _counts(row, LIMIT_STATS, said)
+        if proxy < len(state.gradients) and state.gradients["rule"][proxy] != NO_INDEX:
+            gauges = controller_stats(state.gradients[proxy])
+            counts |= {f"inbound.{key}": value for key, value in gauges.items()}
         counts |= _breaker_counts(state, proxy)
         counts |= _health_counts(state, proxy)
         if counts:

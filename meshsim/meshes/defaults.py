@@ -23,6 +23,8 @@ from meshsim.topology.model import Provenance
 from meshsim.units import NS_PER_S
 
 __all__ = [
+    "ADAPTIVE_CONCURRENCY",
+    "CONCURRENCY_LIMIT",
     "ENVOY_BALANCERS",
     "ENVOY_HEALTH_CHECK",
     "ENVOY_HIGH_PRIORITY",
@@ -35,6 +37,7 @@ __all__ = [
     "HASHING_POLICIES",
     "LINKERD_FAILURE_ACCRUAL",
     "LOCAL_RATE_LIMIT",
+    "MIN_RTT_CALC",
     "MIRROR",
     "UNLIMITED",
     "Block",
@@ -193,6 +196,22 @@ ENVOY_TOKEN_BUCKET: Block = from_source(
 )
 
 #: A stated local rate limit: it holds for every request, since who declares one means it.
+ADAPTIVE_CONCURRENCY: Block = from_source(
+    "Envoy default (adaptive_concurrency.proto)",
+    sample_aggregate_percentile=50.0,
+    concurrency_limit_exceeded_status=503,
+)
+CONCURRENCY_LIMIT: Block = from_source(
+    "Envoy default (adaptive_concurrency.proto)", max_concurrency_limit=1000
+)
+MIN_RTT_CALC: Block = from_source(
+    "Envoy default (adaptive_concurrency.proto)",
+    request_count=50,
+    jitter=15.0,
+    min_concurrency=3,
+    buffer=25.0,
+)
+
 LOCAL_RATE_LIMIT: Block = {
     **from_source("Envoy default (local_rate_limit.proto)", status=429),
     **from_source(

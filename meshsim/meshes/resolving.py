@@ -8,12 +8,12 @@ route gets one that sends everything to itself.  A service that states routes ge
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget``, ``retry_throttling``, ``high`` (no route of that priority), ``fault`` and
-``rate_limit`` (none), ``locality`` (members are not grouped) and what it leaves out,
-``subset_config`` (one balancer for all hosts), ``outlier_detection``, ``failure_accrual``,
-``health_check`` and ``slow_start`` (off), ``direct_response`` and ``redirect`` (forward),
-``custom`` and ``admission`` (no function of the user's), and the ``subset`` of a split or mirror
-(all).
+``retry_budget``, ``retry_throttling``, ``high`` (no route of that priority), ``fault``,
+``rate_limit`` and ``adaptive_concurrency`` (none), ``locality`` (members are not grouped) and what
+it leaves out, ``subset_config`` (one balancer for all hosts), ``outlier_detection``,
+``failure_accrual``, ``health_check`` and ``slow_start`` (off), ``direct_response`` and
+``redirect`` (forward), ``custom`` and ``admission`` (no function of the user's), and the
+``subset`` of a split or mirror (all).
 
 References
 ----------
@@ -27,15 +27,19 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from meshsim.meshes.defaults import (
+    ADAPTIVE_CONCURRENCY,
+    CONCURRENCY_LIMIT,
     ENVOY_TOKEN_BUCKET,
     HASHING_POLICIES,
     LOCAL_RATE_LIMIT,
+    MIN_RTT_CALC,
     MIRROR,
     Block,
     Default,
     PolicyDefaults,
 )
 from meshsim.topology.model import (
+    AdaptiveConcurrency,
     CircuitBreakers,
     ClusterPolicy,
     ConnectionPool,
@@ -114,12 +118,7 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
         stated = {}
         origin = ""
     if not profile.sidecars:
-        for name in [name for name, policy in stated.items() if policy.rate_limit is not None]:
-            notices.append(
-                f"mesh {profile.name}: policies.{name}.rate_limit is not applied; there is no "
-                "inbound proxy (a route's rate_limit is)"
-            )
-            stated = {**stated, name: stated[name].model_copy(update={"rate_limit": None})}
+        stated = _without_inbound(stated, profile.name, notices)
     filler = _Filler(defaults, provenance, notices, _high_priority(stated))
     policies = {
         name: filler.service(name, stated.get(name, ServicePolicy())) for name in topology.services
@@ -131,6 +130,26 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
         "notices": tuple(dict.fromkeys(notices)),
     }
     return topology.model_copy(update=update)
+
+
+#: What inbound proxies do, and what takes its place where there is none.
+_INBOUND = {"rate_limit": " (a route's rate_limit is)", "adaptive_concurrency": ""}
+
+
+def _without_inbound(
+    policies: Mapping[str, ServicePolicy], mesh: str, notices: list[str]
+) -> dict[str, ServicePolicy]:
+    """Return `policies` without what only inbound proxies do; say so."""
+    kept = dict(policies)
+    for name in policies:
+        for item, instead in _INBOUND.items():
+            if getattr(policies[name], item) is not None:
+                notices.append(
+                    f"mesh {mesh}: policies.{name}.{item} is not applied; there is no "
+                    f"inbound proxy{instead}"
+                )
+                kept[name] = kept[name].model_copy(update={item: None})
+    return kept
 
 
 def _high_priority(policies: Mapping[str, ServicePolicy]) -> set[str]:
@@ -173,7 +192,9 @@ class _Filler:
                 update=self._subset(subset, subset_path, filled, path)
             )
         limit = self._rate_limit(policy.rate_limit, f"{path}.rate_limit")
-        filled = filled.model_copy(update={"subsets": subsets, "rate_limit": limit})
+        adaptive = self._adaptive(policy.adaptive_concurrency, f"{path}.adaptive_concurrency")
+        update = {"subsets": subsets, "rate_limit": limit, "adaptive_concurrency": adaptive}
+        filled = filled.model_copy(update=update)
         return filled.model_copy(update={"routes": self._routes(name, filled, path)})
 
     def _cluster(self, policy: ClusterPolicy, path: str) -> dict[str, Model | None]:
@@ -342,6 +363,19 @@ class _Filler:
             own = self._block(item.token_bucket, ENVOY_TOKEN_BUCKET, at)
             descriptors.append(item.model_copy(update={"token_bucket": own}))
         update = {"token_bucket": bucket, "descriptors": tuple(descriptors)}
+        return filled.model_copy(update=update)
+
+    def _adaptive(
+        self, stated: AdaptiveConcurrency | None, path: str
+    ) -> AdaptiveConcurrency | None:
+        if stated is None:
+            return None
+        filled = self._block(stated, ADAPTIVE_CONCURRENCY, path)
+        at = f"{path}.concurrency_limit_params"
+        limits = self._block(stated.concurrency_limit_params, CONCURRENCY_LIMIT, at)
+        at = f"{path}.min_rtt_calc_params"
+        least = self._block(stated.min_rtt_calc_params, MIN_RTT_CALC, at)
+        update = {"concurrency_limit_params": limits, "min_rtt_calc_params": least}
         return filled.model_copy(update=update)
 
     def _mirrors(self, service: str, route: Route, path: str) -> tuple[Mirror, ...]:

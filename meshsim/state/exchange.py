@@ -104,6 +104,7 @@ ATTEMPT_DTYPE = row_dtype(
         ("pending_previous", "i4"),
         ("timer_previous", "i4"),  # per-try-timeout list
         ("timer_next", "i4"),
+        ("gated", "i4"),  # 1: it passed an adaptive concurrency limit, at `entered_ns`
         ("pool", "i4"),  # HOST row that it waits at, and whose connection it has: by priority
     ]
 )

@@ -109,6 +109,9 @@ FILTER_DTYPE = np.dtype(
 
 #: The filters of an inbound proxy: those of every replica of a workload.
 INBOUND_DTYPE = np.dtype(
-    [("limit_start", "i4")],  # inbound_limits[limit_start + call * classes + class]
+    [
+        ("limit_start", "i4"),  # inbound_limits[limit_start + call * classes + class]; or NO_INDEX
+        ("gradient_rule", "i4"),  # GRADIENT_RULE row, or NO_INDEX
+    ],
     align=True,
 )

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from meshsim.topology.base import Duration, Integer, Model, Number
+from meshsim.topology.base import Duration, Integer, Model, Number, one_of
 
 __all__ = [
+    "AdaptiveConcurrency",
+    "ConcurrencyLimitParams",
     "Fault",
     "FaultAbort",
     "FaultDelay",
     "LocalRateLimit",
+    "MinRttCalcParams",
     "Mirror",
     "Percentage",
     "RateLimitDescriptor",
@@ -74,6 +77,44 @@ class LocalRateLimit(Model):
     def marks(self) -> bool:
         """Whether refusals are marked ``x-envoy-ratelimited``."""
         return "x-envoy-ratelimited" in (name.lower() for name in self.response_headers_to_add)
+
+
+class ConcurrencyLimitParams(Model):
+    """How often the limit is worked out anew, and how high it may be."""
+
+    max_concurrency_limit: Integer | None = Field(default=None, ge=1, le=2**32 - 1)
+    concurrency_update_interval: Duration = Field(ge=1_000_000)
+
+
+class MinRttCalcParams(Model):
+    """How the least latency is measured: at an interval, or not if it is a `fixed_value`."""
+
+    interval: Duration | None = Field(default=None, ge=1_000_000)
+    fixed_value: Duration | None = Field(default=None, ge=1_000)
+    request_count: Integer | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="requests of one measurement"
+    )
+    jitter: Percentage | None = Field(default=None, description="of the interval, at most")
+    min_concurrency: Integer | None = Field(
+        default=None, ge=1, le=2**32 - 1, description="limit meanwhile, and the least there is"
+    )
+    buffer: Percentage | None = Field(default=None, description="added to the least latency")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> MinRttCalcParams:
+        one_of(self, ("interval", "fixed_value"))
+        return self
+
+
+class AdaptiveConcurrency(Model):
+    """Envoy's adaptive concurrency filter with its gradient controller, one a proxy."""
+
+    sample_aggregate_percentile: Percentage | None = Field(
+        default=None, description="of latencies, which stands for all of a window"
+    )
+    concurrency_limit_params: ConcurrencyLimitParams
+    min_rtt_calc_params: MinRttCalcParams
+    concurrency_limit_exceeded_status: Integer | None = Field(default=None, ge=400, le=599)
 
 
 class FaultDelay(Model):

@@ -39,10 +39,13 @@ from meshsim.topology.base import (
     one_of,
 )
 from meshsim.topology.filters import (
+    AdaptiveConcurrency,
+    ConcurrencyLimitParams,
     Fault,
     FaultAbort,
     FaultDelay,
     LocalRateLimit,
+    MinRttCalcParams,
     Mirror,
     RateLimitDescriptor,
     Redirect,
@@ -88,6 +91,7 @@ from meshsim.units import NS_PER_S
 
 __all__ = [
     "Access",
+    "AdaptiveConcurrency",
     "Arrivals",
     "Autoscale",
     "Batch",
@@ -96,6 +100,7 @@ __all__ = [
     "CircuitBreakers",
     "ClosedLoop",
     "ClusterPolicy",
+    "ConcurrencyLimitParams",
     "ConnectionPool",
     "Constant",
     "Discipline",
@@ -119,6 +124,7 @@ __all__ = [
     "LocalityEndpoints",
     "LocalityLoadBalancing",
     "Lognormal",
+    "MinRttCalcParams",
     "Mirror",
     "Model",
     "ModulatedPhase",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
-from meshsim.topology.filters import Fault, LocalRateLimit, Mirror, Redirect
+from meshsim.topology.filters import AdaptiveConcurrency, Fault, LocalRateLimit, Mirror, Redirect
 from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.subsets import SubsetConfig
@@ -322,5 +322,8 @@ class ServicePolicy(ClusterPolicy):
     subsets: dict[str, Subset] = Field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     rate_limit: LocalRateLimit | None = Field(
+        default=None, description="at the inbound proxy of each of its replicas"
+    )
+    adaptive_concurrency: AdaptiveConcurrency | None = Field(
         default=None, description="at the inbound proxy of each of its replicas"
     )

@@ -214,8 +214,20 @@ class Swarm:
         return policy
 
     def admitted(self, policy: dict) -> dict:
-        """Send some requests with HIGH priority, from draws of their own."""
+        """Add an adaptive limit and requests of HIGH priority, from draws of their own."""
         random = self.admission_rng
+        if random.random() < 0.25:
+            policy["adaptive_concurrency"] = {
+                "concurrency_limit_params": {
+                    "concurrency_update_interval": str(random.choice(["2ms", "20ms"])),
+                    "max_concurrency_limit": int(random.choice([3, 50])),
+                },
+                "min_rtt_calc_params": {
+                    "interval": str(random.choice(["5ms", "50ms"])),
+                    "request_count": int(random.choice([1, 20])),
+                    "min_concurrency": int(random.choice([1, 3])),
+                },
+            }
         if random.random() < 0.3:
             high = {**policy["routes"][0], "priority": "HIGH"}
             if random.random() < 0.5:  # of one class only

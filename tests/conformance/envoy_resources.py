@@ -383,6 +383,31 @@ def _rate_limit(limit):
     return fields
 
 
+def adaptive_concurrency(stated):
+    """Return the HTTP filter of an `AdaptiveConcurrency` whose fields are filled."""
+    limits, least = stated.concurrency_limit_params, stated.min_rtt_calc_params
+    fields = {
+        "sample_aggregate_percentile": {"value": stated.sample_aggregate_percentile},
+        "concurrency_limit_params": {
+            "max_concurrency_limit": limits.max_concurrency_limit,
+            "concurrency_update_interval": seconds(limits.concurrency_update_interval),
+        },
+        "min_rtt_calc_params": {
+            "interval": seconds(least.interval),
+            "request_count": least.request_count,
+            "jitter": {"value": least.jitter},
+            "min_concurrency": least.min_concurrency,
+            "buffer": {"value": least.buffer},
+        },
+    }
+    return extension(
+        "envoy.filters.http.adaptive_concurrency",
+        "filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",
+        gradient_controller_config=fields,
+        enabled={"default_value": True, "runtime_key": "adaptive"},
+    )
+
+
 # --- Listeners ------------------------------------------------------------------------------
 
 

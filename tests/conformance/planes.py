@@ -98,6 +98,8 @@ class Scenario:
         order matters.
     merge_window : str or None
         Envoy's `update_merge_window`; at 0 it believes at once what it has found out.
+    filters : tuple
+        HTTP filters of Envoy's listener, before all others.
     """
 
     asks: Sequence[Ask]
@@ -112,6 +114,7 @@ class Scenario:
     refusing: tuple[str, ...] = ()
     late_s: float = 0.008
     merge_window: str | None = "0s"
+    filters: tuple = ()
 
     def endpoints_of(self, name):
         """Return the members of a cluster; by default three of equal weight."""
@@ -187,7 +190,7 @@ def _static_resources(scenario):
         if policy.locality is not None and policy.locality.zone_aware is not None:
             clusters.append(envoy_resources.own_kind(scenario.members[name]))
             own = envoy_resources.own_zone(scenario.members[name])
-    listeners = [envoy_resources.listener(table, scenario.workers)]
+    listeners = [envoy_resources.listener(table, scenario.workers, scenario.filters)]
     return {"listeners": listeners, "clusters": clusters}, own
 
 

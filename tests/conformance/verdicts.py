@@ -14,10 +14,7 @@ from scipy import stats
 #: Level of every statistical test.
 LEVEL = 1e-6
 #: Rules of Envoy that the policy engine does not have yet.
-NOT_YET = (
-    "hedging on a per-try timeout",
-    "adaptive concurrency (gradient)",
-)
+NOT_YET = ("hedging on a per-try timeout",)
 
 
 class Row(NamedTuple):

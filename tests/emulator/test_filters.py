@@ -22,7 +22,7 @@ from meshsim.policy.transitions import (
     STIMULUS_DOWNSTREAM_RESET,
 )
 from meshsim.state.codes import FLAG_FI, FLAG_RL
-from meshsim.topology.model import LocalRateLimit
+from meshsim.topology.model import AdaptiveConcurrency, LocalRateLimit
 
 MS = 1_000_000
 TWO = {"token_bucket": {"max_tokens": 2, "tokens_per_fill": 2, "fill_interval": "1s"}}
@@ -379,5 +379,83 @@ def test_an_inbound_proxy_refuses_what_its_engine_refuses():
         await proxy.drain(2)
         await workload.stop()
         assert proxy.counters()["downstream_rq_failed_RL"] == 2
+
+    run(scenario)
+
+
+ADAPTIVE = {
+    "sample_aggregate_percentile": 50.0,
+    "concurrency_limit_exceeded_status": 503,
+    "concurrency_limit_params": {
+        "concurrency_update_interval": "10s",
+        "max_concurrency_limit": 1000,
+    },
+    "min_rtt_calc_params": {
+        "interval": "60s",
+        "request_count": 3,
+        "jitter": 0,
+        "min_concurrency": 2,
+        "buffer": 25.0,
+    },
+}
+
+
+def adaptive_engine(log=None):
+    """An engine that lets two requests in at once, and measures three."""
+    engine = new_engine(log=log)
+    plain = configuration()
+    listener = ListenerPolicy(adaptive_concurrency=AdaptiveConcurrency.model_validate(ADAPTIVE))
+    parts = plain.clusters, plain.endpoints, plain.routes, listener, plain.versions
+    engine.apply(ProxyConfiguration(plain.proxy, {}, *parts), 0)
+    return engine
+
+
+def test_what_the_gate_decides_is_replayed(tmp_path):
+    path = tmp_path / "stimuli.jsonl"
+    with StimulusLog(path) as log:
+        engine = adaptive_engine(log)
+        assert [engine.gate.enter(now_ns) for now_ns in (1, 2, 3)] == [(0, 1), (0, 1), (503, 1)]
+        engine.gate.leave(1, 1, True, 5 * MS)
+        engine.gate.leave(1, 2, False, 6 * MS)
+        assert engine.gate.enter(7 * MS) == (0, 1)
+        assert engine.gate.counters()["adaptive_concurrency.gradient_controller.rq_blocked"] == 1
+        digest = engine.close()
+    found = replay(path)
+    assert found.divergences == ()
+    assert found.lives[0].digest == digest
+
+
+def test_an_inbound_proxy_lets_in_what_its_gate_does():
+    async def scenario():
+        engine = adaptive_engine()
+        release = asyncio.Event()
+
+        async def answer(number, head, body):
+            await release.wait()
+            return ok()
+
+        workload = await Upstream(answer).start()
+        proxy = InboundProxy("a", workload.port, admit=Admission(engine, RealClock()).admit)
+        _, port = await proxy.start()
+        name = "adaptive_concurrency.gradient_controller."
+        async with Caller(port) as one, Caller(port) as two, Caller(port) as three:
+            for caller in (one, two):
+                await caller.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until(lambda: len(workload.heads) == 2)
+            status, headers, _ = await three.get("a")
+            assert status == 503
+            assert "x-meshsim-flag" not in headers
+            two.writer.close()  # who goes leaves its place
+            await until(lambda: engine.gate._rows["outstanding"][0] == 1)
+            release.set()
+            assert (await one.response())[0] == 200
+            for _ in range(2):
+                assert (await three.get("a"))[0] == 200
+            counters = engine.gate.counters()
+            assert counters[name + "rq_blocked"] == 1
+            assert name + "min_rtt_calculation_active" not in counters
+        await proxy.drain(2)
+        await workload.stop()
+        assert engine.gate._rows["outstanding"][0] == 0
 
     run(scenario)

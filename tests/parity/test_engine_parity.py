@@ -21,6 +21,7 @@ from emulator.decisions.engine import DECISIONS, ProxyEngine, run_seed_of
 from meshsim.controlplane.configuration import configurations_of, gateway_name
 from meshsim.kernel.statistics import stats
 from meshsim.policy import (
+    adaptive_concurrency,
     circuit_breakers,
     custom,
     fault,
@@ -419,6 +420,7 @@ def test_run_seed_is_the_kernels():
 
 
 POLICIES = (
+    adaptive_concurrency,
     circuit_breakers,
     custom.decisions,
     fault,
@@ -456,6 +458,7 @@ def test_decisions_are_the_functions_that_the_kernel_compiled():
 def test_the_engine_calls_no_other_policy_function():
     """Whatever of `meshsim.policy` that decides is in the engine's modules is in DECISIONS."""
     from emulator.decisions import (
+        concurrency,
         connections,
         engine,
         exchanges,
@@ -476,6 +479,7 @@ def test_the_engine_calls_no_other_policy_function():
     held = {
         deciding[id(value)]
         for module in (
+            concurrency,
             connections,
             engine,
             exchanges,

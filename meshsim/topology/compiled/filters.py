@@ -17,6 +17,7 @@ import numpy as np
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
+from meshsim.state.concurrency import GRADIENT_RULE_DTYPE
 from meshsim.state.filters import (
     BUCKET_DTYPE,
     DIRECTION_COUNT,
@@ -30,6 +31,7 @@ from meshsim.state.filters import (
     REFILL_CONTINUOUS,
     REFILL_TICKS,
 )
+from meshsim.topology.compiled.concurrency import blank_controllers, gradient_rule
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.programs import CallSite, attributes_of
 from meshsim.topology.model import Fault, LocalRateLimit, TokenBucket, Topology
@@ -193,7 +195,9 @@ class Filters:
         # By caller; of each bucket its place.
         self._buckets: dict[int, dict[tuple[_Owner, BucketName], int]] = {}
         self._fills: dict[int, list[tuple[TokenBucket, str | None]]] = {}
-        self._inbound: list[int] = []
+        self._inbound: list[tuple[int, int]] = []
+        self._gradient_rules: list[Rows] = []
+        self._controllers = blank_controllers(0)
         self._inbound_limits: list[Rows] = []
 
     def places(
@@ -230,24 +234,49 @@ class Filters:
         rows = np.full(len(layout.endpoint_names), NO_INDEX, np.int32)
         size = 0
         for index, place in enumerate(layout.workloads):
-            limit = self._topology.policies[place.service].rate_limit
+            policy = self._topology.policies[place.service]
+            limit, adaptive = policy.rate_limit, policy.adaptive_concurrency
             workload = self._topology.services[place.service].workloads[place.workload]
-            if limit is None or not (sidecars and workload.meshed):
+            if (limit is None and adaptive is None) or not (sidecars and workload.meshed):
                 continue
-            owner = (place.service, _INBOUND)
-            table = [
-                self.rows.limit(
-                    limit, self.places(index, owner, limit, attributes_of(site, traffic))
-                )
+            table = self._inbound_table(index, place.service, limit, sites)
+            rule = NO_INDEX if adaptive is None else len(self._gradient_rules)
+            if adaptive is not None:
+                self._gradient_rules.append(gradient_rule(adaptive))
+            last = place.first_endpoint + place.replicas
+            rows[place.first_endpoint : last] = len(self._inbound)
+            self._inbound.append((size if len(table) else NO_INDEX, rule))
+            self._inbound_limits.append(table)
+            size += len(table)
+        if self._gradient_rules:
+            self._controllers = blank_controllers(len(rows))
+            used = rows != NO_INDEX
+            rules = np.array([rule for _, rule in self._inbound], np.int32)
+            self._controllers[0]["rule"][used] = rules[rows[used]]
+        return rows
+
+    def _inbound_table(
+        self, caller: int, service: str, limit: LocalRateLimit | None, sites: Sequence[CallSite]
+    ) -> Rows:
+        """Return the LIMIT row of every kind of request that comes in; empty without a limit."""
+        owner = (service, _INBOUND)
+        kinds = (
+            []
+            if limit is None
+            else [
+                attributes_of(site, traffic)
                 for site in sites
                 for traffic in self._topology.traffic.values()
             ]
-            last = place.first_endpoint + place.replicas
-            rows[place.first_endpoint : last] = len(self._inbound)
-            self._inbound.append(size)
-            self._inbound_limits.append(np.array(table, np.int32))
-            size += len(table)
-        return rows
+        )
+        return np.array(
+            [
+                self.rows.limit(limit, self.places(caller, owner, limit, kind))
+                for kind in kinds
+                if limit is not None
+            ],
+            np.int32,
+        )
 
     def build(
         self, callers: Iterable[tuple[int, int, int]], proxy_count: int
@@ -276,7 +305,10 @@ class Filters:
         arrays["fault_counts"] = np.zeros(proxy_count if faulty else 0, FAULT_COUNTS_DTYPE)
         limit_count = DIRECTION_COUNT * proxy_count if limited else 0
         arrays["limit_counts"] = np.zeros(limit_count, LIMIT_COUNTS_DTYPE)
-        arrays["inbound"] = np.array([(row,) for row in self._inbound], INBOUND_DTYPE)
+        arrays["inbound"] = np.array(self._inbound, INBOUND_DTYPE)
+        none_yet = np.zeros(0, GRADIENT_RULE_DTYPE)
+        arrays["gradient_rules"] = np.concatenate([none_yet, *self._gradient_rules])
+        arrays["gradients"], arrays["gradient_bins"] = self._controllers
         none = np.zeros(0, np.int32)
         arrays["inbound_limits"] = np.concatenate([none, *self._inbound_limits])
         return arrays, start, count

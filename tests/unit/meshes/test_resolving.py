@@ -7,7 +7,9 @@ from meshsim.meshes import PROFILES, profile, resolve
 from meshsim.topology.model import Provenance, Topology
 
 MAY_BE_NONE = {
+    "adaptive_concurrency",
     "admission",
+    "fixed_value",
     "custom",
     "hash_header",
     "high",
