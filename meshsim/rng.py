@@ -37,6 +37,7 @@ __all__ = [
     "PURPOSE_MIRROR",
     "PURPOSE_PATIENCE",
     "PURPOSE_PICK",
+    "PURPOSE_QUOTA",
     "PURPOSE_SERVICE",
     "PURPOSE_SPLIT",
     "PURPOSE_THINK",
@@ -69,6 +70,7 @@ PURPOSE_INJECTION = 13
 PURPOSE_MIRROR = 14
 PURPOSE_HEALTH = 15
 PURPOSE_CONCURRENCY = 16
+PURPOSE_QUOTA = 17
 PURPOSE_IDLE = 40  # whom an idle server tells
 PURPOSE_CACHE = 41  # which key a request asks for
 

@@ -1,7 +1,8 @@
 """Filters of a proxy: what may hold a request back, refuse it, copy it, or slow its answer.
 
 Rule: `meshsim.policy.fault` and `meshsim.policy.rate_limit` decide; the request machine is told
-(`meshsim.kernel.requests`).  The order is Envoy's: delay, abort, local rate limit, router; the
+(`meshsim.kernel.requests`).  The order is Envoy's: delay, abort, local rate limit, the global one,
+router; the
 mirrors of a route are sent when its request is forwarded.  An inbound proxy looks at its local
 rate limit, then at its adaptive concurrency limit, when the request has passed it, and answers
 at once, without another pass.  A request has its place within the latter until the server
@@ -16,9 +17,16 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
-from meshsim.kernel.events import NOTHING, RELEASE, pack, schedule
+from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.events import NOTHING, RELEASE, ROUTE, pack, schedule
 from meshsim.policy.adaptive_concurrency import ADMITTED, may_pass, on_answered, on_given_up
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.global_rate_limit import (
+    QUOTA_FAILED,
+    QUOTA_OK,
+    ask_service,
+    wait_for_service_ns,
+)
 from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
 from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
@@ -26,13 +34,14 @@ from meshsim.policy.transitions import (
     STIMULUS_RATE_LIMITED,
     STIMULUS_REQUEST,
 )
-from meshsim.rng import mix_in
-from meshsim.state.codes import NO_INDEX, RESET_NONE, RESET_RATELIMITED
+from meshsim.rng import PURPOSE_QUOTA, mix_in
+from meshsim.state.codes import NO_INDEX, RESET_NONE, RESET_RATELIMITED, RESET_REMOTE
 from meshsim.state.exchange import HOLDS_FAULT, PACED
 from meshsim.state.filters import DIRECTION_COUNT, INBOUND, OUTBOUND
 
 __all__ = [
     "ANSWERED",
+    "ASKED",
     "filter_inbound",
     "filter_outbound",
     "leave_filters",
@@ -42,10 +51,15 @@ __all__ = [
 
 #: In place of a generation: the attempt was answered.
 ANSWERED = -1
+#: In place of a stimulus.
+ASKED = -1
+#: More than any status: added to that of a refusal because the service failed.
+_BY_FAILURE = 1000
+_PASSES = -1
 
 
 @kernel_jit
-def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int]:
+def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int, int]:
     """Send a routed request through the filters of its route.
 
     Parameters
@@ -55,10 +69,13 @@ def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int]
 
     Returns
     -------
-    stimulus, value : int
-        What to tell the machine; STIMULUS_REQUEST: nothing held it back.
+    stimulus, value, reset : int
+        What to tell the machine; STIMULUS_REQUEST: nothing held it back; ASKED: a rate limit
+        service was asked, and the request is routed again when it has answered.
     """
     exchanges = state.exchanges
+    if exchanges["status"][exchange] < 0:
+        return _heard(state, exchange)
     filters = state.routes["filters"][exchanges["route"][exchange]]
     proxy = exchanges["proxy"][exchange]
     key = exchanges["key"][exchange]
@@ -69,11 +86,11 @@ def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int]
             wait_ns = delay_ns(state.faults, fault, counts, proxy, key)
             if wait_ns != NO_FAULT:
                 exchanges["flags"][exchange] |= HOLDS_FAULT
-                return STIMULUS_FAULT_DELAY, wait_ns
+                return STIMULUS_FAULT_DELAY, wait_ns, RESET_NONE
         holds_place = exchanges["flags"][exchange] & HOLDS_FAULT != 0
         status = abort_status(state.faults, fault, counts, proxy, key, holds_place)
         if status != NO_FAULT:
-            return STIMULUS_FAULT_ABORT, status
+            return STIMULUS_FAULT_ABORT, status, RESET_NONE
         if state.faults["pace_kibps"][fault] > 0:
             exchanges["flags"][exchange] |= PACED
     limit = state.filters["limit"][filters]
@@ -90,8 +107,58 @@ def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int]
             state.counters["now_ns"][0],
         )
         if status != NOT_LIMITED:
-            return STIMULUS_RATE_LIMITED, status
-    return STIMULUS_REQUEST, 0
+            return STIMULUS_RATE_LIMITED, status, RESET_NONE
+    quota = state.filters["quota"][filters]
+    if quota != NO_INDEX:
+        return _ask(state, exchange, quota)
+    return STIMULUS_REQUEST, 0, RESET_NONE
+
+
+@kernel_jit
+def _ask(state: Any, exchange: int, quota: int) -> tuple[int, int, int]:
+    """Ask the rate limit service about a request; return as `filter_outbound`.
+
+    While the proxy waits the answer stands in `status`, below 0, and ROUTE comes again.
+    """
+    exchanges = state.exchanges
+    now_ns = state.counters["now_ns"][0]
+    draw_key = mix_in(exchanges["key"][exchange], PURPOSE_QUOTA << 24)
+    latency_ns = draw_ns(state, state.quotas["distribution"][quota], draw_key)
+    answer = ask_service(
+        state.quotas,
+        quota,
+        state.windows_of_quotas,
+        state.quota_windows,
+        state.quota_counts,
+        exchanges["proxy"][exchange],
+        latency_ns,
+        now_ns,
+    )
+    said = _PASSES
+    if answer == QUOTA_FAILED:
+        said = -int(state.quotas["status_on_error"][quota]) - _BY_FAILURE
+    elif answer != QUOTA_OK:
+        said = -answer
+    exchanges["status"][exchange] = said
+    wait_ns = wait_for_service_ns(state.quotas, quota, latency_ns)
+    if wait_ns == 0:
+        return _heard(state, exchange)
+    # It will be added whole when the request is routed again.
+    exchanges["proxy_ns"][exchange] -= now_ns - exchanges["started_ns"][exchange]
+    schedule(state, now_ns + wait_ns, pack(ROUTE, exchange, exchanges["generation"][exchange]))
+    return ASKED, 0, RESET_NONE
+
+
+@kernel_jit
+def _heard(state: Any, exchange: int) -> tuple[int, int, int]:
+    """Take the answer of the rate limit service; return as `filter_outbound`."""
+    said = state.exchanges["status"][exchange]
+    state.exchanges["status"][exchange] = 0
+    if said == _PASSES:
+        return STIMULUS_REQUEST, 0, RESET_NONE
+    if said < -_BY_FAILURE:
+        return STIMULUS_RATE_LIMITED, -said - _BY_FAILURE, RESET_REMOTE
+    return STIMULUS_RATE_LIMITED, -said, RESET_NONE
 
 
 @kernel_jit

@@ -265,7 +265,7 @@ def _copy_filters(state: Any, model: int) -> int:
     for bucket in range(len(buckets)):
         fill_bucket(buckets, bucket)
     state.replace(token_buckets=_joined(state.token_buckets, buckets))
-    for name, rows in (("fault_counts", 1), ("limit_counts", DIRECTION_COUNT)):
+    for name, rows in (("fault_counts", 1), ("limit_counts", DIRECTION_COUNT), ("quota_counts", 1)):
         counts = getattr(state, name)
         if len(counts):
             state.replace(**{name: _joined(counts, np.zeros(rows, counts.dtype))})

@@ -45,6 +45,9 @@ from meshsim.state.filters import (
     LIMIT_COUNTS_DTYPE,
     LIMIT_DTYPE,
     MIRROR_DTYPE,
+    QUOTA_COUNTS_DTYPE,
+    QUOTA_DTYPE,
+    QUOTA_WINDOW_DTYPE,
 )
 from meshsim.state.health import CLUSTER_HEALTH_DTYPE, HEALTH_RULE_DTYPE, HOST_HEALTH_DTYPE
 from meshsim.state.kernel import (
@@ -141,6 +144,11 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "inbound": (INBOUND_DTYPE, 1),
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),
+    # global rate limits, and what their service counts; none if nobody has one
+    "quotas": (QUOTA_DTYPE, 1),
+    "windows_of_quotas": (_I4, 1),
+    "quota_windows": (QUOTA_WINDOW_DTYPE, 1),
+    "quota_counts": (QUOTA_COUNTS_DTYPE, 1),  # by proxy
     # adaptive concurrency of inbound proxies; none if nobody has it
     "gradient_rules": (GRADIENT_RULE_DTYPE, 1),
     "gradients": (GRADIENT_DTYPE, 1),  # by endpoint

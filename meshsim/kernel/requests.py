@@ -50,19 +50,15 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
-from meshsim.kernel.filters import filter_outbound, release_fault
-from meshsim.kernel.health import (
-    report_result,
-)
+from meshsim.kernel.filters import ASKED, filter_outbound, release_fault
+from meshsim.kernel.health import report_result
 from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
 from meshsim.kernel.servers import go_on_after_call
 from meshsim.kernel.timers import start_timer, stop_timer
-from meshsim.policy.circuit_breakers import (
-    can_send_request,
-)
+from meshsim.policy.circuit_breakers import can_send_request
 from meshsim.policy.request import step
 from meshsim.policy.routing import is_mirrored, mirror_key
 from meshsim.policy.transitions import (
@@ -220,6 +216,7 @@ def _drop(state: Any, exchange: int) -> None:
     invoke(state, ABANDON, exchange, 0)
     stop_timer(state.timers, state.exchanges, exchange)
     release_fault(state, exchange)
+    state.exchanges["status"][exchange] = max(state.exchanges["status"][exchange], 0)
     record_exchange(state, exchange)
     free_exchange(state, exchange)
 
@@ -279,9 +276,11 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
 @kernel_jit
 def filter_request(state: Any, exchange: int, delayed: int) -> int:
     """Send a request through the filters of its route; return FORWARDED or the follow-up."""
-    stimulus, value = filter_outbound(state, exchange, delayed != 0)
+    stimulus, value, reset = filter_outbound(state, exchange, delayed != 0)
+    if stimulus == ASKED:
+        return NOTHING
     if stimulus != STIMULUS_REQUEST:
-        action, deadline_ns = _tell(state, exchange, stimulus, value, RESET_NONE)
+        action, deadline_ns = _tell(state, exchange, stimulus, value, reset)
         return _act(state, exchange, action, deadline_ns)
     follow_up = _forward(state, exchange, state.exchanges["route"][exchange])
     if follow_up == FORWARDED:

@@ -18,6 +18,7 @@ from meshsim.state.filters import (
     INBOUND,
     LIMIT_STATS,
     OUTBOUND,
+    QUOTA_STATS,
 )
 from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
@@ -43,6 +44,8 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
         counts: dict[str, int] = {}
         if len(state.fault_counts):
             counts |= _counts(state.fault_counts[proxy], FAULT_STATS, "outbound")
+        if len(state.quota_counts):
+            counts |= _counts(state.quota_counts[proxy], QUOTA_STATS, "outbound")
         if len(state.limit_counts):
             for side, said in _SIDES.items():
                 row = state.limit_counts[DIRECTION_COUNT * proxy + side]

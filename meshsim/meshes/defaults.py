@@ -34,6 +34,7 @@ __all__ = [
     "ENVOY_SLOW_START",
     "ENVOY_TOKEN_BUCKET",
     "ENVOY_ZONE_AWARE",
+    "GLOBAL_RATE_LIMIT",
     "HASHING_POLICIES",
     "LINKERD_FAILURE_ACCRUAL",
     "LOCAL_RATE_LIMIT",
@@ -196,6 +197,14 @@ ENVOY_TOKEN_BUCKET: Block = from_source(
 )
 
 #: A stated local rate limit: it holds for every request, since who declares one means it.
+GLOBAL_RATE_LIMIT: Block = from_source(
+    "Envoy default (rate_limit.proto)",
+    timeout=20_000_000,
+    failure_mode_deny=False,
+    status_on_error=500,
+    rate_limited_status=429,
+)
+
 ADAPTIVE_CONCURRENCY: Block = from_source(
     "Envoy default (adaptive_concurrency.proto)",
     sample_aggregate_percentile=50.0,

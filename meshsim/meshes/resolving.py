@@ -9,11 +9,11 @@ a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
 ``retry_budget``, ``retry_throttling``, ``high`` (no route of that priority), ``fault``,
-``rate_limit`` and ``adaptive_concurrency`` (none), ``locality`` (members are not grouped) and what
-it leaves out, ``subset_config`` (one balancer for all hosts), ``outlier_detection``,
-``failure_accrual``, ``health_check`` and ``slow_start`` (off), ``direct_response`` and
-``redirect`` (forward), ``custom`` and ``admission`` (no function of the user's), and the
-``subset`` of a split or mirror (all).
+``rate_limit``, ``global_rate_limit`` and ``adaptive_concurrency`` (none), ``locality`` (members
+are not grouped) and what it leaves out, ``subset_config`` (one balancer for all hosts),
+``outlier_detection``, ``failure_accrual``, ``health_check`` and ``slow_start`` (off),
+``direct_response`` and ``redirect`` (forward), ``custom`` and ``admission`` (no function of the
+user's), and the ``subset`` of a split or mirror (all).
 
 References
 ----------
@@ -30,6 +30,7 @@ from meshsim.meshes.defaults import (
     ADAPTIVE_CONCURRENCY,
     CONCURRENCY_LIMIT,
     ENVOY_TOKEN_BUCKET,
+    GLOBAL_RATE_LIMIT,
     HASHING_POLICIES,
     LOCAL_RATE_LIMIT,
     MIN_RTT_CALC,
@@ -348,6 +349,9 @@ class _Filler:
             "split": split,
             "retry": retry,
             "rate_limit": self._rate_limit(route.rate_limit, f"{path}.rate_limit"),
+            "global_rate_limit": self._optional(
+                route.global_rate_limit, GLOBAL_RATE_LIMIT, f"{path}.global_rate_limit"
+            ),
             "mirrors": self._mirrors(service, route, path),
         }
         return filled.model_copy(update=update)

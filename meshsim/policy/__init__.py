@@ -10,6 +10,8 @@ compiled functions and decide alike.
 - `locality`: which part of a cluster, by `priority` and `zone_aware`; `subsets`: by labels.
 - `routing`: which route, and which destination of a split.
 - `retry`, `timeout`, `circuit_breakers`: whether to try again, until when, and how many at once.
+- `fault`, `rate_limit`, `global_rate_limit`, `adaptive_concurrency`: what filters hold back or
+  refuse, at either end.
 - `custom`: policies of the user's, by the decorators `load_balancer`, `retry_policy` and
   `admission_policy`, which are names of this package too.
 - `health`: which hosts may be picked, by `outlier_detection`, `outlier_sweep`, `failure_accrual`,

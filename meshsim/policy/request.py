@@ -21,7 +21,8 @@ How the pieces compose, as Envoy's router does it:
   URX or UO; an exchange has one flag, and the cause is kept.
 - No route is 404 NR, no cluster 503 NC, a direct response is itself, a custom admission UO.
 - Before a request is forwarded its filters may delay it, abort it (flag FI) or find it over a
-  limit (flag RL); none of these is retried, and no timeout runs meanwhile.  A delayed request
+  limit (flag RL, or RLSE if a rate limit service failed); none of these is retried, and no
+  timeout runs meanwhile.  A delayed request
   that ends without another flag has DI.
 
 Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
@@ -89,6 +90,7 @@ from meshsim.state.codes import (
     FLAG_NONE,
     FLAG_NR,
     FLAG_RL,
+    FLAG_RLSE,
     FLAG_UC,
     FLAG_UF,
     FLAG_UH,
@@ -301,6 +303,8 @@ def _step_rarely(
         return ACTION_NONE, NEVER_NS
     if handler == HANDLE_REFUSED:
         flag = FLAG_RL if stimulus == STIMULUS_RATE_LIMITED else FLAG_FI
+        if reset != RESET_NONE:
+            flag = FLAG_RLSE
         return _respond(exchanges, exchange, status, flag)
     return ACTION_INVALID, NEVER_NS
 
@@ -345,7 +349,8 @@ def step(
         STIMULUS_RATE_LIMITED; how long, for STIMULUS_FAULT_DELAY [ns]; else ignored.
     reset : int
         `RESET_*` code, for STIMULUS_RESET; with STIMULUS_RESPONSE RESET_RATELIMITED if the
-        response is marked ``x-envoy-ratelimited``; else `RESET_NONE`.
+        response is marked ``x-envoy-ratelimited``; with STIMULUS_RATE_LIMITED RESET_REMOTE if
+        the rate limit service failed; else `RESET_NONE`.
     now_ns : int
         Current time of the caller's clock [ns].
     rng : ndarray[uint64], shape (2,)

@@ -63,7 +63,8 @@ FLAG_NC = 11  # no cluster
 FLAG_RL = 12  # rate limited
 FLAG_DI = 13  # fault: delay injected
 FLAG_FI = 14  # fault: abort injected
-FLAG_COUNT = 15
+FLAG_RLSE = 15  # rate limit service error
+FLAG_COUNT = 16
 FLAG_NAMES = (
     "-",
     "UH",
@@ -80,6 +81,7 @@ FLAG_NAMES = (
     "RL",
     "DI",
     "FI",
+    "RLSE",
 )
 
 # What ended an attempt, beside an HTTP status (stimuli of the request machine).

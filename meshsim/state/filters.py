@@ -86,6 +86,38 @@ FAULT_STATS = {
     "fault.faults_overflow": "overflow",
 }
 
+#: A global rate limit as the requests of one kind meet it.
+QUOTA_DTYPE = np.dtype(
+    [
+        ("window_start", "i4"),  # quota_windows[window_start:][:window_count]
+        ("window_count", "i4"),
+        ("distribution", "i4"),  # of the latency of the service
+        ("failure_mode_deny", "i4"),  # 1: what the service does not answer in time is refused
+        ("status", "i4"),  # of a request over the limit
+        ("status_on_error", "i4"),
+        ("timeout_ns", "i8"),
+    ],
+    align=True,
+)
+
+#: What a rate limit service counts of one descriptor and its values, for all proxies.
+QUOTA_WINDOW_DTYPE = np.dtype(
+    [
+        ("unit_ns", "i8"),
+        ("requests_per_unit", "i8"),
+        ("number", "i8"),  # of the window that `requests` are of
+        ("requests", "i8"),
+    ],
+    align=True,
+)
+
+#: Envoy's counters of a global rate limit: one row a proxy.
+QUOTA_COUNTS_DTYPE = np.dtype(
+    [("ok", "i8"), ("over_limit", "i8"), ("error", "i8"), ("failure_mode_allowed", "i8")],
+    align=True,
+)
+QUOTA_STATS = {f"ratelimit.{name}": name for name in QUOTA_COUNTS_DTYPE.names or ()}
+
 #: A copy of the requests of a route; the answers to it are ignored.
 MIRROR_DTYPE = np.dtype(
     [
@@ -101,6 +133,7 @@ FILTER_DTYPE = np.dtype(
     [
         ("fault", "i4"),  # FAULT row, or NO_INDEX
         ("limit", "i4"),  # LIMIT row, or NO_INDEX
+        ("quota", "i4"),  # QUOTA row, or NO_INDEX
         ("mirror_start", "i4"),
         ("mirror_count", "i4"),
     ],

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from meshsim.topology.base import Duration, Integer, Model, Number, one_of
+from meshsim.topology.base import Boolean, Distribution, Duration, Integer, Model, Number, one_of
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -18,10 +18,12 @@ __all__ = [
     "Fault",
     "FaultAbort",
     "FaultDelay",
+    "GlobalRateLimit",
     "LocalRateLimit",
     "MinRttCalcParams",
     "Mirror",
     "Percentage",
+    "QuotaDescriptor",
     "RateLimitDescriptor",
     "Redirect",
     "ResponseRateLimit",
@@ -77,6 +79,34 @@ class LocalRateLimit(Model):
     def marks(self) -> bool:
         """Whether refusals are marked ``x-envoy-ratelimited``."""
         return "x-envoy-ratelimited" in (name.lower() for name in self.response_headers_to_add)
+
+
+class QuotaDescriptor(Model):
+    """How many requests with these headers may come in a second, minute, hour or day.
+
+    `entries` are those of `RateLimitDescriptor`; without any, it fits every request.
+    """
+
+    entries: dict[str, str] = Field(default_factory=dict)
+    requests_per_unit: Integer = Field(ge=0, le=2**32 - 1)
+    unit: Literal["SECOND", "MINUTE", "HOUR", "DAY"]
+
+
+class GlobalRateLimit(Model):
+    """Envoy's global rate limit: all proxies ask one service, which counts for all of them.
+
+    Equal descriptors of one `domain` share their count, whichever route or service asks.
+    """
+
+    domain: str = "default"
+    descriptors: tuple[QuotaDescriptor, ...] = Field(min_length=1)
+    latency: Distribution = Field(description="until the service answers")
+    timeout: Duration | None = Field(default=None, ge=1, description="until it has failed")
+    failure_mode_deny: Boolean | None = Field(
+        default=None, description="refuse what the service does not answer in time"
+    )
+    status_on_error: Integer | None = Field(default=None, ge=400, le=599)
+    rate_limited_status: Integer | None = Field(default=None, ge=400, le=599)
 
 
 class ConcurrencyLimitParams(Model):

@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
-from meshsim.topology.filters import AdaptiveConcurrency, Fault, LocalRateLimit, Mirror, Redirect
+from meshsim.topology.filters import (
+    AdaptiveConcurrency,
+    Fault,
+    GlobalRateLimit,
+    LocalRateLimit,
+    Mirror,
+    Redirect,
+)
 from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.subsets import SubsetConfig
@@ -170,6 +177,9 @@ class Route(Model):
     fault: Fault | None = None
     rate_limit: LocalRateLimit | None = Field(
         default=None, description="one set of buckets a calling proxy"
+    )
+    global_rate_limit: GlobalRateLimit | None = Field(
+        default=None, description="a service that all calling proxies ask; simulated only"
     )
     mirrors: tuple[Mirror, ...] = ()
 

@@ -214,7 +214,7 @@ class Swarm:
         return policy
 
     def admitted(self, policy: dict) -> dict:
-        """Add an adaptive limit and requests of HIGH priority, from draws of their own."""
+        """Add an adaptive limit, HIGH priority and a quota, from draws of their own."""
         random = self.admission_rng
         if random.random() < 0.25:
             policy["adaptive_concurrency"] = {
@@ -238,6 +238,13 @@ class Swarm:
             limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
             policy["circuit_breakers"]["high"] = {
                 name: int(random.choice([0, 1, 2, 8])) for name in limits if random.random() < 0.3
+            }
+        if random.random() < 0.2:
+            policy["routes"][-1]["global_rate_limit"] = {
+                "descriptors": [{"requests_per_unit": 30, "unit": "SECOND"}],
+                "latency": {"exponential": str(random.choice(["100us", "2ms"]))},
+                "timeout": "3ms",
+                "failure_mode_deny": bool(random.random() < 0.5),
             }
         return policy
 

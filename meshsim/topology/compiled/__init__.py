@@ -82,7 +82,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
     layout = lay_out(topology)
     draws = Draws()
     programs = compile_programs(topology, layout, draws, profile.request_ns)
-    upstreams = compile_upstreams(topology, layout, programs, profile.sidecars)
+    upstreams = compile_upstreams(topology, layout, programs, draws, profile.sidecars)
     servers = compile_servers(topology, profile, layout, draws, upstreams)
     arrays = {
         **programs.arrays,

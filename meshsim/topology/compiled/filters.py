@@ -9,7 +9,7 @@ their proxy, in the order in which they are first named.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -36,7 +36,15 @@ from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.programs import CallSite, attributes_of
 from meshsim.topology.model import Fault, LocalRateLimit, TokenBucket, Topology
 
-__all__ = ["BucketName", "FilterRows", "Filters", "bucket_rows", "fitting_buckets"]
+__all__ = [
+    "BucketName",
+    "FilterRows",
+    "Filters",
+    "bucket_rows",
+    "fitting_buckets",
+    "seen_headers",
+    "told_apart",
+]
 
 _REFILLS = {"TICKS": REFILL_TICKS, "CONTINUOUS": REFILL_CONTINUOUS}
 _UNLIMITED = np.iinfo(np.int64).max
@@ -49,6 +57,15 @@ BucketName: TypeAlias = tuple[int, tuple[str, ...]]
 _Owner: TypeAlias = tuple[str, int]
 #: In place of a route's number: the limit of the service's inbound proxies.
 _INBOUND = -1
+
+
+def seen_headers(request: RequestAttributes) -> dict[str, str]:
+    """Return what descriptors look at: headers in lower case, ``:path`` and the like."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    headers[":path"] = request.path.partition("?")[0]
+    headers[":method"] = request.method
+    headers[":authority"] = request.authority
+    return headers
 
 
 def fitting_buckets(
@@ -65,18 +82,22 @@ def fitting_buckets(
     request : RequestAttributes
         Header names in any case.
     """
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    headers[":path"] = request.path.partition("?")[0]
-    headers[":method"] = request.method
-    headers[":authority"] = request.authority
+    headers = seen_headers(request)
     found: list[tuple[BucketName, TokenBucket]] = []
     for number, descriptor in enumerate(limit.descriptors):
-        pairs = [(headers.get(name.lower()), wanted) for name, wanted in descriptor.entries.items()]
-        if all(value is not None and wanted in ("*", value) for value, wanted in pairs):
-            told_apart = tuple(value or "" for value, wanted in pairs if wanted == "*")
-            found.append(((number, told_apart), descriptor.token_bucket))
+        values = told_apart(descriptor.entries, headers)
+        if values is not None:
+            found.append(((number, values), descriptor.token_bucket))
     found.sort(key=lambda item: _fill_rate(item[1]))
     return [*found, ((_DEFAULT, ()), limit.token_bucket)]
+
+
+def told_apart(entries: Mapping[str, str], headers: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the values that tell the buckets of a descriptor apart; None if it does not fit."""
+    pairs = [(headers.get(name.lower()), wanted) for name, wanted in entries.items()]
+    if any(value is None or wanted not in ("*", value) for value, wanted in pairs):
+        return None
+    return tuple(value or "" for value, wanted in pairs if wanted == "*")
 
 
 def _fill_rate(bucket: TokenBucket) -> float:
@@ -160,11 +181,11 @@ class FilterRows:
         self._mirrors += [(_share(share), route, cluster) for share, route, cluster in mirrors]
         return start, len(mirrors)
 
-    def filters(self, fault: int, limit: int, mirrors: tuple[int, int]) -> int:
+    def filters(self, fault: int, limit: int, quota: int, mirrors: tuple[int, int]) -> int:
         """Return the FILTER row of a route with these, or NO_INDEX if it has none."""
-        if fault == limit == NO_INDEX and mirrors[1] == 0:
+        if fault == limit == quota == NO_INDEX and mirrors[1] == 0:
             return NO_INDEX
-        return self._filters.setdefault((fault, limit, *mirrors), len(self._filters))
+        return self._filters.setdefault((fault, limit, quota, *mirrors), len(self._filters))
 
     def build(self) -> dict[str, Rows]:
         """Return `filters`, `faults`, `limits`, `limit_buckets` and `mirrors`."""

@@ -43,6 +43,7 @@ from meshsim.topology.compiled.clusters import (
     cluster_endpoints,
     policy_of,
 )
+from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.filters import Filters
 from meshsim.topology.compiled.health import beliefs, rules_of
 from meshsim.topology.compiled.lanes import Lanes
@@ -61,6 +62,7 @@ from meshsim.topology.compiled.policies import (
 )
 from meshsim.topology.compiled.priorities import add_high_priority
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
+from meshsim.topology.compiled.quotas import Quotas
 from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.model import (
     Route,
@@ -80,7 +82,7 @@ __all__ = [
 ]
 
 #: Caller (workload index, or ~class), called service, number of its route, and what else tells
-#: routes apart: hash keys, and buckets of its rate limit.
+#: routes apart: hash keys, its QUOTA row, and buckets of its rate limit.
 RouteIdentity = tuple[int, str, int, tuple[int, ...]]
 #: In place of the called service: the route of a mirror's copies.
 _COPIES = ""
@@ -106,10 +108,10 @@ class Upstreams:
 
 
 def compile_upstreams(
-    topology: Topology, layout: Layout, programs: Programs, sidecars: bool
+    topology: Topology, layout: Layout, programs: Programs, draws: Draws, sidecars: bool
 ) -> Upstreams:
     """Compile routes and clusters, of proxies or not; fills `route_start` of the CALL rows."""
-    compiler = _Compiler(topology, layout, sidecars)
+    compiler = _Compiler(topology, layout, draws, sidecars)
     traffic = list(topology.traffic.items())
     # Classes whose requests look alike take the same routes behind their entry.
     first_alike: dict[tuple[Any, ...], int] = {}
@@ -131,7 +133,7 @@ def compile_upstreams(
 
 
 class _Compiler:
-    def __init__(self, topology: Topology, layout: Layout, sidecars: bool) -> None:
+    def __init__(self, topology: Topology, layout: Layout, draws: Draws, sidecars: bool) -> None:
         self.topology = topology
         self.sidecars = sidecars
         self.layout = layout
@@ -139,6 +141,7 @@ class _Compiler:
         self.routes: dict[RouteIdentity, int] = {}
         self.route_rows: list[tuple[Route, list[tuple[int, int, int]], tuple[int, int], int]] = []
         self.filters = Filters(topology)
+        self.quotas = Quotas(draws)
         self.hash_keys: dict[tuple[str, int], int] = {}
         self.hash_values: list[int] = []
         self.clusters = ClusterConfigs(topology, layout)
@@ -167,30 +170,33 @@ class _Compiler:
         keys = self._hash_slice(policy, chosen, target, request.headers, traffic)
         caller = site.workload if site.workload is not None else ~column
         places = self.filters.places(caller, (target, number), chosen.rate_limit, request)
-        return self._row((caller, target, number, (*keys, *places)), chosen)
+        quota = self.quotas.row(chosen.global_rate_limit, request)
+        return self._row((caller, target, number, (*keys, quota, *places)), chosen)
 
     def _row(self, identity: RouteIdentity, chosen: Route) -> int:
         """Return the ROUTE row of `chosen`, added if it is new."""
         if identity not in self.routes:
-            caller, target, _, (start, count, *places) = identity
+            caller, target, _, (start, count, *filtered) = identity
             self.routes[identity] = row = len(self.route_rows)
             split = self._split(caller, chosen, target)
             if chosen.priority == "HIGH":
                 names = ((item.service or target, item.subset) for item in weighted(chosen))
                 self.clusters.high.update(dict.fromkeys(names, NO_INDEX))
             self.route_rows.append((chosen, split, (start, count), NO_INDEX))
-            filters = self._filters(identity, chosen, places)
+            filters = self._filters(identity, chosen, filtered)
             self.route_rows[row] = (chosen, split, (start, count), filters)
         return self.routes[identity]
 
     # --- Filters ---
 
-    def _filters(self, identity: RouteIdentity, chosen: Route, places: list[int]) -> int:
+    def _filters(self, identity: RouteIdentity, chosen: Route, filtered: list[int]) -> int:
         """Return the FILTER row of a route, or NO_INDEX."""
         rows = self.filters.rows
-        limit = NO_INDEX
+        limit = quota = NO_INDEX
         if chosen.rate_limit is not None:
-            limit = rows.limit(chosen.rate_limit, places)
+            limit = rows.limit(chosen.rate_limit, filtered[1:])
+        if chosen.global_rate_limit is not None:
+            quota = filtered[0]
         caller, target, number, _ = identity
         copies = []
         for place, mirror in enumerate(chosen.mirrors):
@@ -199,7 +205,7 @@ class _Compiler:
             copy = (caller, _COPIES, self.routes[identity], (0, 0, number, place))
             route = self._row(copy, copy_of(chosen, split))
             copies.append((mirror.percentage, route, self._local(caller, name)))
-        return rows.filters(rows.fault(chosen.fault), limit, rows.mirrors(copies))
+        return rows.filters(rows.fault(chosen.fault), limit, quota, rows.mirrors(copies))
 
     def _split(self, caller: int, chosen: Route, target: str) -> list[tuple[int, int, int]]:
         """Return (cluster, chain of lanes, weight) of each destination."""
@@ -265,6 +271,7 @@ class _Compiler:
             **report_rows(len(hosts), held, arrays["configs"], endpoint_count),
             **route_arrays,
             **filter_arrays,
+            **self.quotas.build(len(start)),
             "routes_by_traffic": routes_by_traffic.reshape(-1),
             "hash_keys": np.array(self.hash_values or [0], np.uint64),
             **arrays,

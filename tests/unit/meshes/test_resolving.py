@@ -21,6 +21,7 @@ MAY_BE_NONE = {
     "max_active_faults",
     "abort",
     "response_rate_limit",
+    "global_rate_limit",
     "rate_limit",
     "subset",
     "locality",
@@ -88,6 +89,10 @@ RICH = {
             },
         ],
         "rate_limit": {"token_bucket": {"max_tokens": 9, "fill_interval": "1s"}},
+        "adaptive_concurrency": {
+            "concurrency_limit_params": {"concurrency_update_interval": "1s"},
+            "min_rtt_calc_params": {"interval": "1m"},
+        },
     }
 }
 
@@ -297,3 +302,11 @@ def test_high_priority_has_limits_where_a_route_leads(mesh, requests):
     high = filled.policies["b"].circuit_breakers.high
     assert high.max_requests == requests
     assert "policies.b.circuit_breakers.high.max_requests" in filled.provenance
+
+
+def test_a_global_rate_limit_has_envoys_defaults():
+    limit = {"latency": "1ms", "descriptors": [{"requests_per_unit": 1, "unit": "DAY"}]}
+    filled = resolve(topology({"a": {"routes": [{"global_rate_limit": limit}]}}))
+    found = filled.policies["a"].routes[0].global_rate_limit
+    assert (found.timeout, found.failure_mode_deny) == (20_000_000, False)
+    assert (found.status_on_error, found.rate_limited_status) == (500, 429)
