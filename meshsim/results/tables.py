@@ -326,17 +326,34 @@ def flags(measured: Measured) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def stats(measured: Measured) -> pd.DataFrame:
-    """Return one row a counter of Envoy that is not 0, over the whole run of all replications.
+#: How the names of Envoy's gauges end; everything else is a counter.
+_GAUGES = (
+    "_active",
+    "_open",
+    "active_faults",
+    "burst_queue_size",
+    "concurrency_limit",
+    "gradient",
+    "rtt_msecs",
+)
 
-    Names begin with the side of the proxy, e.g. ``outbound.fault.delays_injected``.
+
+def stats(measured: Measured) -> pd.DataFrame:
+    """Return one row a counter or gauge of Envoy that is not 0.
+
+    Counters are those of all replications together, over the whole run; gauges are what they are
+    at the end of a run, the mean of the replications.  Names begin with the side of the proxy,
+    e.g. ``outbound.fault.delays_injected``.
     """
     total: Counter[tuple[str, str]] = Counter()
     for record in measured.records:
         for proxy, counts in record.stats.items():
             for name, count in counts.items():
                 total[proxy, name] += count
-    rows = [(proxy, name, count) for (proxy, name), count in total.items()]
+    rows = [
+        (proxy, name, count / len(measured.records) if name.endswith(_GAUGES) else count)
+        for (proxy, name), count in total.items()
+    ]
     return pd.DataFrame(rows, columns=["proxy", "stat", "count"])
 
 

@@ -302,3 +302,14 @@ def test_long_lists_are_cut_and_counted(make_catalog, make_record):
     assert "class-012" not in report
     assert "class-004 and 35 more:" in report or "class-004 0 and 35 more" in report
     assert "endpoints()" not in report
+
+
+def test_counters_add_up_and_gauges_are_means(result):
+    own = "inbound.adaptive_concurrency.gradient_controller."
+    found = [{own + "rq_blocked": 7, own + "concurrency_limit": 5}, {own + "concurrency_limit": 8}]
+    first, second = (
+        replace(record, stats={"a": stats})
+        for record, stats in zip(result.records, found, strict=False)
+    )
+    table = Result.from_records(result.catalog, [first, second]).stats().set_index("stat")
+    assert table["count"].to_dict() == {own + "rq_blocked": 7, own + "concurrency_limit": 6.5}
