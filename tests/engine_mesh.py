@@ -17,18 +17,34 @@ from meshsim.policy.transitions import (
     ACTION_RESPOND,
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
+    STIMULUS_EARLIER_RESET,
+    STIMULUS_EARLIER_RESPONSE,
+    STIMULUS_HEDGE_DUE,
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
     STIMULUS_PER_TRY_TIMEOUT,
     STIMULUS_RESET,
     STIMULUS_RESPONSE,
     STIMULUS_ROUTE_TIMEOUT,
+    STIMULUS_SOFT_PER_TRY_TIMEOUT,
 )
 from meshsim.rng import PURPOSE_FAULT, key_uniform, mix_in
-from meshsim.state.codes import NEVER_NS, NO_HOST, RESET_NONE, RESET_OVERFLOW
+from meshsim.state.codes import (
+    HEDGE_AFTER_DELAY,
+    HEDGE_ON_PER_TRY_TIMEOUT,
+    NEVER_NS,
+    NO_HOST,
+    RESET_NONE,
+    RESET_OVERFLOW,
+)
 
 #: Number of a request that is a mirror's copy.
 NOBODY = -1
+#: What is said of a try that another has followed, in Envoy's hedging.
+EARLIER = {
+    STIMULUS_RESPONSE: STIMULUS_EARLIER_RESPONSE,
+    STIMULUS_RESET: STIMULUS_EARLIER_RESET,
+}
 
 
 class Outcome(NamedTuple):
@@ -40,18 +56,28 @@ class Outcome(NamedTuple):
     endpoint: str
 
 
+class Try:
+    """One try of a request."""
+
+    def __init__(self, request, number, host, endpoint):
+        self.request = request
+        self.number = number
+        self.host = host
+        self.endpoint = endpoint
+        self.sent_ns = None  # None if it has no connection
+        self.pending = False
+
+
 class Request:
-    """One request and its live try."""
+    """One request and its live tries, the newest last."""
 
     def __init__(self, number, key, exchange):
         self.number = number
         self.key = number if key is None else key  # of its coins
         self.exchange = exchange
-        self.try_number = -1
-        self.host = NO_HOST
-        self.sent_ns = None  # of the live try, None if it has no connection
-        self.pending = False
-        self.endpoint = ""
+        self.sent = -1  # number of the try that was sent last
+        self.tries = []
+        self.endpoint = ""  # of the try that was picked last
 
 
 class Mesh:
@@ -103,19 +129,21 @@ class Mesh:
             self.at(deadline_ns, self.on_route_timeout, request)
         self.act(request, decision)
 
-    def act(self, request, decision):
+    def act(self, request, decision, endpoint=None):
+        """Do what was decided; `endpoint` answered, if it is the answer."""
         if decision.action == ACTION_SEND:
             self.send(request)
         elif decision.action == ACTION_BACK_OFF:
             self.at(decision.deadline_ns, self.on_back_off_expired, request)
         elif decision.action == ACTION_RESPOND:
-            if request.host != NO_HOST:
-                self.abandon(request)
+            while request.tries:
+                self.abandon(request.tries[-1], failed=decision.status >= 500)
             tries = self.engine.retry_count(request.exchange) + 1
             status, flag = decision.status, decision.response_flag
             if request.number != NOBODY:
+                endpoint = endpoint or request.endpoint
                 self.outcomes.append(
-                    Outcome(request.number, self.now_ns, status, flag, tries, request.endpoint)
+                    Outcome(request.number, self.now_ns, status, flag, tries, endpoint)
                 )
             self.engine.finish(request.exchange)
             request.exchange = None
@@ -123,8 +151,36 @@ class Mesh:
     def tell(self, request, stimulus, status=0, reset=RESET_NONE):
         return self.engine.tell(request.exchange, stimulus, status, reset, self.now_ns)
 
+    def tell_of(self, one, stimulus, status=0, reset=RESET_NONE):
+        """Tell what one try came to, which leaves the live ones."""
+        request, engine = one.request, self.engine
+        newest = request.tries[-1] is one
+        request.tries.remove(one)
+        if newest and one.number == engine.retry_count(request.exchange):
+            return self.tell(request, stimulus, status, reset)
+        if engine.hedging(request.exchange) == HEDGE_ON_PER_TRY_TIMEOUT:
+            stimulus = EARLIER[stimulus]
+        told = (request.exchange, one.host, stimulus, status, reset, self.now_ns)
+        return engine.tell_of(*told)
+
+    def plan_copy(self, request):
+        due_ns = self.engine.hedge_due_ns(request.exchange)
+        if due_ns != NEVER_NS:
+            self.at(due_ns, self.on_copy_due, request, due_ns)
+
+    def on_copy_due(self, request, due_ns):
+        live = request.exchange is not None
+        if live and self.engine.hedge_due_ns(request.exchange) == due_ns:
+            decision = self.tell(request, STIMULUS_HEDGE_DUE)
+            if decision.action == ACTION_SEND:
+                self.send(request)
+            else:
+                self.plan_copy(request)
+
     def send(self, request):
         engine = self.engine
+        if engine.hedging(request.exchange) == HEDGE_AFTER_DELAY:
+            self.plan_copy(request)
         host = engine.pick(request.exchange, self.now_ns)
         if host == NO_HOST:
             self.act(request, self.tell(request, STIMULUS_NO_HOST))
@@ -134,87 +190,94 @@ class Mesh:
         elif not engine.can_wait(host):
             self.act(request, self.tell(request, STIMULUS_OVERFLOW))
             return
-        elif engine.can_open(host):
+        elif not self._pending.get(host) and engine.can_open(host):
             engine.opened(host)
         else:
-            self._claim(request, host)
-            request.pending = True
-            self._pending.setdefault(host, deque()).append(request)
-            engine.pending_added(host)
+            self._wait(self._claim(request, host))
             return
         if engine.can_send(host):
-            self._claim(request, host)
-            self.transmit(request)
+            self.transmit(self._claim(request, host))
         else:
             self._idle[host] = self._idle.get(host, 0) + 1
-            request.try_number += 1
+            request.sent += 1
             request.endpoint = engine.address(host).name
             self.act(request, self.tell(request, STIMULUS_OVERFLOW))
 
+    def _wait(self, one):
+        """Let a try wait for a connection, which is opened for the first in line."""
+        one.pending = True
+        waiting = self._pending.setdefault(one.host, deque())
+        first = not waiting
+        waiting.append(one)
+        self.engine.pending_added(one.host)
+        while not first and waiting and self.engine.can_open(one.host):
+            self.engine.opened(one.host)
+            self._pass_on(one.host, waiting)
+
     def _claim(self, request, host):
-        request.host = host
+        request.sent = self.engine.retry_count(request.exchange)
         request.endpoint = self.engine.address(host).name
-        request.try_number += 1
+        request.tries.append(Try(request, request.sent, host, request.endpoint))
+        return request.tries[-1]
 
-    def transmit(self, request):
-        host = request.host
-        request.sent_ns = self.now_ns
-        deadline_ns = self.engine.sent(request.exchange, host, self.now_ns)
+    def transmit(self, one):
+        one.sent_ns = self.now_ns
+        deadline_ns = self.engine.sent(one.request.exchange, one.host, self.now_ns)
         if deadline_ns != NEVER_NS:
-            self.at(deadline_ns, self.on_per_try_timeout, request, request.try_number)
-        self.serve(request)
+            self.at(deadline_ns, self.on_per_try_timeout, one)
+        self.serve(one)
 
-    def serve(self, request):
-        """Let the endpoint of the live try work, or fail at once by the coin of the try."""
-        task_key = mix_in(np.uint64(request.key), request.try_number)
+    def serve(self, one):
+        """Let the endpoint of a try work, or fail at once by the coin of the try."""
+        task_key = mix_in(np.uint64(one.request.key), one.number)
         coin = key_uniform(np.uint64(mix_in(np.uint64(task_key), PURPOSE_FAULT << 24)))
         failed = coin < self.error_rate
-        time_ns = self.now_ns + (0 if failed else self.sleep_ns(request.endpoint))
-        self.at(time_ns, self.done, request, request.try_number, 500 if failed else 200)
+        time_ns = self.now_ns + (0 if failed else self.sleep_ns(one.endpoint))
+        self.at(time_ns, self.done, one, 500 if failed else 200)
 
-    def is_live(self, request, try_number):
-        """Tell whether this try is still waited for."""
-        live = request.exchange is not None and request.try_number == try_number
-        return live and request.sent_ns is not None
-
-    def done(self, request, try_number, status, reset=RESET_NONE):
-        if not self.is_live(request, try_number):
+    def done(self, one, status, reset=RESET_NONE):
+        if one not in one.request.tries:
             return
-        decision = self.tell(request, STIMULUS_RESPONSE, status, reset)
-        self._settle(request, "response", status >= 500)
-        self.act(request, decision)
+        decision = self.tell_of(one, STIMULUS_RESPONSE, status, reset)
+        self._settle(one, "response", status >= 500)
+        self.act(one.request, decision, one.endpoint)
 
-    def on_refused(self, request):
-        self.act(request, self.tell(request, STIMULUS_RESET, 0, RESET_OVERFLOW))
+    def on_refused(self, one):
+        if one in one.request.tries:
+            decision = self.tell_of(one, STIMULUS_RESET, 0, RESET_OVERFLOW)
+            self.act(one.request, decision)
 
     def on_back_off_expired(self, request):
         if request.exchange is not None:
             self.act(request, self.tell(request, STIMULUS_BACK_OFF_EXPIRED))
 
-    def on_per_try_timeout(self, request, try_number):
-        if not self.is_live(request, try_number):
+    def on_per_try_timeout(self, one):
+        request = one.request
+        if one not in request.tries:
             return
-        self.abandon(request)
-        self.act(request, self.tell(request, STIMULUS_PER_TRY_TIMEOUT))
+        if self.engine.hedging(request.exchange) == HEDGE_ON_PER_TRY_TIMEOUT:
+            self.act(request, self.tell(request, STIMULUS_SOFT_PER_TRY_TIMEOUT))
+            return
+        self._settle(one, "abandoned", True)
+        self.act(request, self.tell_of(one, STIMULUS_PER_TRY_TIMEOUT))
 
     def on_route_timeout(self, request):
         if request.exchange is not None:
             self.act(request, self.tell(request, STIMULUS_ROUTE_TIMEOUT))
 
-    def abandon(self, request):
-        """Give the live try up: its connection is closed."""
-        if request.pending:
-            request.pending = False
-            self._pending[request.host].remove(request)
-            self.engine.pending_removed(request.host)
-            request.host = NO_HOST
-        else:
-            self._settle(request, "abandoned", True)
+    def abandon(self, one, failed=True):
+        """Give a live try up: its connection is closed."""
+        one.request.tries.remove(one)
+        if one.pending:
+            one.pending = False
+            self._pending[one.host].remove(one)
+            self.engine.pending_removed(one.host)
+        elif one.sent_ns is not None:
+            self._settle(one, "abandoned", failed)
 
-    def _settle(self, request, outcome, failed):
-        host, rtt_ns = request.host, self.now_ns - request.sent_ns
-        self.engine.ended(request.exchange, host, outcome, failed, rtt_ns, self.now_ns)
-        request.host, request.sent_ns = NO_HOST, None
+    def _settle(self, one, outcome, failed):
+        host, rtt_ns = one.host, self.now_ns - one.sent_ns
+        self.engine.ended(one.request.exchange, host, outcome, failed, rtt_ns, self.now_ns)
         waiting = self._pending.get(host)
         if outcome == "abandoned":
             self.engine.closed(host)
@@ -230,12 +293,11 @@ class Mesh:
     def _pass_on(self, host, waiting):
         """Give a free connection of `host` to who waits longest, or keep it."""
         while waiting:
-            request = waiting.popleft()
-            request.pending = False
+            one = waiting.popleft()
+            one.pending = False
             self.engine.pending_removed(host)
             if self.engine.can_send(host):
-                self.transmit(request)
+                self.transmit(one)
                 return
-            request.host = NO_HOST
-            self.at(self.now_ns, self.on_refused, request)
+            self.at(self.now_ns, self.on_refused, one)
         self._idle[host] = self._idle.get(host, 0) + 1

@@ -28,6 +28,7 @@ from meshsim.state.codes import (
     FLAG_UO,
     FLAG_URX,
     FLAG_UT,
+    HEDGE_NEVER,
     NEVER_NS,
     NO_HOST,
     RESET_CONNECT_FAILURE,
@@ -157,6 +158,9 @@ class FakeEngine:
 
     def mirror_count(self, exchange):
         return 0
+
+    def hedging(self, exchange):
+        return HEDGE_NEVER
 
     def location(self, exchange):
         return None

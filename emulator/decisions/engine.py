@@ -32,6 +32,7 @@ from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filtering import FilterDecisions
 from emulator.decisions.filters import ProxyFilters
 from emulator.decisions.health import Health
+from emulator.decisions.hedging import ENDS_OF_TRIES, HedgeDecisions
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.picking import pick_once
@@ -56,7 +57,7 @@ from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split
 from meshsim.policy.timeout import per_try_deadline_ns
 from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_DELAY_EXPIRED, STIMULUS_REQUEST
-from meshsim.state.codes import NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
+from meshsim.state.codes import HEDGE_NEVER, NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
 from meshsim.state.exchange import (
     EXCHANGE_ATTEMPTING,
     EXCHANGE_BACKING_OFF,
@@ -69,7 +70,7 @@ __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
 _ADDRESSES = {"custom_pick", "custom_learn", "custom_admit"}
 
 
-class ProxyEngine(ConnectionDecisions, FilterDecisions):
+class ProxyEngine(ConnectionDecisions, FilterDecisions, HedgeDecisions):
     """Policy state and decisions of one proxy.
 
     Parameters
@@ -275,6 +276,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         item = self._live[exchange]
         if self._health.watched[item.cluster]:
             self._health.told(item, stimulus, status, reset, now_ns)
+        if stimulus in ENDS_OF_TRIES and item.table.hedging[item.route] != HEDGE_NEVER:
+            self._exchanges.actives[item.row] -= 1
         decision = self._step(item, stimulus, status, reset, now_ns)
         if self._log is not None:
             self._log.write(
@@ -330,6 +333,8 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
                 break
         if host != NO_HOST:
             item.tried.append(host)
+            if item.table.hedging[item.route] != HEDGE_NEVER:
+                self._exchanges.actives[item.row] += 1
             if watched:
                 self._health.picked(item, host)
             if item.high:
@@ -398,7 +403,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions):
         if self._exchanges.states[item.row] in running:
             raise InvariantError(f"{self.name}: exchange {exchange} is finished while it runs")
         self._filters.ended(item)
-        if item.host != NO_HOST:
+        if item.host != NO_HOST or item.earlier:
             self._health.dropped(item)
         self._exchanges.end(exchange)
         if self._log is not None:

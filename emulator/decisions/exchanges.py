@@ -75,12 +75,15 @@ class Exchange:
     host : int
         Of the live try in a cluster whose health is watched, or `NO_HOST`.
     sent : bool
-        Whether that try has its connection.
+        Whether that try has its connection, and nothing was said of it yet.
+    earlier : list of (int, bool)
+        Host and `sent` of the tries under way before it, on a route that hedges.
     """
 
     __slots__ = (
         "asked",
         "cluster",
+        "earlier",
         "hash_key",
         "headers",
         "high",
@@ -123,6 +126,7 @@ class Exchange:
         self.holds_fault = False
         self.host = NO_HOST
         self.sent = False
+        self.earlier: list[tuple[int, bool]] = []
 
 
 class Exchanges:
@@ -131,7 +135,7 @@ class Exchanges:
     Attributes
     ----------
     rows : ndarray[EXCHANGE_DTYPE]
-    states, routes, clusters, statuses, flags, deadlines, retry_counts, retries_remaining
+    states, routes, clusters, statuses, flags, deadlines, retry_counts, retries_remaining, actives
         Views of fields of `rows`.
     live : dict of int to Exchange
         By number, in the order they began.
@@ -152,6 +156,7 @@ class Exchanges:
         self.flags: Any = rows["response_flag"]
         self.deadlines: Any = rows["deadline_ns"]
         self.retry_counts: Any = rows["retry_count"]
+        self.actives: Any = rows["attempts_active"]
         self.retries_remaining: Any = rows["retries_remaining"]
 
     def begin(
@@ -180,6 +185,7 @@ class Exchanges:
         self.flags[row] = FLAG_NONE
         self.retry_counts[row] = 0
         self.retries_remaining[row] = 0
+        self.actives[row] = 0
         return number
 
     def end(self, number: int) -> None:

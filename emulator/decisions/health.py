@@ -32,12 +32,17 @@ from meshsim.policy.transitions import (
     STIMULUS_RESET,
     STIMULUS_RESPONSE,
     STIMULUS_ROUTE_TIMEOUT,
+    STIMULUS_SOFT_PER_TRY_TIMEOUT,
 )
 from meshsim.state.codes import NO_HOST, NO_INDEX, RESET_OVERFLOW, RESET_PER_TRY_TIMEOUT
 
 __all__ = ["Health"]
 
-_TIMEOUTS = (STIMULUS_PER_TRY_TIMEOUT, STIMULUS_ROUTE_TIMEOUT)
+_TIMEOUTS = (
+    STIMULUS_PER_TRY_TIMEOUT,
+    STIMULUS_ROUTE_TIMEOUT,
+    STIMULUS_SOFT_PER_TRY_TIMEOUT,
+)
 #: What says something of the host of the live try.
 _TELLING = (STIMULUS_RESPONSE, STIMULUS_RESET, STIMULUS_OVERFLOW, *_TIMEOUTS)
 
@@ -100,13 +105,18 @@ class Health:
 
     def picked(self, item: Exchange, host: int) -> None:
         """Note that `host` was picked for a try of `item`."""
+        if item.host != NO_HOST:  # of a try that goes on
+            item.earlier.append((item.host, item.sent))
         item.host = host
         item.sent = False
         on_picked(*self._state, item.cluster, self._configs, self._rules, *self._beliefs, host)
 
     def connected(self, item: Exchange, host: int, now_ns: int) -> None:
-        """Note that the try of `item` has its connection to `host`."""
-        item.sent = True
+        """Note that a try of `item` has its connection to `host`."""
+        if (host, False) in item.earlier:  # it waited, and another has followed
+            item.earlier[item.earlier.index((host, False))] = (host, True)
+        else:
+            item.sent = True
         if self._hosts["health"][host] != NO_INDEX:
             on_request_connected(
                 *self._state, item.cluster, self._configs, self._rules, *self._beliefs,
@@ -116,15 +126,41 @@ class Health:
     def told(self, item: Exchange, stimulus: int, status: int, reset: int, now_ns: int) -> None:
         """Take what the machine of `item` is about to be told of its live try."""
         host = item.host
-        if stimulus not in _TELLING or host == NO_HOST:
-            return
-        if stimulus in _TIMEOUTS:
-            if not item.sent:
-                return  # nobody knows what the host would have done
+        if stimulus in _TELLING and host != NO_HOST:
+            if stimulus in _TIMEOUTS:
+                if item.sent:  # else nobody knows what the host would have done
+                    self._timed_out(item, host, now_ns)
+                    item.sent = False
+                    if stimulus != STIMULUS_SOFT_PER_TRY_TIMEOUT:
+                        item.host = NO_HOST
+            else:
+                if stimulus == STIMULUS_OVERFLOW:
+                    status, reset = 0, RESET_OVERFLOW
+                item.host = NO_HOST
+                self._result(item, host, status, reset, now_ns)
+        if stimulus == STIMULUS_ROUTE_TIMEOUT:
+            for earlier, sent in reversed(item.earlier):
+                if sent:
+                    self._timed_out(item, earlier, now_ns)
+
+    def told_of(
+        self, item: Exchange, host: int, stimulus: int, status: int, reset: int, now_ns: int
+    ) -> None:
+        """Take what the machine of `item` is about to be told of an earlier try at `host`."""
+        found = [one for one in item.earlier if one[0] == host]
+        if found:
+            item.earlier.remove(found[0])
+        else:  # the newest that was picked, and another is due
+            item.host = NO_HOST
+        if stimulus == STIMULUS_PER_TRY_TIMEOUT:
             status, reset = 0, RESET_PER_TRY_TIMEOUT
-        elif stimulus == STIMULUS_OVERFLOW:
-            status, reset = 0, RESET_OVERFLOW
-        item.host = NO_HOST
+        self._result(item, host, status, reset, now_ns)
+
+    def _timed_out(self, item: Exchange, host: int, now_ns: int) -> None:
+        self._result(item, host, 0, RESET_PER_TRY_TIMEOUT, now_ns)
+
+    def _result(self, item: Exchange, host: int, status: int, reset: int, now_ns: int) -> None:
+        """Take what a try of `item` at `host` came to."""
         if self._hosts["health"][host] != NO_INDEX:  # else it is a member no more
             on_request_result(
                 *self._state, item.cluster, self._configs, self._rules, *self._beliefs,
@@ -132,10 +168,13 @@ class Health:
             )  # fmt: skip
 
     def dropped(self, item: Exchange) -> None:
-        """Note that nobody waits for the live try of `item`."""
-        if self._hosts["health"][item.host] != NO_INDEX:
-            on_request_dropped(*self._state, item.cluster, self._configs, *self._beliefs, item.host)
+        """Note that nobody waits for the live tries of `item`."""
+        hosts = [item.host] if item.host != NO_HOST else []
+        for host in (*hosts, *(one[0] for one in reversed(item.earlier))):
+            if self._hosts["health"][host] != NO_INDEX:
+                on_request_dropped(*self._state, item.cluster, self._configs, *self._beliefs, host)
         item.host = NO_HOST
+        item.earlier.clear()
 
     def first_check(self, host: int, now_ns: int) -> int:
         """Return when the first check of `host` begins [ns]."""

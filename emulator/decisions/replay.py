@@ -31,10 +31,13 @@ __all__ = ["Divergence", "Life", "Replay", "describe", "replay"]
 #: Stimuli of one exchange, or of one proxy, that are kept for a story.
 _STORY_MAX = 32
 #: Stimuli that belong to an exchange: their first argument is its number.
-_OF_EXCHANGE = frozenset(("route", "tell", "pick", "sent", "ended", "finish", "mirror", "pace"))
+_OF_EXCHANGE = frozenset(
+    ("route", "tell", "tell_of", "pick", "sent", "ended", "finish", "mirror", "pace")
+)
 #: Position of the host among the arguments.
 _HOST_AT = {
     "sent": 1,
+    "tell_of": 1,
     "ended": 1,
     **dict.fromkeys(("can_wait", "can_open", "can_send", "opened", "closed"), 0),
     **dict.fromkeys(("pending_added", "pending_removed", "first_check", "checked"), 0),
@@ -243,7 +246,8 @@ class _Teller:
         host_at = _HOST_AT.get(stimulus.name)
         if host_at is not None and not engine.knows(stimulus.arguments[host_at]):
             raise _Impossible("there is no such host")
-        if stimulus.name == "tell" and not 0 <= stimulus.arguments[1] < STIMULUS_COUNT:
+        told_at = {"tell": 1, "tell_of": 2}.get(stimulus.name)
+        if told_at is not None and not 0 <= stimulus.arguments[told_at] < STIMULUS_COUNT:
             raise _Impossible("the machine has no such stimulus")
         if stimulus.name == "authorize":
             return engine.inbound.authorize(*stimulus.arguments)
@@ -251,7 +255,8 @@ class _Teller:
         answer = getattr(of, stimulus.name)(*stimulus.arguments)
         if stimulus.name == "route":
             return [*engine.routed_to(stimulus.arguments[0]), *answer]
-        return list(answer) if stimulus.name in ("tell", "mirror", "enter") else answer
+        listed = ("tell", "tell_of", "mirror", "enter")
+        return list(answer) if stimulus.name in listed else answer
 
 
 class _Impossible(MeshsimError):
@@ -287,6 +292,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "start": ("service", "method", "path", "headers", "key", "now"),
     "route": ("exchange", "now"),
     "tell": ("exchange", "stimulus", "status", "reset", "now"),
+    "tell_of": ("exchange", "host", "stimulus", "status", "reset", "now"),
     "pick": ("exchange", "now"),
     "sent": ("exchange", "host", "now"),
     "ended": ("exchange", "host", "outcome", "failed", "rtt", "now"),
@@ -345,7 +351,7 @@ def _answer_in_words(name: str, answer: Any) -> str:
     if name == "route" and len(answer) == 6:
         route, cluster, *decision = answer
         return f"route {route}, cluster {cluster}, {_decision(decision)}"
-    if name == "tell" and len(answer) == 4:
+    if name in ("tell", "tell_of") and len(answer) == 4:
         return _decision(answer)
     return str(answer)
 

@@ -147,6 +147,7 @@ class RouteTable:
         self.selection_tries: list[int] = (
             rows["previous_hosts"] * rows["host_selection_attempts"]
         ).tolist()
+        self.hedging: list[int] = rows["hedging"].tolist()
         self.has_per_try: list[bool] = (rows["per_try_timeout_ns"] != NEVER_NS).tolist()
 
     def _add_mirrors(

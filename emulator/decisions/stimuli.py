@@ -136,6 +136,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "start": (str, str, str, dict, (int, None), int, int),
     "route": (int, int, _NUMBERS),
     "tell": (int, int, int, int, int, _NUMBERS),
+    "tell_of": (int, int, int, int, int, int, _NUMBERS),
     "pick": (int, int, int),
     "sent": (int, int, int, int),
     "ended": (int, int, str, bool, int, int, None),

@@ -153,6 +153,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._head = None
         self._body = None
 
+    def hand_over(self, client: UpstreamClient) -> None:
+        """Let `client` take the rest of what the holder takes; not while that is being told."""
+        self._client = client
+
     def write(self, data: bytes) -> None:
         """Send a part of the request."""
         if self._transport is None or self.closed:

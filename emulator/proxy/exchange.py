@@ -29,8 +29,11 @@ from emulator.decisions.engine import Decision
 from emulator.http.connection import UpstreamConnection
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead
 from emulator.proxy.account import TimeAccount
+from emulator.proxy.answers import flagged, own_headers
 from emulator.proxy.context import RequestContext, TextHeaders, draw_key, joined
 from emulator.proxy.downstream_connection import DownstreamConnection
+from emulator.proxy.hedged_tries import HedgedTries
+from emulator.proxy.hedging import reset_mark
 from emulator.proxy.kept_body import REPLAY_MAX_BYTES, KeptBody
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
@@ -39,6 +42,7 @@ from meshsim.policy.transitions import (
     ACTION_BACK_OFF,
     ACTION_DELAY,
     ACTION_INVALID,
+    ACTION_NONE,
     ACTION_RESPOND,
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
@@ -52,9 +56,7 @@ from meshsim.policy.transitions import (
 )
 from meshsim.state.codes import (
     FLAG_DC,
-    FLAG_NAMES,
     FLAG_NONE,
-    FLAG_RL,
     FLAG_UC,
     FLAG_UO,
     FLAG_UT,
@@ -62,7 +64,6 @@ from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
     RESET_NONE,
-    RESET_RATELIMITED,
     RESET_REMOTE,
 )
 
@@ -71,17 +72,14 @@ __all__ = ["WAITING_MAX_BYTES", "OutboundExchange"]
 #: How much of a body is read while no try takes it [bytes].
 WAITING_MAX_BYTES = 1 << 16
 
-_FLAG = b"x-meshsim-flag"
 
-
-class OutboundExchange:
+class OutboundExchange(HedgedTries):
     """One request, from its head to the last byte of its response."""
 
     __slots__ = (
-        "_account", "_back_off_timer", "_body", "_clock", "_connection", "_context", "_copied",
-        "_deadline_ns", "_discarding", "_downstream", "_ended", "_engine", "_failure", "_freed",
-        "_head", "_held", "_host", "_id", "_now_ns", "_paced", "_pools", "_response_flag",
-        "_response_status", "_route_timer", "_services", "_try_timer", "_values", "_waiting",
+        "_clock", "_context", "_copied", "_copy_follows", "_deadline_ns", "_discarding",
+        "_downstream", "_ended", "_failure", "_freed", "_head", "_held", "_paced",
+        "_response_flag", "_response_status", "_route_timer", "_values",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +101,7 @@ class OutboundExchange:
         self._id = NO_INDEX
         self._host = NO_HOST
         self._account = TimeAccount(head, self._values)
-        self._connection: UpstreamConnection | None = None
+        self._connection = None
         self._waiting = False
         self._discarding = False
         self._ended = False
@@ -113,9 +111,12 @@ class OutboundExchange:
         self._freed = False  # the machine was told that nobody waits
         self._failure = (503, FLAG_UC)  # of the last try, should its body be gone
         self._route_timer: asyncio.TimerHandle | None = None
-        self._try_timer: asyncio.TimerHandle | None = None
-        self._back_off_timer: asyncio.TimerHandle | None = None
+        self._try_timer = None
+        self._back_off_timer = None
         self._deadline_ns = NEVER_NS
+        self._try_deadline_ns = NEVER_NS
+        self._hedging = None
+        self._copy_follows = False  # once the response that is dropped has ended
         self._body = KeptBody(head.length)
         self._response_status = 0
         self._response_flag = FLAG_NONE
@@ -153,6 +154,7 @@ class OutboundExchange:
             self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
         self._paced = self._engine.is_paced(self._id)
         self._copied = self._engine.mirror_count(self._id) == 0
+        self._begin_hedging()
         self._send(now_ns)
         self._copy_if_complete()
 
@@ -185,6 +187,9 @@ class OutboundExchange:
 
     def _send(self, now_ns: int) -> None:
         """Send one try: pick a host, get a connection."""
+        if self._hedging is not None:
+            self._set_aside()
+            self._hedging.plan()
         host = self._engine.pick(self._id, now_ns)
         if host == NO_HOST:
             self._act(self._tell(STIMULUS_NO_HOST))
@@ -223,6 +228,9 @@ class OutboundExchange:
 
     def _on_try_timeout(self) -> None:
         self._try_timer = None
+        if self._hedging is not None and self._hedging.is_soft:
+            self._on_soft_timeout()
+            return
         self._give_up_try()
         self._failure = (504, FLAG_UT)
         self._act(self._tell(STIMULUS_PER_TRY_TIMEOUT))
@@ -237,15 +245,18 @@ class OutboundExchange:
         self._account.sent(now_ns)
         deadline_ns = self._engine.sent(self._id, self._host, now_ns)
         if deadline_ns != NEVER_NS:
-            self._try_timer = self._call_at(deadline_ns, self._on_try_timeout)
-        connection.use(self, self._head.method)
-        attempt_count = self._engine.retry_count(self._id) + 1
-        deadline_ns = min(deadline_ns, self._deadline_ns)
-        head = self._context.encode_try(attempt_count, deadline_ns)
-        connection.write(b"".join((head, *self._body.replayed())))
+            deadline_ns = self._limit_try(deadline_ns)
+        self._write_try(connection, deadline_ns)
         if not self._body.is_whole:
             self._forget_body_unless_retried()
             self._downstream.resume_body()
+
+    def _write_try(self, connection: UpstreamConnection, deadline_ns: int) -> None:
+        """Write what there is of the request."""
+        connection.use(self, self._head.method)
+        attempt_count = self._engine.retry_count(self._id) + 1
+        head = self._context.encode_try(attempt_count, min(deadline_ns, self._deadline_ns))
+        connection.write(b"".join((head, *self._body.replayed())))
 
     def on_refused(self, reset: int) -> None:
         """Tell the machine that the try will have no connection."""
@@ -268,24 +279,30 @@ class OutboundExchange:
     def on_response_head(self, head: ResponseHead) -> None:
         """Decide what becomes of the response."""
         self._stop_try_timer()
+        decision = self._tell(STIMULUS_RESPONSE, head.status, reset_mark(head))
+        action = decision.action
+        if action == ACTION_RESPOND:
+            self._pass_down(head, decision.response_flag)
+        elif action == ACTION_NONE or self._body.is_kept:
+            self._response_status = head.status
+            self._discarding = True
+            self._copy_follows = action == ACTION_SEND
+            if action == ACTION_BACK_OFF:
+                self._account.answered(dict(head.headers), self._now_ns())
+                self._back_off(decision)
+        else:
+            self._free()
+            self._pass_down(head, FLAG_NONE)
+
+    def _pass_down(self, head: ResponseHead, response_flag: int) -> None:
+        """Begin to answer with a response; other tries are given up."""
         values = dict(head.headers)
         self._account.answered(values, self._now_ns())
-        reset = RESET_RATELIMITED if b"x-envoy-ratelimited" in values else RESET_NONE
-        decision = self._tell(STIMULUS_RESPONSE, head.status, reset)
         self._response_status = head.status
-        retry = decision.action == ACTION_BACK_OFF
-        if retry and self._body.is_kept:
-            self._discarding = True
-            self._back_off(decision)
-            return
-        if retry:
-            self._free()
-        self._response_flag = FLAG_NONE if retry else decision.response_flag
-        extra = b""
-        if _FLAG in values:  # of a proxy further on; each answers for itself
-            head = head._replace(headers=[pair for pair in head.headers if pair[0] != _FLAG])
-        if self._response_flag != FLAG_NONE:
-            extra = b"x-meshsim-flag: %b\r\n" % FLAG_NAMES[self._response_flag].encode()
+        self._response_flag = response_flag
+        if self._hedging is not None:
+            self._hedging.give_up(head.status >= 500)
+        head, extra = flagged(head, values, response_flag)
         self._downstream.start_response(head, extra)
         if not self._downstream.writable and self._connection is not None:
             self._connection.pause_reading()
@@ -318,8 +335,7 @@ class OutboundExchange:
         # A connection on which half a request was sent can carry no other.
         self._pools.give_back(connection, reusable and self._body.is_whole)
         if self._discarding:
-            self._discarding = False
-            self._response_status = 0
+            self._dropped(now_ns)
         elif self._paced:
             self._release_later(now_ns)
         else:
@@ -349,15 +365,22 @@ class OutboundExchange:
         """Close the connection of a response that is dropped."""
         connection = self._connection
         self._connection = None
-        self._discarding = False
-        self._response_status = 0
+        now_ns = self._now_ns()
         if connection is not None:
-            now_ns = self._now_ns()
             rtt_ns = now_ns - self._account.sent_ns
             self._engine.ended(self._id, self._host, "response", True, rtt_ns, now_ns)
             self._pools.close(connection)
+        self._dropped(now_ns)
 
-    def _give_up_try(self) -> None:
+    def _dropped(self, now_ns: int) -> None:
+        """Go on without the response that was dropped."""
+        self._discarding = False
+        self._response_status = 0
+        if self._copy_follows:
+            self._copy_follows = False
+            self._send(now_ns)
+
+    def _give_up_try(self, failed: bool = True) -> None:
         """Give up the try that waits or is under way, if there is one."""
         self._stop_try_timer()
         connection = self._connection
@@ -368,7 +391,7 @@ class OutboundExchange:
             self._connection = None
             now_ns = self._now_ns()
             rtt_ns = now_ns - self._account.sent_ns
-            self._engine.ended(self._id, self._host, "abandoned", True, rtt_ns, now_ns)
+            self._engine.ended(self._id, self._host, "abandoned", failed, rtt_ns, now_ns)
             self._pools.close(connection)
 
     def _stop_route_timer(self) -> None:
@@ -402,6 +425,7 @@ class OutboundExchange:
             if body.chunked and self._connection is not None and not self._discarding:
                 self._connection.write(LAST_CHUNK)
             self._copy_if_complete()
+            self._on_request_complete()
 
     def _forget_body_unless_retried(self) -> None:
         """Keep the part of the body that was sent only for a retry, and only if it is short."""
@@ -440,18 +464,9 @@ class OutboundExchange:
         """Answer the request ourselves."""
         self._response_status = status
         self._response_flag = response_flag
-        headers: list[tuple[bytes, bytes]] = []
-        if response_flag != FLAG_NONE:
-            headers.append((_FLAG, FLAG_NAMES[response_flag].encode()))
-        if response_flag == FLAG_UO:
-            headers.append((b"x-envoy-overloaded", b"true"))
-        if response_flag == FLAG_RL:
-            headers += self._engine.refusal_headers(self._id)
-        location = self._engine.location(self._id) if 300 <= status < 400 else None
-        if location is not None:
-            headers.append((b"location", location.encode("latin-1")))
+        headers = own_headers(self._engine, self._id, status, response_flag)
         self._end(self._now_ns())
-        self._downstream.respond(status, tuple(headers))
+        self._downstream.respond(status, headers)
 
     def _cut(self, response_flag: int) -> None:
         """Break off a response that has begun."""
@@ -468,6 +483,8 @@ class OutboundExchange:
         if self._back_off_timer is not None:
             self._back_off_timer.cancel()
         self._give_up_try()
+        if self._hedging is not None:
+            self._hedging.give_up(failed=True)
         retry_count = 0
         if self._id != NO_INDEX:
             retry_count = self._engine.retry_count(self._id)

@@ -127,6 +127,11 @@ class UpstreamPools:
             del pool.pending[client]
             self._engine.pending_removed(host)
 
+    def stand_in(self, host: int, client: UpstreamClient, other: UpstreamClient) -> None:
+        """Let `other` wait in the place of `client`."""
+        pool = self._pools[host]
+        pool.pending = {other if one is client else one: None for one in pool.pending}
+
     def give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         """Pass on a connection whose request was answered, or close it."""
         pool = self._pools[connection.host]

@@ -68,6 +68,7 @@ from meshsim.state.exchange import (
     ATTEMPT_PENDING,
     ATTEMPT_SENT,
     CONNECTING_UNANSWERED,
+    EXCHANGE_RESPONDING,
 )
 from meshsim.state.server import (
     ON_TIMEOUT_CONTINUE,
@@ -289,8 +290,11 @@ def settle(state: Any, attempt: int, failed: bool) -> None:
 
 
 @kernel_jit
-def abandon(state: Any, attempt: int) -> None:
-    """The exchange no longer waits for `attempt`: close its connection, tell its server."""
+def abandon(state: Any, attempt: int, failed: bool) -> None:
+    """The exchange no longer waits for `attempt`: close its connection, tell its server.
+
+    It has `failed`, unless another try of a hedged request was better.
+    """
     attempts = state.attempts
     exchange = attempts["exchange"][attempt]
     host = attempts["host"][attempt]
@@ -302,7 +306,7 @@ def abandon(state: Any, attempt: int) -> None:
         attempts["state"][attempt] = ATTEMPT_ENDED
         return
     attempts["state"][attempt] = ATTEMPT_ABANDONED
-    settle(state, attempt, True)
+    settle(state, attempt, failed)
     task = attempts["task"][attempt]
     endpoint = attempts["endpoint"][attempt]
     gated = attempts["gated"][attempt] != 0
@@ -321,9 +325,11 @@ def abandon(state: Any, attempt: int) -> None:
 @kernel_jit
 def abandon_attempts(state: Any, exchange: int, generation: int) -> int:
     """Abandon every live attempt of `exchange`."""
+    answered = state.exchanges["state"][exchange] == EXCHANGE_RESPONDING
+    failed = not (answered and state.exchanges["status"][exchange] < 500)
     attempt = state.exchanges["attempt"][exchange]
     while attempt != NO_INDEX:
         if state.attempts["state"][attempt] in (ATTEMPT_PENDING, ATTEMPT_SENT):
-            abandon(state, attempt)
+            abandon(state, attempt, failed)
         attempt = state.attempts["previous"][attempt]
     return NOTHING

@@ -36,6 +36,7 @@ __all__ = [
     "CONNECT",
     "CONNECTED",
     "DONE",
+    "DONE_BESIDE",
     "FILL_CACHE",
     "FILTER",
     "FILTER_INBOUND",
@@ -46,6 +47,7 @@ __all__ = [
     "HEALTH_DUE",
     "HEALTH_PICKED",
     "HEALTH_RESULT",
+    "HEDGE_DUE",
     "IS_CACHED",
     "KIND_COUNT",
     "LEAVE_FILTERS",
@@ -53,6 +55,7 @@ __all__ = [
     "NODE",
     "NOTHING",
     "PICK",
+    "PLAN_COPY",
     "RELEASE",
     "RENEGE",
     "RESPOND",
@@ -60,6 +63,7 @@ __all__ = [
     "ROUTE",
     "ROUTE_TIMER",
     "RUN",
+    "SEND_COPY",
     "STIMULATE",
     "TAKE_REPORT",
     "TRY_TIMER",
@@ -119,7 +123,11 @@ IS_CACHED = 36  # task: returns 1 if the cache at its step has what it asks for
 FILL_CACHE = 37  # task: the miss of its cache has ended well
 CONNECT = 38  # host: open what those who wait want (one of them in place of the generation)
 LEAVE_GATE = 39  # attempt: given up (queued); answered (generation ANSWERED)
-KIND_COUNT = 40
+DONE_BESIDE = 40  # attempt: its outcome is known, and it was not the only try
+PLAN_COPY = 41  # exchange: wake up when its next copy is due
+SEND_COPY = 42  # exchange: send a copy beside the tries under way
+HEDGE_DUE = 43  # exchange: it is time for another copy (an event)
+KIND_COUNT = 44
 
 #: No follow-up.
 NOTHING = -1

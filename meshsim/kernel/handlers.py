@@ -33,6 +33,7 @@ from meshsim.kernel.events import (
     CONNECT,
     CONNECTED,
     DONE,
+    DONE_BESIDE,
     FILL_CACHE,
     FILTER,
     FILTER_INBOUND,
@@ -42,6 +43,7 @@ from meshsim.kernel.events import (
     HEALTH_DUE,
     HEALTH_PICKED,
     HEALTH_RESULT,
+    HEDGE_DUE,
     IS_CACHED,
     KIND_COUNT,
     LEAVE_FILTERS,
@@ -49,6 +51,7 @@ from meshsim.kernel.events import (
     NODE,
     NOTHING,
     PICK,
+    PLAN_COPY,
     RELEASE,
     RENEGE,
     RESPOND,
@@ -56,6 +59,7 @@ from meshsim.kernel.events import (
     ROUTE,
     ROUTE_TIMER,
     RUN,
+    SEND_COPY,
     STIMULATE,
     TAKE_REPORT,
     TRY_TIMER,
@@ -73,6 +77,7 @@ from meshsim.kernel.health import (
     health_result,
 )
 from meshsim.kernel.idle import become_idle
+from meshsim.kernel.machine import stimulate
 from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import enter_proxy
 from meshsim.kernel.picks import pick_specially
@@ -85,13 +90,10 @@ from meshsim.kernel.requests import (
     done,
     filter_request,
     finish,
-    on_per_try_timeout,
-    on_route_timeout,
     retry,
     returned,
     route,
     send,
-    stimulate,
 )
 from meshsim.kernel.servers import (
     admit,
@@ -102,11 +104,19 @@ from meshsim.kernel.servers import (
 )
 from meshsim.kernel.sources import arrive_root
 from meshsim.kernel.timers import take_expired
+from meshsim.kernel.tries import (
+    done_beside,
+    hedge_due,
+    on_per_try_timeout,
+    on_route_timeout,
+    plan_next_copy,
+    send_copy,
+)
 from meshsim.kernel.workers import finish_service
 from meshsim.policy.rate_limit import NOT_LIMITED
 from meshsim.policy.transitions import STIMULUS_DOWNSTREAM_RESET
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ATTEMPTING
+from meshsim.state.exchange import ATTEMPT_ABANDONED, EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF
 from meshsim.state.server import TASK_PASSING, TASK_QUEUED, TASK_RUNNING
 
 __all__ = ["HANDLERS", "Handler", "at_machine", "node_event", "passed_back", "passed_inbound"]
@@ -260,7 +270,16 @@ def _on_try_timer(state: Any, row: int, generation: int) -> int:
 def _on_back_off(state: Any, row: int, generation: int) -> int:
     if state.exchanges["generation"][row] != generation:
         return NOTHING
+    if state.exchanges["state"][row] != EXCHANGE_BACKING_OFF:  # an earlier try was answered
+        return NOTHING
     return retry(state, row)
+
+
+@kernel_jit
+def _on_hedge_due(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    return hedge_due(state, row)
 
 
 @kernel_jit
@@ -377,6 +396,10 @@ _BY_KIND: dict[int, Handler] = {
     FILL_CACHE: fill_cache,
     CONNECT: connect_waiting,
     LEAVE_GATE: leave_gate,
+    DONE_BESIDE: done_beside,
+    PLAN_COPY: plan_next_copy,
+    SEND_COPY: send_copy,
+    HEDGE_DUE: _on_hedge_due,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

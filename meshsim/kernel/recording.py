@@ -15,7 +15,7 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.draws import draw_ns
 from meshsim.kernel.events import ARRIVAL, pack, schedule
 from meshsim.rng import PURPOSE_THINK, mix_in
-from meshsim.state.codes import FLAG_NONE, NO_INDEX
+from meshsim.state.codes import FLAG_NONE, HEDGE_NEVER, NO_INDEX
 from meshsim.state.exchange import (
     FLAGS_SEGMENT_MASK,
     FLAGS_SEGMENT_SHIFT,
@@ -125,6 +125,18 @@ def record_exchange(state: Any, exchange: int) -> None:
         _record_span(state, exchange)
 
 
+@kernel_jit_inline
+def _answering(state: Any, exchange: int, newest: int) -> int:
+    """Return the attempt that answered: the newest, unless the route hedges."""
+    if state.routes["hedging"][state.exchanges["route"][exchange]] == HEDGE_NEVER:
+        return newest
+    status = state.exchanges["status"][exchange]
+    attempt = newest
+    while attempt != NO_INDEX and state.attempts["status"][attempt] != status:
+        attempt = state.attempts["previous"][attempt]
+    return newest if attempt == NO_INDEX else attempt
+
+
 @kernel_jit
 def _record_span(state: Any, exchange: int) -> None:
     """Write the span of `exchange`; when the table is full, spans are counted but not kept."""
@@ -141,6 +153,7 @@ def _record_span(state: Any, exchange: int) -> None:
     spans["edge"][number] = exchanges["edge"][exchange]
     spans["endpoint"][number] = NO_INDEX
     if attempt != NO_INDEX:
+        attempt = _answering(state, exchange, attempt)
         spans["endpoint"][number] = state.attempts["endpoint"][attempt]
     spans["status"][number] = exchanges["status"][exchange]
     spans["response_flag"][number] = exchanges["response_flag"][exchange]

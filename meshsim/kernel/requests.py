@@ -18,7 +18,6 @@ from typing import Any
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.attempts import (
     NOT_SENT,
-    abandon,
     choose_host,
     settle,
     transmit,
@@ -33,9 +32,9 @@ from meshsim.kernel.connections import (
 from meshsim.kernel.draws import draw_split
 from meshsim.kernel.events import (
     ABANDON,
-    BACK_OFF,
     CONNECT,
     DONE,
+    DONE_BESIDE,
     FILTER,
     FINISH,
     HEALTH_DROPPED,
@@ -43,6 +42,7 @@ from meshsim.kernel.events import (
     HEALTH_PICKED,
     LEAVE_FILTERS,
     NOTHING,
+    PLAN_COPY,
     ROUTE,
     ROUTE_TIMER,
     RUN,
@@ -50,46 +50,40 @@ from meshsim.kernel.events import (
     pack,
     schedule,
 )
-from meshsim.kernel.filters import ASKED, filter_outbound, release_fault
+from meshsim.kernel.filters import ASKED, filter_outbound
 from meshsim.kernel.health import report_result
+from meshsim.kernel.machine import act, tell
 from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import charge_pass, enter_proxy
 from meshsim.kernel.pools import free_attempt, free_exchange, take_attempt, take_exchange
 from meshsim.kernel.recording import begin_span, record_exchange, record_root
 from meshsim.kernel.servers import go_on_after_call
 from meshsim.kernel.timers import start_timer, stop_timer
+from meshsim.kernel.tries import send_again
 from meshsim.policy.circuit_breakers import can_send_request
-from meshsim.policy.request import step
 from meshsim.policy.routing import is_mirrored, mirror_key
 from meshsim.policy.transitions import (
-    ACTION_ABANDON,
-    ACTION_BACK_OFF,
-    ACTION_DELAY,
-    ACTION_INVALID,
     ACTION_RESPOND,
     ACTION_SEND,
     STIMULUS_BACK_OFF_EXPIRED,
     STIMULUS_DELAY_EXPIRED,
     STIMULUS_NO_HOST,
     STIMULUS_OVERFLOW,
-    STIMULUS_PER_TRY_TIMEOUT,
     STIMULUS_REQUEST,
     STIMULUS_RESET,
     STIMULUS_RESPONSE,
-    STIMULUS_ROUTE_TIMEOUT,
 )
 from meshsim.rng import mix_in
 from meshsim.state.codes import (
+    HEDGE_AFTER_DELAY,
     NO_HOST,
     NO_INDEX,
     PRIORITY_DEFAULT,
     RESET_NONE,
-    RESET_PER_TRY_TIMEOUT,
 )
 from meshsim.state.exchange import (
     ATTEMPT_ABANDONED,
     ATTEMPT_ENDED,
-    ATTEMPT_SENT,
     EXCHANGE_DELAYED,
     EXCHANGE_ROUTING,
     HOLDS_FAULT,
@@ -110,14 +104,11 @@ __all__ = [
     "enter",
     "filter_request",
     "finish",
-    "on_per_try_timeout",
-    "on_route_timeout",
     "retry",
     "returned",
     "route",
     "send",
     "start_exchange",
-    "stimulate",
 ]
 
 
@@ -173,61 +164,6 @@ def call(state: Any, task: int) -> int:
     return enter(state, exchange)
 
 
-@kernel_jit
-def _tell(state: Any, exchange: int, stimulus: int, status: int, reset: int) -> tuple[int, int]:
-    """Tell the machine what happened; return its action and deadline [ns]."""
-    return step(
-        state.exchanges,
-        exchange,
-        state.routes,
-        state.codes,
-        state.clusters,
-        state.configs,
-        state.memory,
-        stimulus,
-        status,
-        reset,
-        state.counters["now_ns"][0],
-        state.pick_streams[state.exchanges["proxy"][exchange]],
-    )
-
-
-@kernel_jit_inline
-def _act(state: Any, exchange: int, action: int, deadline_ns: int) -> int:
-    """Carry out an action other than SEND; return the follow-up."""
-    if action == ACTION_RESPOND:
-        return pack(FINISH, exchange, 0)
-    if action == ACTION_BACK_OFF:
-        what = pack(BACK_OFF, exchange, state.exchanges["generation"][exchange])
-        schedule(state, deadline_ns, what)
-    elif action == ACTION_DELAY:
-        what = pack(ROUTE, exchange, state.exchanges["generation"][exchange])
-        schedule(state, deadline_ns, what)
-    elif action == ACTION_ABANDON:
-        _drop(state, exchange)
-    elif action == ACTION_INVALID:
-        state.counters["invalid"][0] += 1
-    return NOTHING
-
-
-@kernel_jit
-def _drop(state: Any, exchange: int) -> None:
-    """Nobody waits for `exchange`: give up its attempts and free it."""
-    invoke(state, ABANDON, exchange, 0)
-    stop_timer(state.timers, state.exchanges, exchange)
-    release_fault(state, exchange)
-    state.exchanges["status"][exchange] = max(state.exchanges["status"][exchange], 0)
-    record_exchange(state, exchange)
-    free_exchange(state, exchange)
-
-
-@kernel_jit
-def stimulate(state: Any, exchange: int, stimulus: int) -> int:
-    """Tell the machine of a `stimulus` that carries nothing; return the follow-up."""
-    action, deadline_ns = _tell(state, exchange, stimulus, 0, RESET_NONE)
-    return _act(state, exchange, action, deadline_ns)
-
-
 @kernel_jit_inline
 def route(state: Any, exchange: int) -> int:
     """The request has passed the outbound proxy, or its delay has ended: route it.
@@ -239,7 +175,7 @@ def route(state: Any, exchange: int) -> int:
     """
     exchanges = state.exchanges
     if exchanges["state"][exchange] == EXCHANGE_DELAYED:
-        _tell(state, exchange, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE)
+        tell(state, exchange, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE)
         return int(invoke(state, FILTER, exchange, 1))
     now_ns = state.counters["now_ns"][0]
     exchanges["proxy_ns"][exchange] += now_ns - exchanges["started_ns"][exchange]
@@ -264,12 +200,14 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
         if state.routes["priority"][chosen] != PRIORITY_DEFAULT:
             cluster = state.high_clusters[cluster]
         exchanges["cluster"][exchange] = cluster
-    action, _ = _tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
+    action, _ = tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
         return pack(FINISH, exchange, 0)
     timer = state.routes["timeout_timer"][chosen]
     if timer != NO_INDEX:
         start_timer(state, timer, exchanges, exchange, ROUTE_TIMER)
+    if state.routes["hedging"][chosen] == HEDGE_AFTER_DELAY:
+        invoke(state, PLAN_COPY, exchange, 0)
     return FORWARDED
 
 
@@ -280,8 +218,8 @@ def filter_request(state: Any, exchange: int, delayed: int) -> int:
     if stimulus == ASKED:
         return NOTHING
     if stimulus != STIMULUS_REQUEST:
-        action, deadline_ns = _tell(state, exchange, stimulus, value, reset)
-        return _act(state, exchange, action, deadline_ns)
+        action, deadline_ns = tell(state, exchange, stimulus, value, reset)
+        return act(state, exchange, action, deadline_ns)
     follow_up = _forward(state, exchange, state.exchanges["route"][exchange])
     if follow_up == FORWARDED:
         filters = state.routes["filters"][state.exchanges["route"][exchange]]
@@ -312,7 +250,7 @@ def _mirror(state: Any, exchange: int, mirror: int, number: int) -> None:
     exchanges["route"][copy] = state.mirrors["route"][mirror]
     first = state.proxies["cluster_start"][proxy]
     exchanges["cluster"][copy] = first + state.mirrors["cluster"][mirror]
-    _tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
+    tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
     timer = state.routes["timeout_timer"][exchanges["route"][copy]]
     if timer != NO_INDEX:
         start_timer(state, timer, exchanges, copy, ROUTE_TIMER)
@@ -408,55 +346,23 @@ def done(state: Any, attempt: int) -> int:
     if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
         known = status if reset == RESET_NONE else 0
         report_result(state, host, known, reset)
+    others = exchanges["attempts_active"][exchange] > 0
+    if others or attempts["try_number"][attempt] != exchanges["retry_count"][exchange]:
+        return int(invoke(state, DONE_BESIDE, attempt, 0))
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
-    action, deadline_ns = _tell(state, exchange, stimulus, status, reset)
+    action, deadline_ns = tell(state, exchange, stimulus, status, reset)
     settle(state, attempt, status >= 500 or reset > RESET_NONE)
     if action == ACTION_RESPOND:
         return finish(state, exchange)
-    return _act(state, exchange, action, deadline_ns)
-
-
-@kernel_jit
-def _report_timeout(state: Any, exchange: int, attempt: int) -> None:
-    """`attempt`, which has its connection, is given up because it took too long."""
-    host = state.attempts["host"][attempt]
-    if state.clusters["health"][state.hosts["cluster"][host]] != NO_INDEX:
-        report_result(state, host, 0, RESET_PER_TRY_TIMEOUT)
-
-
-@kernel_jit
-def on_route_timeout(state: Any, exchange: int) -> int:
-    """The route timeout of `exchange` has expired; return the follow-up."""
-    attempt = state.exchanges["attempt"][exchange]
-    while attempt != NO_INDEX:
-        if state.attempts["state"][attempt] == ATTEMPT_SENT:
-            _report_timeout(state, exchange, attempt)
-        attempt = state.attempts["previous"][attempt]
-    return int(invoke(state, STIMULATE, exchange, STIMULUS_ROUTE_TIMEOUT))
-
-
-@kernel_jit
-def on_per_try_timeout(state: Any, attempt: int) -> int:
-    """The per-try timeout of `attempt` has expired; return the follow-up."""
-    exchange = state.attempts["exchange"][attempt]
-    _report_timeout(state, exchange, attempt)
-    abandon(state, attempt)
-    return int(invoke(state, STIMULATE, exchange, STIMULUS_PER_TRY_TIMEOUT))
+    return act(state, exchange, action, deadline_ns)
 
 
 @kernel_jit
 def retry(state: Any, exchange: int) -> int:
-    """The back-off of `exchange` has ended: send another try; return the follow-up.
-
-    A retry passes no listener: it costs the worker one pass without a wake-up of its own, and
-    leaves at once.
-    """
-    _tell(state, exchange, STIMULUS_BACK_OFF_EXPIRED, 0, RESET_NONE)
-    proxy = state.exchanges["proxy"][exchange]
-    if state.proxies["costs"][proxy] == 1 and state.proxies["container"][proxy] == NO_INDEX:
-        charge_pass(state, proxy, 0)
-    return pack(ROUTE, exchange, state.exchanges["generation"][exchange])
+    """The back-off of `exchange` has ended: send another try; return the follow-up."""
+    tell(state, exchange, STIMULUS_BACK_OFF_EXPIRED, 0, RESET_NONE)
+    return send_again(state, exchange)
 
 
 @kernel_jit_inline

@@ -14,6 +14,9 @@ How the pieces compose, as Envoy's router does it:
   (`meshsim.policy.retry_throttling`).  A retry occupies the breaker from the decision until its
   own outcome; the breaker is asked after the previous retry of the same request has left it.  A
   retry that was refused is used up.
+- Where the route hedges (`meshsim.policy.hedging`) several tries may be under way; the end of
+  one then may wait for the others (ACTION_NONE).  A retry that Envoy's hedging wants and does
+  not get leaves its flag, URX or UO, on the answer, however good that is.
 - A response that is not retried goes down as it is; flag URX if it was retriable and no
   retries remained, UO if the retry breaker refused.  A try without response ends as 503 UF
   (connection failure), UC (closed by the upstream), UR (refused stream), UO (circuit breaker),
@@ -27,9 +30,12 @@ How the pieces compose, as Envoy's router does it:
 
 Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
 = FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none).  `step` writes of the exchange only
-state, status, response_flag, retries_remaining, retry_count, retry_held and deadline_ns, and of
-the cluster only retries_active, retries_total and retry_overflow.  Attempts, connections,
-timers, hosts and every other count are the caller's.  A retry budget looks at the active
+state, status, response_flag, retries_remaining, retry_count, retry_held, deadline_ns and
+hedge_due_ns, and of the cluster only retries_active, retries_total and retry_overflow.
+Attempts, connections, timers, hosts and every other count are the caller's.  On a route that
+hedges the caller counts in `attempts_active` the tries under way, without the one that a
+stimulus is about; if that is Envoy's hedging, it tells of a try that another has followed (its
+number is below `retry_count`) by the EARLIER stimuli.  A retry budget looks at the active
 requests: tell `step` of the outcome before the ended try is discounted, as Envoy does.
 
 The machine knows no clock, no socket and no host.
@@ -46,33 +52,38 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
-from meshsim.policy.circuit_breakers import can_retry, on_retry_ended, on_retry_started
-from meshsim.policy.custom.decisions import admitted_status, custom_back_off_ns
+from meshsim.policy.custom.decisions import admitted_status
 from meshsim.policy.custom.entries import NO_FUNCTION
-from meshsim.policy.retry import back_off_ns, retry_allowed
-from meshsim.policy.retry_throttling import (
-    on_first_try,
-    on_retriable_failure,
-    on_success,
-    take_retry,
+from meshsim.policy.hedging import plan_copy
+from meshsim.policy.outcomes import (
+    on_earlier_ended,
+    on_hedge_due,
+    on_soft_timeout,
+    release_retry,
+    respond,
+    retry_or_respond,
 )
+from meshsim.policy.retry import retry_allowed
+from meshsim.policy.retry_throttling import on_first_try, on_success
 from meshsim.policy.timeout import deadline_after, per_try_deadline_ns, route_deadline_ns
 from meshsim.policy.transitions import (
     ACTION_ABANDON,
-    ACTION_BACK_OFF,
     ACTION_DELAY,
     ACTION_INVALID,
     ACTION_NONE,
-    ACTION_RESPOND,
     ACTION_SEND,
     HANDLE_ANSWERED,
     HANDLE_DOWNSTREAM_GONE,
+    HANDLE_EARLIER_FAILED,
     HANDLE_FAILED,
+    HANDLE_HEDGE_DUE,
     HANDLE_HELD_BACK,
+    HANDLE_INVALID,
     HANDLE_LET_GO,
     HANDLE_REFUSED,
     HANDLE_RETRY_DUE,
     HANDLE_ROUTED,
+    HANDLE_SOFTLY_TIMED_OUT,
     HANDLE_TIMED_OUT,
     HANDLERS,
     STIMULUS_COUNT,
@@ -81,7 +92,6 @@ from meshsim.policy.transitions import (
     STIMULUS_PER_TRY_TIMEOUT,
     STIMULUS_RATE_LIMITED,
 )
-from meshsim.rng import next_uniform
 from meshsim.state.codes import (
     FLAG_DC,
     FLAG_DI,
@@ -96,8 +106,8 @@ from meshsim.state.codes import (
     FLAG_UH,
     FLAG_UO,
     FLAG_UR,
-    FLAG_URX,
     FLAG_UT,
+    HEDGE_AFTER_DELAY,
     NEVER_NS,
     RESET_CONNECT_FAILURE,
     RESET_NO_HOST,
@@ -109,33 +119,14 @@ from meshsim.state.codes import (
 )
 from meshsim.state.exchange import (
     EXCHANGE_ATTEMPTING,
-    EXCHANGE_BACKING_OFF,
     EXCHANGE_DELAYED,
     EXCHANGE_FREE,
-    EXCHANGE_RESPONDING,
     EXCHANGE_ROUTING,
 )
 
 __all__ = ["step"]
 
 # --- Handlers --------------------------------------------------------------------------------
-
-
-@kernel_jit_inline
-def _respond(exchanges: Any, exchange: int, status: int, flag: int) -> tuple[int, int]:
-    exchanges["state"][exchange] = EXCHANGE_RESPONDING
-    exchanges["status"][exchange] = status
-    if flag != FLAG_NONE:  # else that of a delay stays
-        exchanges["response_flag"][exchange] = flag
-    return ACTION_RESPOND, NEVER_NS
-
-
-@kernel_jit_inline
-def _release_retry(exchanges: Any, exchange: int, clusters: Any) -> None:
-    """Let the retry of this exchange leave the retry circuit breaker, if it holds a place."""
-    if exchanges["retry_held"][exchange] != 0:
-        exchanges["retry_held"][exchange] = 0
-        on_retry_ended(clusters, exchanges["cluster"][exchange])
 
 
 @kernel_jit_inline
@@ -154,70 +145,23 @@ def _on_routed(
     exchanges["retry_held"][exchange] = 0
     exchanges["deadline_ns"][exchange] = NEVER_NS
     if route < 0:
-        return _respond(exchanges, exchange, 404, FLAG_NR)
+        return respond(exchanges, exchange, 404, FLAG_NR)
     if routes["direct_response"][route] != 0:
-        return _respond(exchanges, exchange, routes["direct_response"][route], FLAG_NONE)
+        return respond(exchanges, exchange, routes["direct_response"][route], FLAG_NONE)
     cluster = exchanges["cluster"][exchange]
     if cluster < 0:
-        return _respond(exchanges, exchange, 503, FLAG_NC)
+        return respond(exchanges, exchange, 503, FLAG_NC)
     refused = admitted_status(clusters, cluster, configs, memory, now_ns, rng)
     if refused != 0:
-        return _respond(exchanges, exchange, refused, FLAG_UO)
+        return respond(exchanges, exchange, refused, FLAG_UO)
     on_first_try(clusters, cluster, configs, memory, now_ns)
     exchanges["status"][exchange] = 0
     exchanges["retries_remaining"][exchange] = routes["num_retries"][route]
     exchanges["deadline_ns"][exchange] = route_deadline_ns(routes, route, now_ns)
     exchanges["state"][exchange] = EXCHANGE_ATTEMPTING
+    if routes["hedging"][route] == HEDGE_AFTER_DELAY:
+        plan_copy(exchanges, exchange, routes, route, now_ns)
     return ACTION_SEND, per_try_deadline_ns(routes, route, now_ns)
-
-
-@kernel_jit
-def _retry_or_respond(
-    exchanges: Any,
-    exchange: int,
-    routes: Any,
-    clusters: Any,
-    configs: Any,
-    memory: Any,
-    retriable: bool,
-    reset: int,
-    status: int,
-    flag: int,
-    now_ns: int,
-    rng: Any,
-) -> tuple[int, int]:
-    """Follow a try that ended with `status` and `flag` by another, or answer with them."""
-    _release_retry(exchanges, exchange, clusters)
-    route = exchanges["route"][exchange]
-    cluster = exchanges["cluster"][exchange]
-    retry_number = exchanges["retry_count"][exchange] + 1
-    custom = routes["custom_retry"][route]
-    wanted_ns = 0
-    if retriable and custom != NO_FUNCTION:
-        seen = status if flag == FLAG_NONE else 0
-        wanted_ns = custom_back_off_ns(
-            custom, clusters, cluster, configs, memory, seen, reset, retry_number, now_ns, rng
-        )
-    if not retriable or wanted_ns < 0:
-        if status < 500:
-            on_success(clusters, cluster, configs, memory)
-        return _respond(exchanges, exchange, status, flag)
-    on_retriable_failure(clusters, cluster, configs, memory)
-    if exchanges["retries_remaining"][exchange] <= 0:
-        return _respond(exchanges, exchange, status, flag if flag != FLAG_NONE else FLAG_URX)
-    exchanges["retries_remaining"][exchange] -= 1
-    if not (
-        can_retry(clusters, cluster, configs)
-        and take_retry(clusters, cluster, configs, memory, now_ns)
-    ):
-        return _respond(exchanges, exchange, status, flag if flag != FLAG_NONE else FLAG_UO)
-    on_retry_started(clusters, cluster)
-    exchanges["retry_held"][exchange] = 1
-    exchanges["retry_count"][exchange] = retry_number
-    exchanges["state"][exchange] = EXCHANGE_BACKING_OFF
-    if custom == NO_FUNCTION:
-        wanted_ns = back_off_ns(routes, route, retry_number, next_uniform(rng))
-    return ACTION_BACK_OFF, now_ns + wanted_ns
 
 
 @kernel_jit_inline
@@ -247,6 +191,62 @@ def _flag_of(reset: int) -> int:
 
 
 @kernel_jit
+def _step_filtered(
+    exchanges: Any,
+    exchange: int,
+    handler: int,
+    stimulus: int,
+    status: int,
+    reset: int,
+    now_ns: int,
+) -> tuple[int, int]:
+    """Handle what a filter has decided."""
+    if handler == HANDLE_HELD_BACK:
+        exchanges["response_flag"][exchange] = FLAG_DI
+        exchanges["state"][exchange] = EXCHANGE_DELAYED
+        return ACTION_DELAY, deadline_after(now_ns, status)
+    if handler == HANDLE_LET_GO:
+        exchanges["state"][exchange] = EXCHANGE_ROUTING
+        return ACTION_NONE, NEVER_NS
+    flag = FLAG_RL if stimulus == STIMULUS_RATE_LIMITED else FLAG_FI
+    if reset != RESET_NONE:
+        flag = FLAG_RLSE
+    return respond(exchanges, exchange, status, flag)
+
+
+@kernel_jit
+def _step_hedged(
+    exchanges: Any,
+    exchange: int,
+    routes: Any,
+    codes: Any,
+    clusters: Any,
+    configs: Any,
+    memory: Any,
+    handler: int,
+    status: int,
+    reset: int,
+    now_ns: int,
+    rng: Any,
+) -> tuple[int, int]:
+    """Handle what happens only where tries go side by side."""
+    if handler == HANDLE_SOFTLY_TIMED_OUT:
+        return on_soft_timeout(exchanges, exchange, routes, clusters, configs, memory, now_ns, rng)
+    if handler == HANDLE_HEDGE_DUE:
+        return on_hedge_due(exchanges, exchange, routes, clusters, configs, memory, now_ns)
+    bad = True
+    flag = FLAG_NONE
+    if handler == HANDLE_EARLIER_FAILED:
+        status = 503
+        flag = _flag_of(reset)
+    elif routes["custom_retry"][exchanges["route"][exchange]] == NO_FUNCTION:
+        bad = retry_allowed(routes, exchanges["route"][exchange], codes, status, reset)
+    else:
+        bad = status >= 500
+    return on_earlier_ended(exchanges, exchange, clusters, configs, memory, bad, status, flag)
+
+
+@kernel_jit
 def _step_rarely(
     exchanges: Any,
     exchange: int,
@@ -269,7 +269,7 @@ def _step_rarely(
             reset = _reset_of(stimulus, reset)
             status = 504 if reset == RESET_PER_TRY_TIMEOUT else 503
             flag = _flag_of(reset)
-        return _retry_or_respond(
+        return retry_or_respond(
             exchanges,
             exchange,
             routes,
@@ -287,26 +287,31 @@ def _step_rarely(
         exchanges["state"][exchange] = EXCHANGE_ATTEMPTING
         return ACTION_SEND, per_try_deadline_ns(routes, exchanges["route"][exchange], now_ns)
     if handler == HANDLE_TIMED_OUT:
-        _release_retry(exchanges, exchange, clusters)
-        return _respond(exchanges, exchange, 504, FLAG_UT)
+        release_retry(exchanges, exchange, clusters)
+        return respond(exchanges, exchange, 504, FLAG_UT)
     if handler == HANDLE_DOWNSTREAM_GONE:
-        _release_retry(exchanges, exchange, clusters)
+        release_retry(exchanges, exchange, clusters)
         exchanges["response_flag"][exchange] = FLAG_DC
         exchanges["state"][exchange] = EXCHANGE_FREE
         return ACTION_ABANDON, NEVER_NS
-    if handler == HANDLE_HELD_BACK:
-        exchanges["response_flag"][exchange] = FLAG_DI
-        exchanges["state"][exchange] = EXCHANGE_DELAYED
-        return ACTION_DELAY, deadline_after(now_ns, status)
-    if handler == HANDLE_LET_GO:
-        exchanges["state"][exchange] = EXCHANGE_ROUTING
-        return ACTION_NONE, NEVER_NS
-    if handler == HANDLE_REFUSED:
-        flag = FLAG_RL if stimulus == STIMULUS_RATE_LIMITED else FLAG_FI
-        if reset != RESET_NONE:
-            flag = FLAG_RLSE
-        return _respond(exchanges, exchange, status, flag)
-    return ACTION_INVALID, NEVER_NS
+    if handler in (HANDLE_HELD_BACK, HANDLE_LET_GO, HANDLE_REFUSED):
+        return _step_filtered(exchanges, exchange, handler, stimulus, status, reset, now_ns)
+    if handler == HANDLE_INVALID:
+        return ACTION_INVALID, NEVER_NS
+    return _step_hedged(
+        exchanges,
+        exchange,
+        routes,
+        codes,
+        clusters,
+        configs,
+        memory,
+        handler,
+        status,
+        _reset_of(stimulus, reset) if handler == HANDLE_EARLIER_FAILED else reset,
+        now_ns,
+        rng,
+    )
 
 
 @kernel_jit_inline
@@ -345,12 +350,13 @@ def step(
     stimulus : int
         `STIMULUS_*` code.
     status : int
-        Status of the response, for STIMULUS_RESPONSE, STIMULUS_FAULT_ABORT and
-        STIMULUS_RATE_LIMITED; how long, for STIMULUS_FAULT_DELAY [ns]; else ignored.
+        Status of the response, for STIMULUS_RESPONSE, STIMULUS_EARLIER_RESPONSE,
+        STIMULUS_FAULT_ABORT and STIMULUS_RATE_LIMITED; how long, for STIMULUS_FAULT_DELAY
+        [ns]; else ignored.
     reset : int
-        `RESET_*` code, for STIMULUS_RESET; with STIMULUS_RESPONSE RESET_RATELIMITED if the
-        response is marked ``x-envoy-ratelimited``; with STIMULUS_RATE_LIMITED RESET_REMOTE if
-        the rate limit service failed; else `RESET_NONE`.
+        `RESET_*` code, for STIMULUS_RESET and STIMULUS_EARLIER_RESET; with a response
+        RESET_RATELIMITED if it is marked ``x-envoy-ratelimited``; with STIMULUS_RATE_LIMITED
+        RESET_REMOTE if the rate limit service failed; else `RESET_NONE`.
     now_ns : int
         Current time of the caller's clock [ns].
     rng : ndarray[uint64], shape (2,)
@@ -364,7 +370,8 @@ def step(
         ACTION_SEND: when the try times out, if it gets its connection now (one that waits
         asks `meshsim.policy.timeout.per_try_deadline_ns` when it gets one); ACTION_BACK_OFF:
         when the back-off ends; else `NEVER_NS` [ns].  The deadline of the whole is in
-        ``exchanges["deadline_ns"]``.
+        ``exchanges["deadline_ns"]``; when the next copy is due, if the route hedges after a
+        delay, in ``exchanges["hedge_due_ns"]``.
 
     Notes
     -----
@@ -382,7 +389,7 @@ def step(
     ):
         if status < 500:
             on_success(clusters, exchanges["cluster"][exchange], configs, memory)
-        action, deadline_ns = _respond(exchanges, exchange, status, FLAG_NONE)
+        action, deadline_ns = respond(exchanges, exchange, status, FLAG_NONE)
     else:
         action, deadline_ns = _step_rarely(
             exchanges,

@@ -95,6 +95,11 @@ RESET_PER_TRY_TIMEOUT = 4
 RESET_OVERFLOW = 5  # a circuit breaker refused the attempt
 RESET_NO_HOST = 6
 
+# Hedging of a route: when a request gets another try beside those that are under way.
+HEDGE_NEVER = 0
+HEDGE_ON_PER_TRY_TIMEOUT = 1  # Envoy's: a try that times out goes on beside its retry
+HEDGE_AFTER_DELAY = 2  # gRPC's: copies at a fixed pace, until one is answered
+
 # Retry conditions (bits of `retry_on`).
 RETRY_5XX = 1 << 0
 RETRY_GATEWAY_ERROR = 1 << 1

@@ -2,7 +2,7 @@
 
 An EXCHANGE is one request as one routing proxy handles it; it owns ATTEMPT rows, each one try
 at one host.  An exchange without a parent task is a root, or a mirror; several
-attempts at once are a hedge.  Rows are pooled: `next` chains the free ones.
+live attempts at once are a hedge.  Rows are pooled: `next` chains the free ones.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ EXCHANGE_DTYPE = row_dtype(
         ("timer", "i4"),  # TIMER list, or NO_INDEX
         ("timer_previous", "i4"),  # route-timeout list
         ("timer_next", "i4"),
-        # the third line: of sampled requests only
+        # the third line: of sampled and of hedged requests only
         ("span", "i8"),
         ("parent_span", "i8"),
+        ("hedge_due_ns", "i8"),  # when the next copy is due, on a route that hedges after a delay
     ]
 )
 

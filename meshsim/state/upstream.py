@@ -133,6 +133,8 @@ ROUTE_DTYPE = np.dtype(
         ("hash_count", "i4"),  # 0: requests carry no hash key
         ("filters", "i4"),  # FILTER row, or NO_INDEX: the route uses none
         ("priority", "i4"),  # PRIORITY_*: whose limits and connections its requests use
+        ("hedging", "i4"),  # HEDGE_*
+        ("hedging_delay_ns", "i8"),  # between two copies; 0: all at once
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),

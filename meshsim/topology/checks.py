@@ -185,6 +185,8 @@ def _route(path: FieldPath, element: model.Route) -> Iterator[Finding]:
     if element.mirrors and element.answer is not None:
         at = (*path, "mirrors")
         yield Finding(at, "a route that answers itself has no requests to mirror")
+    if element.hedge_policy is not None:
+        yield from _hedging((*path, "hedge_policy"), element.hedge_policy, element.retry)
     limit = element.retry.per_try_timeout if element.retry else None
     if limit and element.timeout and limit >= element.timeout:
         # Envoy, router.cc, FilterUtility::finalTimeout: it is then reset to 0, off.
@@ -194,6 +196,24 @@ def _route(path: FieldPath, element: model.Route) -> Iterator[Finding]:
         )
         at = (*path, "retry", "per_try_timeout")
         yield Finding(at, message, format_duration(limit), notice=True)
+
+
+def _hedging(
+    path: FieldPath, element: model.HedgePolicy, retry: model.RetryPolicy | None
+) -> Iterator[Finding]:
+    if element.hedge_on_per_try_timeout and element.max_attempts is not None:
+        message = "a route hedges on a per-try timeout or after a delay, not both"
+        yield Finding((*path, "max_attempts"), message, str(element.max_attempts))
+    if element.max_attempts is None:
+        for field in ("hedging_delay", "non_fatal_status_codes"):
+            if getattr(element, field):
+                yield Finding((*path, field), f"{field} needs max_attempts, of how many copies")
+    elif retry is not None and retry.custom is not None:
+        message = "copies at a fixed pace take the place of retries, so no policy is asked"
+        yield Finding((*path, "max_attempts"), message, allowed="one of custom and max_attempts")
+    if element.hedge_on_per_try_timeout and not (retry and retry.per_try_timeout):
+        message = "hedge_on_per_try_timeout without a per_try_timeout does nothing"
+        yield Finding((*path, "hedge_on_per_try_timeout"), message, notice=True)
 
 
 def _retry(path: FieldPath, element: model.RetryPolicy) -> Iterator[Finding]:

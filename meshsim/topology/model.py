@@ -55,6 +55,7 @@ from meshsim.topology.filters import (
     TokenBucket,
 )
 from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
+from meshsim.topology.hedging import HedgePolicy
 from meshsim.topology.locality import LocalityEndpoints, LocalityLoadBalancing, ZoneAware
 from meshsim.topology.policies import (
     CircuitBreakers,
@@ -118,6 +119,7 @@ __all__ = [
     "Gamma",
     "GlobalRateLimit",
     "HealthCheck",
+    "HedgePolicy",
     "Hyperexponential",
     "Latency",
     "Link",

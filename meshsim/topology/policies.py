@@ -20,6 +20,7 @@ from meshsim.topology.filters import (
     Redirect,
 )
 from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetection, SlowStart
+from meshsim.topology.hedging import HedgePolicy
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.subsets import SubsetConfig
 
@@ -174,6 +175,7 @@ class Route(Model):
         default="DEFAULT", description="whose circuit breakers and connections requests use"
     )
     retry: RetryPolicy | None = None
+    hedge_policy: HedgePolicy | None = None
     fault: Fault | None = None
     rate_limit: LocalRateLimit | None = Field(
         default=None, description="one set of buckets a calling proxy"

@@ -38,6 +38,7 @@ class Swarm:
         self.spread_rng = np.random.default_rng([seed, 4])
         self.fault_rng = np.random.default_rng([seed, 7])
         self.admission_rng = np.random.default_rng([seed, 5])
+        self.hedge_rng = np.random.default_rng([seed, 8])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -130,7 +131,7 @@ class Swarm:
         policy = {"load_balancing": balancing, "circuit_breakers": breakers}
         if self.filter_chance(0.2):
             policy["rate_limit"] = self.rate_limit()
-        route = {**self.route(), **self.filters(others)}
+        route = self.hedged({**self.route(), **self.filters(others)})
         policy = {**policy, "connection_pool": pool, "routes": [route]}
         return self.admitted(self.spread(self.watched(policy)))
 
@@ -169,6 +170,22 @@ class Swarm:
                 for _ in range(self.filter_rng.integers(1, 3))
             ]
         return found
+
+    def hedged(self, route: dict) -> dict:
+        """Let tries of a route go side by side."""
+        random = self.hedge_rng
+        if random.random() < 0.15:
+            route["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+            retry = {"num_retries": 2, "retry_on": ["5xx"], "base_interval": "1ms"}
+            limit = str(random.choice(["500us", "2ms"]))
+            route["retry"] = {**retry, **route.get("retry", {}), "per_try_timeout": limit}
+        elif random.random() < 0.15:
+            route["hedge_policy"] = {  # few: every service on the way multiplies the load
+                "max_attempts": int(random.integers(2, 4)),
+                "hedging_delay": str(random.choice(["0s", "300us", "2ms"])),
+                "non_fatal_status_codes": [500, 503] if random.random() < 0.5 else [],
+            }
+        return route
 
     def watched(self, policy: dict) -> dict:
         """Add health policies, from draws of their own."""

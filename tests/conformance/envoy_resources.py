@@ -302,6 +302,8 @@ def _action(service, route, policies):
         action["weighted_clusters"] = {"clusters": clusters}
     if route.retry is not None:
         action["retry_policy"] = _retry(route.retry)
+    if route.hedge_policy is not None:
+        action["hedge_policy"] = _stated(route.hedge_policy, "hedge_on_per_try_timeout")
     if route.mirrors:
         action["request_mirror_policies"] = [
             {

@@ -30,7 +30,6 @@ from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_RESET, STIMULUS_
 from meshsim.rng import mix, mix_in
 from meshsim.state.codes import (
     FLAG_NAMES,
-    NO_HOST,
     RESET_CONNECT_FAILURE,
     RESET_NONE,
     RESET_RATELIMITED,
@@ -312,8 +311,8 @@ class ScriptedMesh(Mesh):
         for number, ask in itertools.islice(self._queue, 1):
             self.ask(number, ask)
 
-    def act(self, request, decision):
-        super().act(request, decision)
+    def act(self, request, decision, endpoint=None):
+        super().act(request, decision, endpoint)
         if decision.action == ACTION_RESPOND and request.number != NOBODY:
             by_endpoint = request.last_stimulus == STIMULUS_RESPONSE
             answer = Answer(
@@ -321,7 +320,7 @@ class ScriptedMesh(Mesh):
                 request.began_ns / _S,
                 (self.now_ns - request.began_ns) / _S,
                 decision.status,
-                request.endpoint if by_endpoint else "",
+                (endpoint or "") if by_endpoint else "",
                 FLAG_NAMES[decision.response_flag],
             )
             self.answers.append(answer)
@@ -331,32 +330,36 @@ class ScriptedMesh(Mesh):
         request.last_stimulus = stimulus
         return super().tell(request, stimulus, status, reset)
 
-    def transmit(self, request):
-        if request.endpoint not in self._refusing:
-            super().transmit(request)
-            return
-        decision = self.tell(request, STIMULUS_RESET, 0, RESET_CONNECT_FAILURE)
-        self.engine.closed(request.host)
-        request.host = NO_HOST
-        self.act(request, decision)
+    def tell_of(self, one, stimulus, status=0, reset=RESET_NONE):
+        one.request.last_stimulus = stimulus
+        return super().tell_of(one, stimulus, status, reset)
 
-    def serve(self, request):
+    def transmit(self, one):
+        if one.endpoint not in self._refusing:
+            super().transmit(one)
+            return
+        decision = self.tell_of(one, STIMULUS_RESET, 0, RESET_CONNECT_FAILURE)
+        self.engine.closed(one.host)
+        self.act(one.request, decision)
+
+    def serve(self, one):
+        request = one.request
         tries = self.visits.setdefault(request.number, [])
-        reply = self._script(request.endpoint, request.number, len(tries))
-        tries.append(Visit(self.now_ns / _S, request.endpoint, request.number))
+        reply = self._script(one.endpoint, request.number, len(tries))
+        tries.append(Visit(self.now_ns / _S, one.endpoint, request.number))
         time_ns = self.now_ns + round(reply.after_s * _S)
         if reply.reset:
-            self.at(time_ns, self.on_lost, request, request.try_number)
+            self.at(time_ns, self.on_lost, one)
         else:
             limited = "x-envoy-ratelimited" in reply.headers
             mark = RESET_RATELIMITED if limited else RESET_NONE
-            self.at(time_ns, self.done, request, request.try_number, reply.status, mark)
+            self.at(time_ns, self.done, one, reply.status, mark)
 
-    def on_lost(self, request, try_number):
-        if self.is_live(request, try_number):
-            decision = self.tell(request, STIMULUS_RESET, 0, RESET_REMOTE)
-            self.abandon(request)
-            self.act(request, decision)
+    def on_lost(self, one):
+        if one in one.request.tries:
+            decision = self.tell_of(one, STIMULUS_RESET, 0, RESET_REMOTE)
+            self._settle(one, "abandoned", True)
+            self.act(one.request, decision)
 
 
 def _whole(rule, block, **more):

@@ -1,4 +1,4 @@
-"""Retries: which failures are retried, how often, where, and after how long."""
+"""Retries: which failures are retried, how often, where, after how long, and side by side."""
 
 from dataclasses import replace
 
@@ -181,3 +181,57 @@ def test_back_off(referee):
         rule = f"back-off of retry {retry}, below {bound} ms"
         referee.bounded(f"{rule}: longest [ms]", *map(max, samples), 0.85 * bound, bound + late)
         referee.near(f"{rule}: distance of the distributions", distance, 0.0, allowed, "")
+
+
+# --- Hedging --------------------------------------------------------------------------------
+
+#: How much later than told a timer of a busy machine may fire [ms].
+LATE_MS = 40.0
+#: What each try of a request comes to; a try times out after 100 ms.
+HEDGES = {
+    "nobody is late": [Reply(200, after_s=0.02)],
+    "the hedge wins": [Reply(200, after_s=0.6), Reply(200, after_s=0.02)],
+    "the late try wins": [Reply(200, after_s=0.16), Reply(200, after_s=0.6)],
+    "a bad hedge waits": [Reply(200, after_s=0.3), *[Reply(503, after_s=0.02)] * 2],
+    "a bad late try waits": [Reply(503, after_s=0.15), Reply(200, after_s=0.09)],
+    "all are bad": [Reply(503, after_s=0.25), *[Reply(503, after_s=0.02)] * 2],
+    "a hedge is lost": [Reply(200, after_s=0.3), *[Reply(reset=True, after_s=0.02)] * 2],
+    "all are lost": [Reply(reset=True, after_s=0.25), *[Reply(reset=True, after_s=0.02)] * 2],
+    "a hedge is late too": [Reply(200, after_s=0.9), Reply(200, after_s=0.9), Reply(200)],
+    "no retry is left": [Reply(200, after_s=0.45), *[Reply(200, after_s=0.9)] * 2],
+    "no condition names it": [Reply(404, after_s=0.16), Reply(200, after_s=0.6)],
+    "too late": [Reply(200, after_s=2.0)] * 3,
+}
+
+
+@pytest.mark.parametrize("kind", HEDGES)
+def test_hedging_on_a_per_try_timeout(referee, kind):
+    """A try that is late goes on beside its retries, of which there are two."""
+
+    def script(endpoint, number, tries):
+        return HEDGES[kind][tries]
+
+    retry = {**QUICK, "num_retries": 2, "retry_on": ["5xx"], "per_try_timeout": "100ms"}
+    fields = {"retry": retry, "timeout": "1s", "hedge_policy": {"hedge_on_per_try_timeout": True}}
+    asks = [Ask(at_s=0.05 * row) for row in range(6)]
+    scenario = Scenario(
+        asks,
+        callers=0,
+        policies={SERVICE: cluster(breakers={"max_retries": 100})},
+        members={SERVICE: FIVE},
+        table=(route(**fields),),
+        script=script,
+        late_s=LATE_MS / 2e3,
+    )
+    envoy, ours = both(referee, scenario)
+    rule = f"hedge_on_per_try_timeout, {kind}"
+    referee.equal(f"{rule}: outcomes", envoy.outcomes(), ours.outcomes())
+    tries = [[len(played.visits[n]) for n in range(len(asks))] for played in (envoy, ours)]
+    referee.equal(f"{rule}: tries of each request", *tries)
+    referee.equal(f"{rule}: counters", envoy.of(*COUNTERS), ours.of(*COUNTERS))
+    lateness = [
+        1e3 * (real.after_s - virtual.after_s)
+        for real, virtual in zip(envoy.answers, ours.answers, strict=True)
+    ]
+    rule = f"{rule}: time of each answer"
+    referee.near(rule, max(lateness, key=abs), 0.0, LATE_MS, "ms")

@@ -13,8 +13,6 @@ from scipy import stats
 
 #: Level of every statistical test.
 LEVEL = 1e-6
-#: Rules of Envoy that the policy engine does not have yet.
-NOT_YET = ("hedging on a per-try timeout",)
 
 
 class Row(NamedTuple):
@@ -47,7 +45,6 @@ class Verdicts:
         differing = sum(not row.agrees for row in self.rows)
         yield ""
         yield f"{len(self.rows)} comparisons, {differing} differ."
-        yield "Not in the policy engine yet, so not compared: " + "; ".join(NOT_YET) + "."
 
     def write(self, folder):
         """Write the table; return its path."""

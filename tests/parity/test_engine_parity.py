@@ -14,6 +14,7 @@ import custom_policies as own
 import numpy as np
 import pytest
 from engine_mesh import Mesh, Outcome
+from hedged_scenarios import hedged
 from kernel_runs import NS_PER_MS, Run, recorded
 
 import meshsim.kernel
@@ -108,6 +109,7 @@ SCENARIOS = {
         "routes": [{"retry": RETRY}],
         "circuit_breakers": {"max_retries": 2},
     },
+    **hedged(RETRY),
     "request_overflow": {"circuit_breakers": {"max_requests": 4}},
     "pending": {"circuit_breakers": {"max_connections": 3}},
     "pending_overflow": {

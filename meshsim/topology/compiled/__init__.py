@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import HEDGE_NEVER, NO_INDEX
 from meshsim.state.record import Catalog
 from meshsim.topology.compiled.access_table import compile_access
 from meshsim.topology.compiled.draws import Draws
@@ -29,6 +29,10 @@ from meshsim.topology.model import TimedFault, Topology
 from meshsim.topology.profile import MeshProfile
 
 __all__ = ["CompiledTopology", "compile_topology"]
+
+#: Events that one try may cause which is given up: its server hears of it, and its connection
+#: is replaced by another, over which the next in line is sent.
+_EVENTS_A_COPY = 3
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,17 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         upstreams.config_names,
         upstreams.splits,
         _catalog(topology, profile, layout, programs, servers),
-        programs.fan_out + 2 * upstreams.mirrors_max,
+        programs.fan_out + 2 * upstreams.mirrors_max + _EVENTS_A_COPY * _copies_max(arrays),
         tuple(programs.sites),
         programs.operations,
     )
+
+
+def _copies_max(arrays: Mapping[str, Rows]) -> int:
+    """Return how many tries of one request may be under way, if that is more than one."""
+    routes = arrays["routes"]
+    hedged = routes["num_retries"][routes["hedging"] != HEDGE_NEVER]
+    return 1 + int(hedged.max()) if len(hedged) else 0
 
 
 def _catalog(

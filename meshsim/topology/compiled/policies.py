@@ -20,6 +20,8 @@ from meshsim.policy.retry import retry_on_bits
 from meshsim.policy.retry_throttling import THROTTLE_FLOATS, THROTTLE_GRPC, THROTTLE_TOKENS
 from meshsim.state.codes import (
     CUSTOM,
+    HEDGE_AFTER_DELAY,
+    HEDGE_ON_PER_TRY_TIMEOUT,
     LEAST_REQUEST,
     LEAST_REQUEST_FULL_SCAN,
     MAGLEV,
@@ -34,6 +36,8 @@ from meshsim.state.codes import (
     PRIORITY_HIGH,
     RANDOM,
     RETRY_CUSTOM,
+    RETRY_RESET,
+    RETRY_RETRIABLE_STATUS_CODES,
     RING_HASH,
     ROUND_ROBIN,
 )
@@ -41,7 +45,9 @@ from meshsim.state.upstream import CLUSTER_DTYPE, HOST_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.model import (
     ClusterPolicy,
+    HedgePolicy,
     LoadBalancing,
+    RetryPolicy,
     RetryThrottling,
     Route,
     Thresholds,
@@ -196,8 +202,13 @@ def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
     fields["timeout_timer"] = NO_INDEX
     fields["per_try_timeout_ns"] = NEVER_NS
     fields["per_try_timer"] = NO_INDEX
-    if retry is None:
-        return
+    if retry is not None:
+        _fill_retry(fields, retry, codes)
+    if route.hedge_policy is not None:
+        _fill_hedging(fields, route.hedge_policy, codes)
+
+
+def _fill_retry(fields: Rows, retry: RetryPolicy, codes: list[int]) -> None:
     fields["num_retries"] = retry.num_retries or 0
     fields["retry_on"] = retry_on_bits(retry.retry_on or ())
     if retry.custom is not None:
@@ -212,6 +223,22 @@ def fill_route(fields: Rows, route: Route, codes: list[int]) -> None:
     per_try_ns = _never(retry.per_try_timeout)
     if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
         fields["per_try_timeout_ns"] = per_try_ns
+
+
+def _fill_hedging(fields: Rows, hedging: HedgePolicy, codes: list[int]) -> None:
+    """Say how a route hedges; copies at a fixed pace take the place of its retries."""
+    if hedging.hedge_on_per_try_timeout:
+        fields["hedging"] = HEDGE_ON_PER_TRY_TIMEOUT
+    if hedging.max_attempts is None:
+        return
+    fatal_not = hedging.non_fatal_status_codes
+    fields["hedging"] = HEDGE_AFTER_DELAY
+    fields["hedging_delay_ns"] = hedging.hedging_delay or 0
+    fields["num_retries"] = hedging.max_attempts - 1
+    fields["retry_on"] = RETRY_RETRIABLE_STATUS_CODES | (RETRY_RESET if 503 in fatal_not else 0)
+    fields["code_start"] = len(codes)
+    fields["code_count"] = len(fatal_not)
+    codes += fatal_not
 
 
 def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:

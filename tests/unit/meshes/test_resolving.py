@@ -26,6 +26,7 @@ MAY_BE_NONE = {
     "subset",
     "locality",
     "subset_config",
+    "hedge_policy",
     "outlier_detection",
     "failure_accrual",
     "health_check",

@@ -283,14 +283,20 @@ def test_what_is_not_in_the_table_is_invalid_and_changes_nothing(state, stimulus
 def test_the_machine_goes_exactly_where_the_table_says():
     seen = {pair: set() for pair in legal()}
     statuses, resets = (200, 503), (codes.RESET_CONNECT_FAILURE, codes.RESET_OVERFLOW)
-    variants = itertools.product((0, 1), (codes.NO_INDEX, 0), statuses, resets)
-    for (num_retries, route, status, reset), pair in itertools.product(variants, legal()):
+    hedging = (
+        (codes.HEDGE_NEVER, 0),
+        (codes.HEDGE_ON_PER_TRY_TIMEOUT, 1),
+        (codes.HEDGE_AFTER_DELAY, 1),
+    )
+    variants = itertools.product((0, 1), (codes.NO_INDEX, 0), statuses, resets, hedging)
+    for (num_retries, route, status, reset, hedges), pair in itertools.product(variants, legal()):
         state, stimulus = pair
         driven = in_state(state)
         driven.exchanges["retries_remaining"] = num_retries
         driven.exchanges["route"] = route if state == EXCHANGE_ROUTING else 0
-        carried = codes.RESET_NONE if stimulus == transitions.STIMULUS_RESPONSE else reset
-        driven.tell(stimulus, status, carried)
+        driven.routes["hedging"], driven.exchanges["attempts_active"] = hedges
+        responses = (transitions.STIMULUS_RESPONSE, transitions.STIMULUS_EARLIER_RESPONSE)
+        driven.tell(stimulus, status, codes.RESET_NONE if stimulus in responses else reset)
         seen[pair].add(int(driven.exchanges["state"][0]))
     assert seen == {pair: set(row.next_states) for pair, row in legal().items()}
 

@@ -6,7 +6,14 @@ from kernel_runs import Run, recorded, worker
 
 from meshsim.errors import ConfigError
 from meshsim.policy.hashing import xxh64
-from meshsim.state.codes import LEAST_REQUEST, NO_INDEX, RANDOM
+from meshsim.state.codes import (
+    HEDGE_AFTER_DELAY,
+    LEAST_REQUEST,
+    NO_INDEX,
+    RANDOM,
+    RETRY_RESET,
+    RETRY_RETRIABLE_STATUS_CODES,
+)
 
 NODES = {
     "n0": {"zone": "west-a", "region": "west"},
@@ -160,6 +167,20 @@ def test_a_per_try_timeout_that_is_not_shorter_is_ignored():
     }
     made = compiled({"a": worker()}, policies={"a": {"routes": [route]}})
     assert made.arrays["routes"]["per_try_timer"].tolist() == [NO_INDEX]
+
+
+def test_copies_take_the_place_of_retries():
+    hedging = {"max_attempts": 3, "hedging_delay": "5ms", "non_fatal_status_codes": [500, 503]}
+    retry = {"num_retries": 9, "retry_on": ["5xx", "retriable-status-codes"]}
+    retry["retriable_status_codes"] = [404]
+    routes = [{"retry": retry, "hedge_policy": hedging}]
+    made = compiled({"a": worker()}, policies={"a": {"routes": routes}})
+    row, codes = made.arrays["routes"][0], made.arrays["codes"]
+    assert (row["hedging"], row["hedging_delay_ns"]) == (HEDGE_AFTER_DELAY, 5_000_000)
+    assert row["num_retries"] == 2
+    assert row["retry_on"] == RETRY_RETRIABLE_STATUS_CODES | RETRY_RESET
+    assert codes[row["code_start"] :][: row["code_count"]].tolist() == [500, 503]
+    assert made.fan_out == 16 + 3 * 3
 
 
 def test_a_traffic_class_may_have_the_name_of_a_service():

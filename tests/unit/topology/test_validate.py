@@ -350,6 +350,20 @@ def test_a_balancer_that_envoy_would_refuse(balancing, field):
     assert list(found(policies=policies)) == [f"policies.web.load_balancing.{field}"]
 
 
+@pytest.mark.parametrize(
+    ("hedging", "field"),
+    [
+        ({"hedge_on_per_try_timeout": True, "max_attempts": 2}, "max_attempts"),
+        ({"hedging_delay": "5ms"}, "hedging_delay"),
+        ({"non_fatal_status_codes": [503]}, "non_fatal_status_codes"),
+    ],
+)
+def test_hedging_is_of_one_kind(hedging, field):
+    retry = {"per_try_timeout": "9ms"}
+    policies = {"web": {"routes": [{"retry": retry, "hedge_policy": hedging}]}}
+    assert list(found(policies=policies)) == [f"policies.web.routes[0].hedge_policy.{field}"]
+
+
 def test_a_prime_is_suggested_for_a_maglev_table():
     policies = {"web": {"load_balancing": {"table_size": 65_536}}}
     assert found(policies=policies)["policies.web.load_balancing.table_size"].suggestion == "65537"
@@ -370,6 +384,10 @@ def test_a_prime_is_suggested_for_a_maglev_table():
         ),
         ({"subsets": {"v9": {"labels": {"version": "v9"}}}}, "selects no workload"),
         ({"routes": [{"retry": {"retry_on": ["retriable-status-codes"]}}]}, "never matches"),
+        (
+            {"routes": [{"hedge_policy": {"hedge_on_per_try_timeout": True}}]},
+            "hedge_on_per_try_timeout without a per_try_timeout does nothing",
+        ),
     ],
 )
 def test_what_is_legal_but_surprising_is_a_notice(policy, said):
