@@ -21,6 +21,7 @@ from truth_metrics import NS_PER_MS, ratio
 import meshsim
 from meshsim.kernel.control import MeshControl
 from meshsim.kernel.environment import MeshEnvironment
+from meshsim.kernel.faults import fault_process
 from meshsim.kernel.owner import Kernel
 from meshsim.meshes import profile, resolve
 from meshsim.state.record import SEGMENT_STARTS, SPAN_DTYPE, WINDOW_COUNT, WINDOW_DTYPE
@@ -39,6 +40,8 @@ _LEVELS = 4096
 _LOOKS = 200
 #: Replications whose records are held at once.
 _AT_ONCE = 80
+#: Requests that may wait in a replication that is meant to collapse.
+_QUEUED_MAX = 1 << 21
 #: Requests of one traced replication at most: some 130 bytes each.
 SPANS_MAX = 600_000
 
@@ -329,3 +332,83 @@ def snapshot_runs(
         return counts / counts.sum()
 
     return Values(np.array(side_by_side(one, replications)))
+
+
+@dataclass
+class Clocked:
+    """What happened in each second of the clock, by replication: nothing is deleted."""
+
+    good: np.ndarray  # (R, seconds): responses that are no failures
+    attempts: np.ndarray  # (R, seconds): tries that began
+    batches: int = 1
+
+    def joined(self, other: "Clocked") -> "Clocked":
+        return Clocked(
+            np.concatenate([self.good, other.good]),
+            np.concatenate([self.attempts, other.attempts]),
+            self.batches + other.batches,
+        )
+
+    def goodput(self, begin_s: int, end_s: int) -> np.ndarray:
+        """Good responses a second between two times [s]."""
+        return self.good[:, begin_s:end_s].mean(axis=1)
+
+    def tries(self, begin_s: int, end_s: int) -> np.ndarray:
+        """Tries a second between two times [s]."""
+        return self.attempts[:, begin_s:end_s].mean(axis=1)
+
+
+def clocked_runs(topology: Topology, duration_s: float, seed: int, replications: int) -> Clocked:
+    """Look at `replications` of a scenario, with its timed faults, every second."""
+    scenario = compiled(topology)
+    seconds = math.ceil(duration_s)
+
+    def one(number: int) -> np.ndarray:
+        looks = np.zeros((seconds + 1, 2))
+
+        def look(kernel: Kernel, second: int) -> None:
+            good = kernel.state.windows["good_responses"].sum()
+            looks[second] = good, kernel.state.counters["attempts"][0]
+
+        _by_second(scenario, seconds, seed, number, look)
+        return np.diff(looks, axis=0)
+
+    counts = np.array(side_by_side(one, replications))
+    return Clocked(counts[:, :, 0], counts[:, :, 1])
+
+
+def ended_runs(
+    topology: Topology,
+    duration_s: float,
+    seed: int,
+    replications: int,
+    read: Callable[[Kernel], float],
+) -> Values:
+    """Return what `read` makes of the kernel at the end of each replication."""
+    scenario = compiled(topology)
+
+    def one(number: int) -> float:
+        kernel = _by_second(scenario, math.ceil(duration_s), seed, number, lambda *_: None)
+        return float(read(kernel))
+
+    return Values(np.array(side_by_side(one, replications)))
+
+
+def _by_second(
+    scenario: CompiledTopology,
+    seconds: int,
+    seed: int,
+    number: int,
+    look: Callable[[Kernel, int], None],
+) -> Kernel:
+    """Run one replication of `seconds`, all of it in one window, and look at each of them."""
+    kernel = Kernel(scenario, seed, number, seconds * NS_PER_S, rows_max=_QUEUED_MAX)
+    env = MeshEnvironment(kernel)
+    control = MeshControl(kernel)
+    for fault in scenario.topology.faults:
+        env.process(fault_process(env, control, fault))
+    for second in range(1, seconds + 1):
+        env.run(until=second)
+        look(kernel, second)
+    assert kernel.limit == ""
+    return kernel

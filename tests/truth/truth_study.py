@@ -69,7 +69,7 @@ class Replicated:
 
     `run(seed, replications)` returns what they leave, which `join` puts together; `read` makes
     of that one row a replication.  `second` is the same value by another way, where there is
-    one, with its name.
+    one, with its name; `tell` says more of the runs than the metric does.
     """
 
     key: str
@@ -77,7 +77,9 @@ class Replicated:
     read: Callable[[Any], np.ndarray]
     load: float
     replications_max: int = 640
+    replications_min: int = FIRST_REPLICATIONS
     about: str = ""
+    tell: Callable[[Any], str] | None = None
     cheap: bool = True
     second: Callable[[], tuple[Any, str]] | None = None
 
@@ -155,6 +157,8 @@ class Examiner:
             second, how = study.second()
             verdict = rules.dispute(case, values, second, how)
         about = f"{study.about}, seed {self.seed}"
+        if study.tell is not None:
+            about += f"; {study.tell(runs)}"
         return replace(verdict, replications=len(values)), about
 
     def _first_runs(self, case: Case, study: Replicated) -> Any:
@@ -162,7 +166,7 @@ class Examiner:
 
         Other rules than ci allow for more than the noise: ten will do to begin with.
         """
-        count = FIRST_REPLICATIONS
+        count = study.replications_min
         if case.rule == "ci" and self.widen == 1:
             pilot = _columns(study.read(study.run(self._seed(study, _PILOT), count)))
             wide = rules.excess(case, pilot, self.widen)
