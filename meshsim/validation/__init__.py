@@ -7,8 +7,9 @@ emulator runs as a program of its own, on real sockets.
 
 from __future__ import annotations
 
+from meshsim.validation.lengths import LENGTHS, Lengths
 from meshsim.validation.outcome import Validation, load_scores
 from meshsim.validation.run import validate
-from meshsim.validation.scenarios import LENGTHS, Lengths, Scenario, suite
+from meshsim.validation.scenarios import Scenario, suite
 
 __all__ = ["LENGTHS", "Lengths", "Scenario", "Validation", "load_scores", "suite", "validate"]

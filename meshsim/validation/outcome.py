@@ -21,9 +21,10 @@ from meshsim.errors import ConfigError, Problem
 from meshsim.validation import report
 from meshsim.validation.calibration import Calibration
 from meshsim.validation.emulation import BUSY_MAX
+from meshsim.validation.lengths import Lengths
 from meshsim.validation.measurement import Measurement
 from meshsim.validation.prediction import Prediction
-from meshsim.validation.scenarios import Lengths, Scenario
+from meshsim.validation.scenarios import Scenario
 from meshsim.validation.score import VERDICTS, Order, Score, order, score
 
 __all__ = ["Condition", "Validation", "load_scores"]

@@ -29,16 +29,15 @@ from meshsim.topology.rates import class_rate
 from meshsim.validation import store
 from meshsim.validation.calibration import Calibration, calibrate
 from meshsim.validation.emulation import Emulated, Emulator, Job, emulate_in_subprocess
+from meshsim.validation.lengths import Lengths, lengths
 from meshsim.validation.measurement import Measurement, measure
 from meshsim.validation.outcome import Condition, Validation
 from meshsim.validation.prediction import Prediction, predict
 from meshsim.validation.scenarios import (
     SEED_FRESH,
     SEED_SAME,
-    Lengths,
     Scenario,
     calibration_scenarios,
-    lengths,
     suite,
 )
 from meshsim.workload.distributions import mean_ns

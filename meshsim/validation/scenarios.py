@@ -5,10 +5,6 @@ service with one worker: without work (the null run), at loads of 0.2 and 0.6, a
 a new connection for each request.  B is everything else.  Service times are 20 ms and more, so
 that what a machine's timers and its scheduler add (about 1 ms) is a small share of them; the
 rates keep two cores below 60 %.
-
-Lengths: one sixth of each run is warm-up.  ``full``: five repeats of 60 s measured after 12 s;
-``quick``: three of 16.7 s after 3.3 s, so that the suite ends within 45 minutes.  Repeats are
-interleaved: each round runs the anchors of A and every scenario of B once.
 """
 
 from __future__ import annotations
@@ -17,21 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshsim.errors import ConfigError, Problem
+from meshsim.policy.custom import load_balancer
+from meshsim.rng import next_index
 from meshsim.topology.model import Topology
 from meshsim.topology.validate import validated
-from meshsim.yamlfile import did_you_mean
 
 __all__ = [
-    "LENGTHS",
     "SEED_FRESH",
     "SEED_SAME",
     "TRAFFIC",
     "Change",
-    "Lengths",
     "Scenario",
     "calibration_scenarios",
-    "lengths",
     "suite",
 ]
 
@@ -43,55 +36,6 @@ SEED_SAME = 20_251
 SEED_FRESH = 77_001
 #: One exponential service of this mean [ms] is the unit of work of the suite.
 _WORK_MS = 20
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long and how often the emulator runs.
-
-    Parameters
-    ----------
-    calibration_s, duration_s : float
-        Length of a run of A and of B, warm-up included [s of the machine's clock].
-    calibration_repeats, same, fresh : int
-        Runs of each scenario of A; of each of B with the draws of the prediction, and with
-        fresh ones.
-    wall_max_s : float
-        No round is begun that would not end by then [s]; infinite without a limit.
-    """
-
-    calibration_s: float
-    calibration_repeats: int
-    duration_s: float
-    same: int
-    fresh: int
-    wall_max_s: float = float("inf")
-
-
-LENGTHS = {
-    # 4 x 2 x 30 s + 13 x 5 x 20 s = 26 minutes of load, and the start of 73 processes.
-    "quick": Lengths(30.0, 2, 20.0, 3, 2, wall_max_s=44 * 60.0),
-    "full": Lengths(72.0, 3, 72.0, 5, 5),
-}
-
-
-def lengths(name: str) -> Lengths:
-    """Return the lengths called `name`.
-
-    Raises
-    ------
-    ConfigError
-        If there are none.
-    """
-    if name not in LENGTHS:
-        problem = Problem(
-            "unknown suite",
-            found=name,
-            allowed=", ".join(LENGTHS),
-            suggestion=did_you_mean(name, LENGTHS),
-        )
-        raise ConfigError([problem])
-    return LENGTHS[name]
 
 
 @dataclass(frozen=True)
@@ -156,6 +100,8 @@ class _Mesh:
     rate: float
     to: str = "server"
     policies: dict[str, Any] = field(default_factory=dict)
+    access: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, Any] = field(default_factory=dict)
 
     def topology(self, name: str, question: str) -> Topology:
         plain = {
@@ -167,9 +113,26 @@ class _Mesh:
                 for service, body in self.services.items()
             },
             "policies": self.policies,
+            "access": self.access,
+            "nodes": self.nodes,
             "traffic": {TRAFFIC: {"to": self.to, "arrivals": {"poisson": self.rate}}},
         }
         return validated(Topology.model_validate(plain))
+
+
+@load_balancer
+def _fewest_active(
+    hosts: Any, members: Any, request: Any, memory: Any, now_ns: int, rng: Any
+) -> int:
+    """Pick a host with the fewest active requests, from a random one on."""
+    count = len(members)
+    first = next_index(rng, count)
+    best = first
+    for step in range(1, count):
+        position = (first + step) % count
+        if hosts["requests_active"][members[position]] < hosts["requests_active"][members[best]]:
+            best = position
+    return best
 
 
 def _work(mean_ms: float = _WORK_MS) -> dict[str, Any]:
@@ -204,7 +167,7 @@ def calibration_scenarios() -> dict[str, Topology]:
 
 def suite() -> tuple[Scenario, ...]:
     """Return the scenarios of B, in the order in which a round runs them."""
-    return (*_loads(), *_graphs(), *_balancers(), *_policies())
+    return (*_loads(), *_graphs(), *_balancers(), *_policies(), *_limits(), *_health(), *_own())
 
 
 def _scenario(name: str, question: str, mesh: _Mesh, **fields: Any) -> Scenario:
@@ -335,3 +298,155 @@ def _splits() -> list[Scenario]:
             change=Change(0.5, "server", {"v1": 20, "v2": 80}),
         ),
     ]
+
+
+_ONCE = {"num_retries": 0}
+
+
+def _limits() -> list[Scenario]:
+    """Return what refuses or disturbs requests by a rule, without regard to how the server is."""
+    flaky = {"concurrency": 4, "steps": [_work()], "error_rate": 0.3}
+    budget = {
+        "circuit_breakers": {"retry_budget": {"budget_percent": 20.0, "min_retry_concurrency": 1}},
+        "routes": [{"retry": {"num_retries": 3, "retry_on": ["5xx"], "base_interval": "40ms"}}],
+    }
+    bucket = {"max_tokens": 10, "tokens_per_fill": 10, "fill_interval": "250ms"}
+    # Refused with 503, because a 429 does not count as a failure.
+    enforced = {"status": 503, "filter_enabled": 100, "filter_enforced": 100}
+    limit = {
+        "rate_limit": {"token_bucket": bucket, **enforced},
+        "routes": [{"retry": _ONCE}],
+    }
+    fault = {
+        "delay": {"fixed_delay": "60ms", "percentage": 20},
+        "abort": {"http_status": 503, "percentage": 10},
+    }
+    server = {"concurrency": 4, "steps": [_work()]}
+    return [
+        _scenario(
+            "retry-budget",
+            "Errors with 30 % failures and a budget of one retry at a time?",
+            _Mesh(
+                {"server": _caller({"call": "flaky"}), "flaky": flaky},
+                60.0,
+                policies={"flaky": budget},
+            ),
+            load=0.4,
+        ),
+        _scenario(
+            "rate-limit",
+            "What is refused of 60 requests a second by a bucket that is filled 40 times a second?",
+            _Mesh({"server": server}, 60.0, policies={"server": limit}),
+            load=0.2,
+        ),
+        _scenario(
+            "faults",
+            "Latency and errors with a tenth aborted and a fifth delayed?",
+            _Mesh(
+                {"server": server},
+                50.0,
+                policies={"server": {"routes": [{"fault": fault, "retry": _ONCE}]}},
+            ),
+            load=0.25,
+        ),
+        _authorization(),
+    ]
+
+
+def _authorization() -> Scenario:
+    """Return a mesh where a quarter of the requests ask for what they may not."""
+    forbidden = {"service": "guarded", "path": "/admin"}
+    server = _caller(
+        {"compute": "5ms"},
+        {"call": forbidden, "probability": 0.25},
+        {"call": {"service": "guarded", "path": "/public"}},
+    )
+    rule = {"operations": [{"paths": ["/admin"]}]}
+    deny = {
+        "name": "no-admin",
+        "action": "DENY",
+        "selector": {"services": ["guarded"]},
+        "rules": [rule],
+    }
+    mesh = _Mesh(
+        {"server": server, "guarded": {"concurrency": 4, "steps": [_work()]}},
+        50.0,
+        policies={name: {"routes": [{"retry": _ONCE}]} for name in ("server", "guarded")},
+        access={"policies": [deny]},
+    )
+    return _scenario(
+        "authorization",
+        "Latency where a quarter of the requests begin with a call that is denied?",
+        mesh,
+        load=0.2,
+    )
+
+
+def _health() -> list[Scenario]:
+    """Return what takes hosts out of rotation by what they answer."""
+    outliers = {
+        "consecutive_5xx": 3,
+        "interval": "1s",
+        "base_ejection_time": "3s",
+        "max_ejection_percent": 50,
+    }
+    broken = _worker(_work(), error_rate=0.9)
+    return [
+        _scenario(
+            "outlier-ejection",
+            "Errors with one broken host of four that is ejected, and comes back?",
+            _Mesh(
+                {"server": {"workloads": {"good": _worker(_work(), replicas=3), "broken": broken}}},
+                60.0,
+                policies={
+                    "server": {
+                        "outlier_detection": outliers,
+                        "load_balancing": {"policy": "ROUND_ROBIN"},
+                        "routes": [{"retry": _ONCE}],
+                    }
+                },
+            ),
+            load=0.4,
+        ),
+        _failover(outliers),
+    ]
+
+
+def _failover(outliers: dict[str, Any]) -> Scenario:
+    """Return two zones, the near one of which has a broken host."""
+    near, far = {"nodes": ["near"]}, {"nodes": ["far"]}
+    target = {
+        "workloads": {
+            "near": _worker(_work(), **near),
+            "broken": _worker(_work(), error_rate=1.0, **near),
+            "far": _worker(_work(40), replicas=2, **far),
+        }
+    }
+    policy = {
+        "locality": {"failover": {}},
+        "outlier_detection": {**outliers, "base_ejection_time": "60s"},
+        "load_balancing": {"policy": "ROUND_ROBIN"},
+        "routes": [{"retry": _ONCE}],
+    }
+    mesh = _Mesh(
+        {
+            "server": {"workloads": {"v1": {**_caller({"call": "target"}), **near}}},
+            "target": target,
+        },
+        40.0,
+        policies={"target": policy},
+        nodes={"near": {"zone": "near"}, "far": {"zone": "far"}},
+    )
+    question = "Who serves, and how fast, when half of the near zone is ejected?"
+    return _scenario("locality-failover", question, mesh, load=0.5)
+
+
+def _own() -> list[Scenario]:
+    workloads = {"fast": _worker(_work(), replicas=3), "slow": _worker(_work(), speed=0.5)}
+    mesh = _Mesh(
+        {"server": {"workloads": workloads}},
+        80.0,
+        policies={"server": {"load_balancing": _fewest_active}},
+    )
+    question = "What does a load balancer of a user's own do with one host of four at half speed?"
+    return [_scenario("own-load-balancer", question, mesh)]

@@ -337,7 +337,7 @@ def _cache(case: Case) -> Replicated:
 _CAPACITY = 13_750.0
 _REPLICAS = 3
 #: All rates are so many times smaller: outcomes depend on ratios, the noise on the numbers.
-_SCALE = 10
+_SCALE = 20
 _TRIGGER_S, _HORIZON_S = 60.0, 500.0
 
 

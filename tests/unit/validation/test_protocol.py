@@ -11,9 +11,10 @@ import meshsim as ms
 from meshsim.errors import ConfigError
 from meshsim.validation import LENGTHS, Lengths, Scenario, load_scores, suite, validate
 from meshsim.validation.calibration import Calibration
+from meshsim.validation.lengths import lengths
 from meshsim.validation.outcome import Condition
 from meshsim.validation.run import dilation_for
-from meshsim.validation.scenarios import SEED_SAME, calibration_scenarios, lengths
+from meshsim.validation.scenarios import SEED_SAME, calibration_scenarios
 from meshsim.validation.score import INDISTINGUISHABLE, OUTSIDE
 
 TRUTH = Calibration(hop_ns=700e3, request_ns=300e3, pass_ns=20e3, handshake_ns=500e3)
