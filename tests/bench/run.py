@@ -7,8 +7,9 @@ Sections, chosen by name on the command line (all by default):
   events/s, at most 8 events a hop.
 - ``scale``: 10 to 10,000 pods with sidecars.  Floor: at 10,000 pods 40 % of the events/s of 100
   pods; the topology compiled in 10 s.
-- ``policies``: the chain with a load balancer of the user's own against the built-in it copies.
-  Floor: 70 % of its events/s.
+- ``policies``: CPU time a request of the chain with each policy over that without it, used, and
+  configured where no request goes.  Floors: unused within 2 %, the median policy and timeouts
+  that never fire below 10 %, a load balancer of the user's at 70 % of the built-in's events/s.
 - ``data_plane``: a proxy hop on live sockets, plain and mTLS, against nginx and Envoy, where
   they are installed.  Aim: half of Envoy's requests per core, added p50 within twice Envoy's.
 - ``push``: how long until 10, 100 and 500 proxies know of a change, embedded broker and
