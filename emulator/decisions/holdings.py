@@ -26,7 +26,7 @@ from emulator.decisions.grouping import grouped
 from emulator.decisions.lanes import Lanes
 from emulator.decisions.priorities import HighPriority
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.health import (
     BY_ACCRUAL,
     BY_CHECK,
@@ -37,10 +37,12 @@ from meshsim.state.health import (
     blank_cluster_health,
     blank_host_health,
 )
+from meshsim.state.rows import grown
 from meshsim.state.upstream import (
     CLUSTER_CONFIG_DTYPE,
     TABLE_DTYPE,
 )
+from meshsim.topology.compiled.hash_sets import hash_name_rows, lay_out_sets
 from meshsim.topology.compiled.health import (
     fill_health_rule,
     health_counters,
@@ -50,6 +52,7 @@ from meshsim.topology.compiled.health import (
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.compiled.policies import (
     fill_cluster_config,
+    hash_capacity,
     hash_table,
     memory_count,
     no_clusters,
@@ -103,6 +106,8 @@ class Holdings:
     clusters : ndarray[CLUSTER_DTYPE]
     configs : ndarray[CLUSTER_CONFIG_DTYPE], as long as `clusters`
     table : ndarray[TABLE_DTYPE]
+    hashing : dict of str to ndarray
+        `hash_sets`, and by HOST row `hash_names`, with their `hash_letters`.
     memory : ndarray[float64]
         Of custom policies, by cluster as ``clusters["memory_start"]`` says.
     lanes : Lanes
@@ -134,6 +139,7 @@ class Holdings:
         self.health_rules: Rows = np.zeros(_ROWS_FIRST, HEALTH_RULE_DTYPE)
         self.ejections: Rows = no_ejections(_ROWS_FIRST)
         self.table: Rows = np.zeros(1, TABLE_DTYPE)
+        self.hashing: dict[str, Rows] = {}
         self.memory: Rows = np.zeros(1)
         self.lanes = Lanes(self)
         self.high = HighPriority(self)
@@ -210,8 +216,19 @@ class Holdings:
         self.lanes.apply(configuration, groups_of, clusters_free, tables)
         self._empty_departed()
         self._remember(configuration)
-        self.table = np.concatenate(tables)
+        self._make_places(np.concatenate(tables))
         return tuple(sorted(before - set(host_rows.values())))
+
+    def _make_places(self, table: Rows) -> None:
+        """Make places behind `table` for those over some of the hosts of clusters that hash."""
+        held = [*self.cluster_rows.values(), *self.lanes.rows]
+        hashing = [row for row in held if self.configs["balancing"][row] in (RING_HASH, MAGLEV)]
+        sets = lay_out_sets(self.configs, self.clusters[hashing], len(table))
+        names = ["" if item is None else item.name for item in self.addresses]
+        self.hashing = {"hash_sets": sets, **hash_name_rows(names, sets)}
+        self.table = grown(table, int(sets["capacity"].sum()))
+        self.clusters["cursor"][hashing] = 0
+        self.clusters["edf_time"][hashing] = -1.0
 
     def _watch(self, members: list[int], fresh: list[int], older: set[int], now_ns: int) -> None:
         """Link members to their health, and begin the life of `fresh` ones.
@@ -406,6 +423,7 @@ class Holdings:
         if known is None or known[0] != decided_by:
             known = decided_by, hash_table(named, policy, range(len(named)), weights)
             self._tables[cluster] = known
+        fields["set_capacity"] = hash_capacity(policy, weights)
         fields["table_start"] = sum(len(table) for table in tables)
         fields["table_count"] = len(known[1])
         tables.append(known[1])
@@ -424,7 +442,8 @@ class Holdings:
             self._check_paths[cluster] = policy.health_check.path or "/"
 
     def _forget_schedule(self, cluster: int) -> None:
-        """Clear the EDF schedule of a cluster that balances otherwise: hashing scribbles on it."""
+        """Clear the schedule of a cluster that balances otherwise: hashing scribbles on it."""
+        self.clusters["cursor"][cluster] = 0
         self.clusters["edf_time"][cluster] = 0.0
         self.clusters["edf_next_order"][cluster] = 0
         own = self.hosts["cluster"] == cluster

@@ -36,7 +36,8 @@ from meshsim.policy.load_balancing import (
     on_response,
     pick_host,
 )
-from meshsim.policy.locality import choose_lane
+from meshsim.policy.load_balancing.hash_set import renew_table
+from meshsim.policy.locality import choose_lane, weighted_localities
 from meshsim.policy.panic import select_hosts
 from meshsim.policy.rate_limit import check_limit
 from meshsim.policy.request import step
@@ -85,9 +86,11 @@ DECISIONS = {
         per_try_deadline_ns,
         pick_host,
         pick_in_chain,
+        renew_table,
         select_hosts,
         settle_health,
         step,
         wants_connection,
+        weighted_localities,
     )
 }

@@ -170,8 +170,8 @@ class MeshControl:
         healthy: bool = False,
     ) -> None:
         """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
-        endpoints = self._endpoints(service, workload, replica, zone)
-        withdraw_hosts(self._kernel, endpoints, healthy)
+        meant = self._endpoints(service, workload, replica, zone)
+        withdraw_hosts(self._kernel, [row for row in meant if row not in self._removed], healthy)
 
     def set_health(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 
 from meshsim.kernel.caching import append_cache
 from meshsim.kernel.concurrency import add_controller
+from meshsim.kernel.hash_tables import extend_names, replace_table
 from meshsim.kernel.idle import report_idle
 from meshsim.kernel.memory import Rows
 from meshsim.kernel.regrouping import (
@@ -27,7 +28,7 @@ from meshsim.kernel.regrouping import (
     remove_host,
     shrink_subsets,
 )
-from meshsim.kernel.watching import watch_added
+from meshsim.kernel.watching import watch_added, withdraw_hosts
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.rng import PURPOSE_IDLE, PURPOSE_PICK, make_streams
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
@@ -47,6 +48,7 @@ def with_replicas(kernel: Any, like: int) -> None:
     state = kernel.state
     known_clusters, known_hosts = len(state.clusters), len(state.hosts)
     endpoint = _append_endpoint(kernel, like)
+    extend_names(kernel)
     clusters = state.clusters
     holds = state.hosts["endpoint"] == like
     holding = np.unique(state.hosts["cluster"][holds])
@@ -136,6 +138,8 @@ def _siblings(kernel: Any, endpoint: int) -> list[int]:
 def without_replica(kernel: Any, endpoint: int) -> None:
     """Take `endpoint` out of every proxy's members; what it has to do, it finishes."""
     state = kernel.state
+    # Who may be picked among the others, panic included, is as if it were not there.
+    withdraw_hosts(kernel, [endpoint], healthy=False)
     holding = np.unique(state.hosts["cluster"][state.hosts["endpoint"] == endpoint])
     members = [state.members]
     size = len(state.members)
@@ -281,6 +285,7 @@ def _clear_hosts(hosts: Rows, cluster: int, now_ns: int) -> None:
     # A new proxy holds nothing against a host but what discovery says.
     hosts["unhealthy"] &= WITHDRAWN | BY_DISCOVERY
     hosts["healthy"] = np.where(hosts["unhealthy"] == 0, HEALTHY, UNHEALTHY)
+    hosts["selections"] = 1  # a cluster that hashes has to look who may be picked
     hosts["cluster"] = cluster
     hosts["rtt_updated_ns"] = now_ns
 
@@ -325,28 +330,11 @@ def _rebuild_tables(kernel: Any, clusters: Rows) -> None:
         users = clusters[state.clusters["config"][clusters] == old]
         start = state.clusters["member_start"][users[0]]
         count = state.clusters["member_count"][users[0]]
-        hosts = state.members[start : start + count]
-        table = _table(kernel, int(old), hosts)
-        config = state.configs[old : old + 1].copy()
-        config["table_start"], config["table_count"] = len(state.table), len(table)
-        state.clusters["config"][users] = len(state.configs)
-        kernel.config_names.append(kernel.config_names[old])
-        state.replace(
-            configs=_joined(state.configs, config),
-            table=_joined(state.table, table),
-        )
-
-
-def _table(kernel: Any, config: int, hosts: Rows) -> Rows:
-    """Return the hash table of config row `config` over these HOST rows."""
-    compiled = kernel.compiled
-    name = kernel.config_names[config]
-    return hash_table(
-        kernel.endpoint_names,
-        policy_of(compiled.topology, name),
-        kernel.state.hosts["endpoint"][hosts],
-        [int(weight) for weight in kernel.state.hosts["weight"][hosts]],
-    )
+        hosts = state.hosts[state.members[start : start + count]]
+        policy = policy_of(kernel.compiled.topology, kernel.config_names[old])
+        weights = hosts["weight"].tolist()
+        table = hash_table(kernel.endpoint_names, policy, hosts["endpoint"], weights)
+        replace_table(kernel, users, table, policy, weights)
 
 
 def push_routes(kernel: Any, changed: list[tuple[int, int, str]], weights: dict[str, int]) -> int:

@@ -49,6 +49,7 @@ from meshsim.state.filters import (
     QUOTA_DTYPE,
     QUOTA_WINDOW_DTYPE,
 )
+from meshsim.state.hash_set import HASH_NAME_DTYPE, HASH_SET_DTYPE
 from meshsim.state.health import CLUSTER_HEALTH_DTYPE, HEALTH_RULE_DTYPE, HOST_HEALTH_DTYPE
 from meshsim.state.kernel import (
     CALL_DTYPE,
@@ -121,6 +122,9 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "clusters": (CLUSTER_DTYPE, 1),
     "configs": (CLUSTER_CONFIG_DTYPE, 1),
     "table": (TABLE_DTYPE, 1),
+    "hash_sets": (HASH_SET_DTYPE, 1),  # places for tables; these and below: none if nobody hashes
+    "hash_names": (HASH_NAME_DTYPE, 1),  # by server
+    "hash_letters": (np.dtype("u1"), 1),
     "health_rules": (HEALTH_RULE_DTYPE, 1),
     "host_health": (HOST_HEALTH_DTYPE, 1),
     "cluster_health": (CLUSTER_HEALTH_DTYPE, 1),

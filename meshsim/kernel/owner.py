@@ -17,6 +17,7 @@ from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.concurrency import begin_controllers, settle_controllers
+from meshsim.kernel.hash_tables import with_places
 from meshsim.kernel.idle import begin_idle_queues
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -142,6 +143,7 @@ class Kernel:
         compiled = self.compiled
         arrays = {name: rows.copy() for name, rows in compiled.arrays.items()}
         counters = np.zeros(1, COUNTERS_DTYPE)
+        arrays["table"] = with_places(arrays["table"], arrays["hash_sets"])
         size = max(_ROWS_MIN, 4 * self._margin)
         for pool, (name, dtype) in zip(POOLS, _POOL_DTYPES.items(), strict=True):
             arrays[name] = zeros((size,), dtype)

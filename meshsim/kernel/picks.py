@@ -2,6 +2,7 @@
 
 Rule: `meshsim.policy.locality` chooses a lane by priority and locality, `meshsim.policy.subsets`
 by the labels that the route asks for; `meshsim.policy.load_balancing` picks the host on it.
+A cluster that hashes does so by the table over its selectable hosts (`meshsim.kernel.hash_tables`).
 An oracle (`meshsim.policy.load_balancing.oracle`) looks at the servers itself; weights that
 servers report are set before a pick (`meshsim.kernel.reports`).  Requests of HIGH priority have
 CLUSTER rows of their own (`meshsim.topology.compiled.priorities`); the cluster's row picks for
@@ -19,6 +20,7 @@ from meshsim.jit import kernel_jit
 from meshsim.kernel.attempts import hash_key_of
 from meshsim.kernel.draws import draw_split
 from meshsim.kernel.events import HEALTH_DUE
+from meshsim.kernel.hash_tables import renew, renew_lane
 from meshsim.kernel.memory import invoke
 from meshsim.kernel.reports import pick_reported
 from meshsim.policy.load_balancing import pick_host
@@ -26,15 +28,18 @@ from meshsim.policy.load_balancing.oracle import pick_idle, pick_shortest, renew
 from meshsim.policy.locality import choose_lane, pick_degraded
 from meshsim.policy.subsets import pick_in_chain
 from meshsim.state.codes import (
+    MAGLEV,
     NO_HOST,
     NO_INDEX,
     ORACLE_IDLE_QUEUE,
     ORACLE_STALE_QUEUE,
     PICK_GROUPED,
+    PICK_HASHED,
     PICK_HIGH,
     PICK_ORACLE,
     PICK_PLAIN,
     PICK_REPORTED,
+    RING_HASH,
 )
 
 __all__ = ["pick_specially"]
@@ -83,7 +88,37 @@ def _pick_grouped(state: Any, cluster: int, hash_key: Any, pick_number: int, rng
         return NO_HOST
     if lane < NO_HOST:
         return pick_degraded(state.hosts, state.members, state.clusters, lane, rng)
+    if state.configs["set_count"][state.clusters["config"][lane]] > 0:
+        renew_lane(state, cluster, lane)
     return _pick_plainly(state, lane, hash_key, pick_number, rng)
+
+
+@kernel_jit
+def _pick_by_subset(
+    state: Any, exchange: int, cluster: int, hash_key: Any, pick_number: int, rng: Any
+) -> int:
+    """Return the HOST of the next pick on the lanes that the route asks for, or `NO_HOST`."""
+    chains = state.chains
+    first_lane = state.lane_links[cluster]
+    chain = state.splits["chain"][draw_split(state, exchange, state.exchanges["route"][exchange])]
+    if state.configs["balancing"][state.clusters["config"][cluster]] in (RING_HASH, MAGLEV):
+        for place in range(chain + 1, chain + 1 + chains[chain]):
+            renew(state, first_lane + chains[place], 0, 0)
+    return pick_in_chain(
+        state.hosts,
+        state.members,
+        state.clusters,
+        first_lane,
+        state.configs,
+        state.table,
+        state.memory,
+        chains,
+        chain,
+        hash_key,
+        pick_number,
+        state.counters["now_ns"][0],
+        rng,
+    )
 
 
 @kernel_jit
@@ -148,18 +183,7 @@ def pick_specially(state: Any, exchange: int, pick_number: int) -> int:
     if picking == PICK_REPORTED:
         rule = state.configs["report_rule"][state.clusters["config"][cluster]]
         return pick_reported(state, cluster, rule)
-    return pick_in_chain(
-        state.hosts,
-        state.members,
-        state.clusters,
-        state.lane_links[cluster],
-        state.configs,
-        state.table,
-        state.memory,
-        state.chains,
-        state.splits["chain"][draw_split(state, exchange, state.exchanges["route"][exchange])],
-        hash_key,
-        pick_number,
-        state.counters["now_ns"][0],
-        rng,
-    )
+    if picking == PICK_HASHED:
+        renew(state, cluster, 0, 0)
+        return _pick_plainly(state, cluster, hash_key, pick_number, rng)
+    return _pick_by_subset(state, exchange, cluster, hash_key, pick_number, rng)

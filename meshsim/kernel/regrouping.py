@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.kernel.hash_tables import replace_table
 from meshsim.kernel.memory import Rows
 from meshsim.state.codes import MAGLEV, NO_INDEX, PICK_GROUPED, PICK_HIGH, PICK_SUBSET, RING_HASH
 from meshsim.topology.compiled.localities import hash_weights
@@ -179,18 +180,7 @@ def rebuild_lane_tables(kernel: Any, cluster: int) -> None:
         assert policy.locality is not None
         weights = hash_weights(groups, own, policy.locality)
         table = hash_table(kernel.endpoint_names, policy, state.hosts["endpoint"][members], weights)
-        _give_table(kernel, lane, name, table)
-
-
-def _give_table(kernel: Any, lane: int, name: tuple[str, str | None], table: Rows) -> None:
-    """Give a lane a config row of its own with this hash table."""
-    state = kernel.state
-    old = int(state.clusters["config"][lane])
-    config = state.configs[old : old + 1].copy()
-    config["table_start"], config["table_count"] = len(state.table), len(table)
-    state.clusters["config"][lane] = len(state.configs)
-    kernel.config_names.append(name)
-    state.replace(configs=_joined(state.configs, config), table=_joined(state.table, table))
+        replace_table(kernel, np.array([lane]), table, policy, weights)
 
 
 def extend_subsets(kernel: Any, cluster: int, model: int, host: int) -> None:
@@ -243,7 +233,8 @@ def _hash_subset(kernel: Any, lane: int) -> None:
     endpoints, weights = state.hosts["endpoint"][members], state.hosts["weight"][members]
     table = hash_table(kernel.endpoint_names, policy, endpoints, weights.tolist())
     hosts = state.hosts["table_index"][members].tolist()
-    _give_table(kernel, lane, name, table_of_subset(table, hosts))
+    table = table_of_subset(table, hosts)
+    replace_table(kernel, np.array([lane]), table, policy, weights.tolist())
 
 
 def _copy_subsets(kernel: Any, model: int, cluster: int) -> None:

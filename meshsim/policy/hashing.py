@@ -60,13 +60,13 @@ def _merge(state: Any, lane: Any) -> Any:
 
 
 @kernel_jit
-def _stripes(data: Any, seed: np.uint64) -> Any:
+def _stripes(data: Any, first: int, count: int, seed: np.uint64) -> Any:
     """Return the hash state after all whole stripes of 32 bytes (at least one)."""
     lane_1 = seed + _PRIME_1 + _PRIME_2
     lane_2 = seed + _PRIME_2
     lane_3 = seed + np.uint64(0)
     lane_4 = seed - _PRIME_1
-    for start in range(0, data.shape[0] - 31, 32):
+    for start in range(first, first + count - 31, 32):
         lane_1 = _round(lane_1, _read(data, start, 8))
         lane_2 = _round(lane_2, _read(data, start + 8, 8))
         lane_3 = _round(lane_3, _read(data, start + 16, 8))
@@ -79,13 +79,15 @@ def _stripes(data: Any, seed: np.uint64) -> Any:
 
 
 @kernel_jit
-def xxh64_bytes(data: Any, seed: np.uint64) -> Any:
-    """Return the XXH64 hash of `data`.
+def xxh64_bytes(data: Any, first: int, count: int, seed: np.uint64) -> Any:
+    """Return the XXH64 hash of some bytes of `data`.
 
     Parameters
     ----------
     data : ndarray[uint8], shape (n_bytes,)
         Read only.
+    first, count : int
+        The bytes are ``data[first : first + count]``.
     seed : uint64
         0 for keys.
 
@@ -93,19 +95,19 @@ def xxh64_bytes(data: Any, seed: np.uint64) -> Any:
     -------
     uint64
     """
-    count = data.shape[0]
-    state = _stripes(data, seed) if count >= 32 else seed + _PRIME_5
+    state = _stripes(data, first, count, seed) if count >= 32 else seed + _PRIME_5
     state += np.uint64(count)
-    position = count - count % 32
-    while position + 8 <= count:
+    end = first + count
+    position = end - count % 32
+    while position + 8 <= end:
         state ^= _round(np.uint64(0), _read(data, position, 8))
         state = _rotate(state, 27) * _PRIME_1 + _PRIME_4
         position += 8
-    if position + 4 <= count:
+    if position + 4 <= end:
         state ^= _read(data, position, 4) * _PRIME_1
         state = _rotate(state, 23) * _PRIME_2 + _PRIME_3
         position += 4
-    while position < count:
+    while position < end:
         state ^= np.uint64(data[position]) * _PRIME_5
         state = _rotate(state, 11) * _PRIME_1
         position += 1
@@ -134,7 +136,7 @@ def xxh64(text: str, seed: int = 0) -> int:
     '0xef46db3751d8e999'
     """
     data = np.frombuffer(text.encode(), np.uint8).copy()
-    return int(xxh64_bytes(data, np.uint64(seed)))
+    return int(xxh64_bytes(data, 0, len(data), np.uint64(seed)))
 
 
 def combine(hashes: Iterable[int]) -> int:

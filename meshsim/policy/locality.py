@@ -40,7 +40,13 @@ from meshsim.state.codes import MAGLEV, NO_HOST, NO_INDEX, RING_HASH
 from meshsim.state.health import WITHDRAWN
 from meshsim.state.locality import ROUTING_NONE
 
-__all__ = ["choose_lane", "pick_degraded", "regroup", "weigh_localities"]
+__all__ = [
+    "choose_lane",
+    "pick_degraded",
+    "regroup",
+    "weigh_localities",
+    "weighted_localities",
+]
 
 #: `choose_lane` answers this minus the lane where a degraded host is wanted.
 _DEGRADED = -2
@@ -301,13 +307,43 @@ def choose_lane(
         if locality_configs["fail_traffic_on_panic"][config] != 0:
             return NO_HOST
         return int(priorities["lane"][priority])
+    if hashing:  # its table has no degraded hosts
+        return int(priorities["lane"][priority])
     if degraded:
         return _DEGRADED - int(priorities["lane"][priority])
-    if hashing:
-        return int(priorities["lane"][priority])
     return _lane_within(
         groupings, grouping, priorities, priority, localities, locality_configs, config, rng
     )
+
+
+@kernel_jit
+def weighted_localities(
+    locality_configs: Any, config: int, groupings: Any, grouping: int, priorities: Any, lane: int
+) -> tuple[int, int]:
+    """Return the first of the localities whose weights matter in the hash table of a lane.
+
+    Parameters
+    ----------
+    lane : int
+        CLUSTER row that `choose_lane` chose.
+
+    Returns
+    -------
+    tuple of (int, int)
+        LOCALITY row, and how many follow; none if localities are not weighted.
+
+    Notes
+    -----
+    The others are those of `choose_lane`.
+    """
+    if locality_configs["locality_weighted"][config] != 0:
+        start = groupings["priority_start"][grouping]
+        for row in range(start, start + groupings["priority_count"][grouping]):
+            if priorities["lane"][row] == lane:
+                return int(priorities["locality_start"][row]), int(
+                    priorities["locality_count"][row]
+                )
+    return 0, 0
 
 
 @kernel_jit

@@ -31,6 +31,7 @@ __all__ = ["is_below_threshold", "is_in_panic", "select_hosts", "select_members"
 #: Envoy's overprovisioning factor [percent].
 _OVERPROVISIONING = 140
 _ALL = 100
+_SELECTIONS_MASK = 0x7FFF
 
 
 @kernel_jit
@@ -69,7 +70,7 @@ def select_members(
     Parameters
     ----------
     hosts : ndarray[HOST_DTYPE], shape (n_hosts,)
-        Modified in place: healthy.
+        Modified in place: healthy, and selections if anybody enters or leaves.
     members : ndarray[int32], shape (n_members,)
         Read only.
     start, count : int
@@ -79,15 +80,22 @@ def select_members(
     degraded : bool
         Whether degraded hosts are like all others.
     """
+    changed = False
     for position in range(start, start + count):
         host = members[position]
         reasons = hosts["unhealthy"][host]
+        selected = UNHEALTHY
         if reasons == 0 and (degraded or hosts["degraded"][host] == 0):
-            hosts["healthy"][host] = HEALTHY
+            selected = HEALTHY
         elif panics and reasons & WITHDRAWN == 0:
-            hosts["healthy"][host] = PANICKING
-        else:
-            hosts["healthy"][host] = UNHEALTHY
+            selected = PANICKING
+        if (selected == UNHEALTHY) != (hosts["healthy"][host] == UNHEALTHY):
+            changed = True
+        hosts["healthy"][host] = selected
+    if changed:
+        for position in range(start, start + count):
+            seen = int(hosts["selections"][members[position]])
+            hosts["selections"][members[position]] = (seen + 1) & _SELECTIONS_MASK
 
 
 @kernel_jit

@@ -34,6 +34,7 @@ PICK_SUBSET = 2  # labels that the route asks for
 PICK_ORACLE = 3  # it is an oracle, and sees the servers
 PICK_REPORTED = 4  # weights that load reports give
 PICK_HIGH = 5  # requests of HIGH priority: as the row of DEFAULT priority says
+PICK_HASHED = 6  # a hash table over the hosts that are selectable now
 
 # Envoy's RoutingPriority (field `priority` of ROUTE_DTYPE).
 PRIORITY_DEFAULT = 0

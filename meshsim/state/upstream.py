@@ -38,7 +38,8 @@ HOST_DTYPE = row_dtype(
         ("slow_start_end_ns", "i8"),  # 0: it is not new
         ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
         ("health", "i4"),  # HOST_HEALTH row, or NO_INDEX: nobody watches
-        ("degraded", "i4"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
+        ("degraded", "i2"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
+        ("selections", "i2"),  # changes of which hosts of its cluster may be picked; wraps
         ("requests_pending", "i4"),  # ATTEMPT rows of the pending list
     ]
 )
@@ -53,11 +54,12 @@ CLUSTER_DTYPE = row_dtype(
         ("pending_active", "i4"),  # counted against max_pending_requests
         ("requests_active", "i4"),  # counted against max_requests
         ("retries_active", "i4"),  # counted against max_retries or the retry budget
-        ("cursor", "i8"),  # next index of an unweighted round robin
+        ("cursor", "i8"),  # next index of an unweighted round robin; a place in hash tables
         ("requests_total", "i8"),
         ("connections_total", "i8"),  # opened
         ("connection_overflow", "i8"),  # upstream_cx_overflow
         # the second line
+        # of a cluster that hashes see meshsim.policy.load_balancing.hash_set
         ("edf_time", "f8"),  # virtual time of the EDF schedule
         ("edf_next_order", "i8"),
         ("retries_total", "i8"),
@@ -81,6 +83,11 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("hash_balance_factor", "i4"),  # percent; 0: off
         ("table_start", "i4"),  # first entry in the shared hash tables
         ("table_count", "i4"),  # entries; 0: no table
+        ("set_start", "i4"),  # HASH_SET rows for tables over some of the hosts
+        ("set_count", "i4"),
+        ("set_capacity", "i4"),  # entries of the largest of these tables
+        ("minimum_ring_size", "i8"),
+        ("maximum_ring_size", "i8"),
         ("health", "i4"),  # HEALTH_RULE row, or NO_INDEX
         ("panic_threshold", "i4"),  # percent of healthy hosts below which all are used; 0: never
         ("slow_start_window_ns", "i8"),  # 0: off

@@ -37,6 +37,7 @@ from meshsim.policy import (
     subsets,
     timeout,
 )
+from meshsim.policy.load_balancing import hash_set
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import FLAG_NAMES, NO_INDEX
 from meshsim.topology.compiled.priorities import OVERFLOWS
@@ -82,6 +83,12 @@ RETRY = {
     "host_selection_retry_max_attempts": 3,
     "base_interval": "5ms",
     "max_interval": "50ms",
+}
+EJECTING = {
+    "consecutive_5xx": 1,
+    "interval": "20.5ms",
+    "base_ejection_time": "30ms",
+    "max_ejection_percent": 60,
 }
 LIMIT = {"token_bucket": {"max_tokens": 5, "tokens_per_fill": 2, "fill_interval": "7ms"}}
 SLOW = {"max_tokens": 20, "tokens_per_fill": 1, "fill_interval": "50ms"}
@@ -193,6 +200,21 @@ SCENARIOS = {
             "split_external_local_origin_errors": True,
             "consecutive_local_origin_failure": 1,
         },
+        "routes": [{"retry": RETRY}],
+    },
+    "ring_of_the_healthy": {
+        "load_balancing": {
+            "policy": "RING_HASH",
+            "hash_header": "X-User",
+            "minimum_ring_size": 64,
+            "weights": {"v1": 3, "v3": 2},
+        },
+        "outlier_detection": EJECTING,
+        "routes": [{"retry": RETRY}],
+    },
+    "maglev_of_the_healthy": {
+        "load_balancing": {"policy": "MAGLEV", "hash_header": "x-user", "table_size": 101},
+        "outlier_detection": EJECTING,
         "routes": [{"retry": RETRY}],
     },
     "accrual": {
@@ -429,6 +451,7 @@ POLICIES = (
     health,
     health_check,
     load_balancing,
+    hash_set,
     locality,
     panic,
     rate_limit,

@@ -59,11 +59,13 @@ def withdraw(pair, numbers):
     rows = np.isin(state.hosts["endpoint"], [pair.layout.endpoint_names.index(n) for n in names])
     state.hosts["unhealthy"][rows] = BY_DISCOVERY
     state.hosts["healthy"][rows] = 0
+    state.hosts["selections"] += 1
     state.cluster_health["version"] += 1
     for row, address in enumerate(holdings.addresses):
         if address is not None and address.name in names:
             holdings.hosts["unhealthy"][row] = BY_DISCOVERY
             holdings.hosts["healthy"][row] = 0
+    holdings.hosts["selections"] += 1
     holdings.cluster_health["version"] += 1
 
 

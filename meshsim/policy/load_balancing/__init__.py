@@ -74,12 +74,18 @@ def _pick_by_hash(
     attempt_number: int,
     rng: Any,
 ) -> int:
-    """Pick by RING_HASH or MAGLEV; without a hash key by a random one, as Envoy does."""
+    """Pick by RING_HASH or MAGLEV; without a hash key by a random one, as Envoy does.
+
+    Whoever picks has called `meshsim.policy.load_balancing.hash_set.renew_table`.
+    """
     config = clusters["config"][cluster]
     start = clusters["member_start"][cluster]
     count = clusters["member_count"][cluster]
     table_start = configs["table_start"][config]
     table_count = configs["table_count"][config]
+    if clusters["cursor"][cluster] > 0:
+        table_start = clusters["cursor"][cluster]
+        table_count = clusters["edf_next_order"][cluster]
     if table_count == 0:
         return NO_HOST
     if hash_key == NO_HASH_KEY:

@@ -1,13 +1,9 @@
 """Consistent hashing, what ring and Maglev have in common: from a table entry to a host.
 
-Rule: an entry names a host by its `table_index`.  Tables are built over the members and rebuilt
-when those change; where a table names a host that is no member or not selectable, the next
-entries are tried in turn, which spreads the keys of the missing host over the others.  A host
-that is not selectable is never returned; if none is selectable the result is `NO_HOST`.
-
-Departure: Envoy builds the table anew over the hosts that are selectable.  Its shares change
-then, so on a ring keys of other hosts move as well: with one of four hosts ejected 1,396 of
-2,000 keys go where ours go, with Maglev 1,426 (tests/conformance).
+Rule: an entry names a host by its `table_index`.  Tables are built over the selectable members
+(`meshsim.policy.load_balancing.hash_set`).  Where a table is older than the present members and
+names one that is gone or not selectable, the next entries are tried in turn.  A host that is not
+selectable is never returned; if none is selectable the result is `NO_HOST`.
 
 With `hash_balance_factor` (bounded load) a host takes at most
 slots = max(1, ceil(total * weight share)) requests of total = ceil((active + 1) * factor / 100)

@@ -26,42 +26,101 @@ import numpy as np
 import numpy.typing as npt
 
 from meshsim.jit import kernel_jit
-from meshsim.policy.hashing import xxh64
+from meshsim.policy.load_balancing.hash_names import candidates
 from meshsim.policy.load_balancing.hash_table import selectable_entry
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.upstream import TABLE_DTYPE
 
-__all__ = ["build_maglev", "pick"]
+__all__ = ["build_maglev", "fill_maglev", "pick"]
 
 
 @kernel_jit
-def _fill(slots: Any, offsets: Any, skips: Any, shares: Any, tried: Any, targets: Any) -> None:
-    """Let the hosts take turns until every slot of `slots` (all NO_INDEX) has an owner.
+def _put_in_order(hosts: Any, members: Any, start: int, count: int, names: Any) -> int:
+    """Write the members with a share, sorted by name, into `order`; return how many there are."""
+    size = 0
+    for place in range(start, start + count):
+        endpoint = hosts["endpoint"][members[place]]
+        if names["share"][endpoint] <= 0.0:
+            continue
+        rank = names["rank"][endpoint]
+        at = size
+        while at > 0:
+            before = names["order"][hosts["endpoint"][members[start + at - 1]]]
+            if names["rank"][hosts["endpoint"][members[before]]] < rank:
+                break
+            names["order"][hosts["endpoint"][members[start + at]]] = before
+            at -= 1
+        names["order"][hosts["endpoint"][members[start + at]]] = place
+        names["tried"][endpoint] = 0
+        names["turns"][endpoint] = 0.0
+        size += 1
+    return size
 
-    `tried` counts the slots a host has looked at, `targets` the turns it has had, in units of
-    the largest share; both start at 0.
+
+@kernel_jit
+def fill_maglev(
+    hosts: Any,
+    members: Any,
+    start: int,
+    count: int,
+    names: Any,
+    table: Any,
+    first: int,
+    table_size: int,
+) -> int:
+    """Let the members that have a share take turns until every slot has an owner.
+
+    Parameters
+    ----------
+    names : ndarray[HASH_NAME_DTYPE], shape (n_endpoints,)
+        With shares; order, tried and turns are scratch.
+    table : ndarray[TABLE_DTYPE], shape (n_entries,)
+        Written: ``table[first : first + table_size]``.
+    first : int
+        See `table`.
+    table_size : int
+        Number of slots; a prime.
+
+    Returns
+    -------
+    int
+        `table_size`, or 0 if nobody has a share.
+
+    Notes
+    -----
+    The others are those of `meshsim.policy.load_balancing.ring_hash.fill_ring`.
     """
-    size = slots.shape[0]
+    taking = _put_in_order(hosts, members, start, count, names)
+    if taking == 0:
+        return 0
     largest = 0.0
-    for host in range(shares.shape[0]):
-        largest = max(largest, shares[host])
+    for place in range(start, start + count):
+        largest = max(largest, names["share"][hosts["endpoint"][members[place]]])
+    for slot in range(first, first + table_size):
+        table["table_index"][slot] = NO_INDEX
+    size = np.uint64(table_size)
     filled = 0
     turn = 1
-    while filled < size:
-        for host in range(shares.shape[0]):
-            if filled == size:
+    while filled < table_size:
+        for taker in range(taking):
+            if filled == table_size:
                 break
-            if turn * shares[host] < targets[host]:
+            host = members[names["order"][hosts["endpoint"][members[start + taker]]]]
+            endpoint = hosts["endpoint"][host]
+            if turn * names["share"][endpoint] < names["turns"][endpoint]:
                 continue
-            targets[host] += largest
-            slot = (offsets[host] + skips[host] * tried[host]) % size
-            while slots[slot] != NO_INDEX:
-                tried[host] += 1
-                slot = (offsets[host] + skips[host] * tried[host]) % size
-            slots[slot] = host
-            tried[host] += 1
+            names["turns"][endpoint] += largest
+            offset = int(np.int64(names["hash"][endpoint] % size))
+            skip = int(np.int64(names["second_hash"][endpoint] % (size - np.uint64(1)))) + 1
+            slot = (offset + skip * names["tried"][endpoint]) % table_size
+            while table["table_index"][first + slot] != NO_INDEX:
+                slot = (slot + skip) % table_size
+                names["tried"][endpoint] += 1
+            table["table_index"][first + slot] = hosts["table_index"][host]
+            names["tried"][endpoint] += 1
             filled += 1
         turn += 1
+    return table_size
 
 
 def build_maglev(
@@ -89,22 +148,10 @@ def build_maglev(
     >>> [int(slots) for slots in np.bincount(table["table_index"])]
     [21846, 43691]
     """
-    if not names:
-        return np.zeros(0, TABLE_DTYPE)
-    order = sorted(range(len(names)), key=lambda index: names[index])
-    total = sum(weights)
-    slots = np.full(table_size, NO_INDEX, np.int64)
-    _fill(
-        slots,
-        np.array([xxh64(names[index]) % table_size for index in order], np.int64),
-        np.array([xxh64(names[index], 1) % (table_size - 1) + 1 for index in order], np.int64),
-        np.array([weights[index] / total for index in order], np.float64),
-        np.zeros(len(order), np.int64),
-        np.zeros(len(order), np.float64),
-    )
     table = np.zeros(table_size, TABLE_DTYPE)
-    table["table_index"] = np.array(order)[slots]
-    return table
+    hosts, members, rows, _ = candidates(names, weights)
+    size = fill_maglev(hosts, members, 0, len(names), rows, table, 0, table_size)
+    return table[:size].copy()
 
 
 @kernel_jit

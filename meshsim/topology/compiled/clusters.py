@@ -19,6 +19,7 @@ from meshsim.topology.compiled.localities import hash_weights, locality_configs
 from meshsim.topology.compiled.placement import Group, is_grouped, workload_labels
 from meshsim.topology.compiled.policies import (
     fill_cluster_config,
+    hash_capacity,
     hash_table,
     weights_equal,
 )
@@ -178,6 +179,7 @@ class ClusterConfigs:
         fields["weights_equal"] = weights_equal(policy, weights)
         table = hash_table(self.layout.endpoint_names, policy, endpoints, weights)
         fields["table_start"], fields["table_count"] = self.table_size, len(table)
+        fields["set_capacity"] = hash_capacity(policy, weights)
         self.tables.append(table)
         self.table_size += len(table)
         self.config_rows.append(fields)

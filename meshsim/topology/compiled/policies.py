@@ -15,7 +15,7 @@ import numpy as np
 from meshsim.policy.custom import find
 from meshsim.policy.custom.entries import NO_FUNCTION
 from meshsim.policy.load_balancing.maglev import build_maglev
-from meshsim.policy.load_balancing.ring_hash import build_ring
+from meshsim.policy.load_balancing.ring_hash import build_ring, ring_capacity
 from meshsim.policy.retry import retry_on_bits
 from meshsim.policy.retry_throttling import THROTTLE_FLOATS, THROTTLE_GRPC, THROTTLE_TOKENS
 from meshsim.state.codes import (
@@ -31,6 +31,7 @@ from meshsim.state.codes import (
     ORACLE_SHORTEST_QUEUE,
     ORACLE_STALE_QUEUE,
     PEAK_EWMA,
+    PICK_HASHED,
     PICK_ORACLE,
     PRIORITY_DEFAULT,
     PRIORITY_HIGH,
@@ -61,6 +62,7 @@ __all__ = [
     "fill_cluster_config",
     "fill_route",
     "fill_thresholds",
+    "hash_capacity",
     "hash_source",
     "hash_table",
     "memory_count",
@@ -116,6 +118,19 @@ def hash_table(
         assert settings.table_size is not None
         return build_maglev(names, weights, settings.table_size)
     return np.zeros(0, TABLE_DTYPE)
+
+
+def hash_capacity(policy: ClusterPolicy, weights: Sequence[int]) -> int:
+    """Return the size of the largest table over any of some hosts with these weights."""
+    settings = policy.load_balancing or LoadBalancing()
+    if weights and settings.policy == "RING_HASH":
+        assert settings.minimum_ring_size is not None
+        assert settings.maximum_ring_size is not None
+        return ring_capacity(weights, settings.minimum_ring_size, settings.maximum_ring_size)
+    if weights and settings.policy == "MAGLEV":
+        assert settings.table_size is not None
+        return settings.table_size
+    return 0
 
 
 def hash_source(policy: ClusterPolicy, headers: Mapping[str, str], source: str) -> str | None:
@@ -266,6 +281,10 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
         fields["view_interval_ns"] = settings.view_interval or 0
         if settings.selection_method == "FULL_SCAN":
             fields["choice_count"] = 0
+    if settings.policy in ("RING_HASH", "MAGLEV"):
+        fields["picking"] = PICK_HASHED
+        fields["minimum_ring_size"] = settings.minimum_ring_size or 0
+        fields["maximum_ring_size"] = settings.maximum_ring_size or 0
     bias = settings.active_request_bias
     fields["active_request_bias"] = 1.0 if bias is None else bias
     fields["hash_balance_factor"] = settings.hash_balance_factor or 0

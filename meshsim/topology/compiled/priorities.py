@@ -46,7 +46,7 @@ def high_config(fields: Rows, policy: ClusterPolicy) -> Rows:
     own = fields.copy()
     own["picking"] = PICK_HIGH
     own["balancing"] = ROUND_ROBIN  # never asked: the cluster's own row picks
-    own["table_count"] = 0
+    own["table_count"] = own["set_capacity"] = 0
     own["health"] = own["locality"] = own["report_rule"] = NO_INDEX
     breakers = policy.circuit_breakers
     fill_thresholds(own, (breakers.high if breakers else None) or Thresholds())

@@ -45,6 +45,7 @@ from meshsim.topology.compiled.clusters import (
 )
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.filters import Filters
+from meshsim.topology.compiled.hash_sets import hash_name_rows, lay_out_sets
 from meshsim.topology.compiled.health import beliefs, rules_of
 from meshsim.topology.compiled.lanes import Lanes
 from meshsim.topology.compiled.layout import Layout, Rows
@@ -266,7 +267,10 @@ class _Compiler:
             added = add_high_priority(hosts, held, members, high_clusters, high)
             hosts, held, members, high_clusters, high_hosts = added.values()
         endpoint_count = len(self.layout.endpoint_names)
+        sets = lay_out_sets(arrays["configs"], held, len(arrays["table"]))
         arrays = {
+            "hash_sets": sets,
+            **hash_name_rows(self.layout.endpoint_names, sets),
             **oracle_rows(hosts, held, arrays["configs"], endpoint_count),
             **report_rows(len(hosts), held, arrays["configs"], endpoint_count),
             **route_arrays,

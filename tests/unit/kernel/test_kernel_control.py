@@ -145,6 +145,24 @@ def test_a_replica_that_discovery_calls_unhealthy_counts_as_a_host():
         run.control.set_health("a", "UNWELL")
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_removing_a_replica_can_begin_and_end_a_panic(grouped):
+    policies = {"a": {"load_balancing": {"policy": "ROUND_ROBIN", "healthy_panic_threshold": 50}}}
+    if grouped:
+        policies["a"]["locality"] = {}
+    run = every_ms({"a": worker(replicas=4)}, policies=policies)
+    run.control.set_health("a", replica=0)
+    run.control.set_health("a", replica=1)  # two of four are healthy: enough
+    assert list(served(run.to(100.5)).values()) == [0, 0, 50, 50]
+    run.control.remove_replicas("a", "v1")  # one of three: panic
+    assert list(served(run.to(400.5)).values()) == [100, 100, 150, 50]
+    run.control.set_health("a", "HEALTHY", replica=0)
+    run.control.set_health("a", replica=2)  # one of three still
+    run.control.withdraw("a", replica=3, healthy=True)  # is not there, whatever discovery says
+    run.control.remove_replicas("a", "v1")  # one of two: enough
+    assert list(served(run.to(500.5)).values()) == [200, 100, 150, 50]
+
+
 def test_with_everything_withdrawn_there_is_no_healthy_upstream():
     run = Run({"a": worker()}, recorded("5ms"))
     run.control.withdraw("a")
