@@ -60,6 +60,8 @@ def _oracles(path: str, policy: ClusterPolicy) -> Iterable[Problem]:
         message = "a live proxy cannot see the queues of servers"
     if balancing == "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN":
         message = "live servers do not report their load"
+    if balancing == "PREQUAL":
+        message = "live servers do not answer probes of their load"
     if message:
         at = f"{path}.load_balancing.policy"
         yield Problem(f"{message}: this is for the simulator only", path=at, found=balancing or "")

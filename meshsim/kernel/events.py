@@ -53,9 +53,12 @@ __all__ = [
     "LEAVE_FILTERS",
     "LEAVE_GATE",
     "NODE",
+    "NOTE_LATENCY",
     "NOTHING",
     "PICK",
     "PLAN_COPY",
+    "PROBED",
+    "PROBE_ARRIVE",
     "RELEASE",
     "RENEGE",
     "RESPOND",
@@ -127,7 +130,10 @@ DONE_BESIDE = 40  # attempt: its outcome is known, and it was not the only try
 PLAN_COPY = 41  # exchange: wake up when its next copy is due
 SEND_COPY = 42  # exchange: send a copy beside the tries under way
 HEDGE_DUE = 43  # exchange: it is time for another copy (an event)
-KIND_COUNT = 44
+NOTE_LATENCY = 44  # task: its server, which is probed, has answered it
+PROBE_ARRIVE = 45  # pool: the probe in this place (in place of the generation) is at its server
+PROBED = 46  # pool: the answer to the probe in this place is back
+KIND_COUNT = 47
 
 #: No follow-up.
 NOTHING = -1

@@ -36,6 +36,7 @@ from meshsim.state.filters import DIRECTION_COUNT
 from meshsim.state.health import BY_DISCOVERY, HEALTHY, UNHEALTHY, WITHDRAWN
 from meshsim.topology.compiled.oracle import oracle_rows
 from meshsim.topology.compiled.policies import HOST_LINKS, no_hosts
+from meshsim.topology.compiled.prequal import prequal_rows
 from meshsim.topology.compiled.priorities import add_high_priority, high_hosts
 from meshsim.topology.compiled.reports import report_rows
 from meshsim.topology.compiled.upstreams import hash_table, policy_of
@@ -83,6 +84,7 @@ def with_replicas(kernel: Any, like: int) -> None:
     add_controller(kernel, like)
     _extend_oracle(kernel)
     _extend_reports(kernel)
+    _extend_probes(kernel)
     recount_clients(state, _siblings(kernel, endpoint))
 
 
@@ -123,6 +125,17 @@ def _extend_reports(kernel: Any) -> None:
         rows[: len(before)] = before
     first = len(state.load_reports)
     blank["load_reports"]["since_ns"][first:] = kernel.now_ns
+    state.replace(**blank)
+
+
+def _extend_probes(kernel: Any) -> None:
+    """Let new clusters probe and the new server answer, if anybody probes."""
+    state = kernel.state
+    blank = prequal_rows(state.clusters, state.configs, len(state.endpoints))
+    for name, rows in blank.items():
+        before = getattr(state, name)
+        if name != "prequal_links":
+            rows[: len(before)] = before
     state.replace(**blank)
 
 

@@ -49,9 +49,12 @@ from meshsim.kernel.events import (
     LEAVE_FILTERS,
     LEAVE_GATE,
     NODE,
+    NOTE_LATENCY,
     NOTHING,
     PICK,
     PLAN_COPY,
+    PROBE_ARRIVE,
+    PROBED,
     RELEASE,
     RENEGE,
     RESPOND,
@@ -82,6 +85,7 @@ from meshsim.kernel.memory import invoke
 from meshsim.kernel.passes import enter_proxy
 from meshsim.kernel.picks import pick_specially
 from meshsim.kernel.pools import drop_abandoned, free_task
+from meshsim.kernel.probing import answer_probe, end_probe, note_latency
 from meshsim.kernel.reports import take_report
 from meshsim.kernel.requests import (
     FORWARDED,
@@ -400,6 +404,9 @@ _BY_KIND: dict[int, Handler] = {
     PLAN_COPY: plan_next_copy,
     SEND_COPY: send_copy,
     HEDGE_DUE: _on_hedge_due,
+    NOTE_LATENCY: note_latency,
+    PROBE_ARRIVE: answer_probe,
+    PROBED: end_probe,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

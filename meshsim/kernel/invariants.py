@@ -72,6 +72,7 @@ def validate(state: KernelState) -> list[str]:
         _filters,
         _groupings,
         _subsets,
+        _probes,
         _tasks,
         _queues,
         _containers,
@@ -394,6 +395,17 @@ def _groupings(state: KernelState) -> Story:
         version = state.cluster_health["version"][clusters["health"][cluster]]
         if row["version"] == version and loads != 100:
             yield f"cluster {cluster}: the loads of its priorities add up to {loads}"
+
+
+def _probes(state: KernelState) -> Story:
+    """Every probe is of a host of its cluster; no host has two."""
+    for pool, row in enumerate(state.prequal_pools):
+        rule = state.configs["prequal_rule"][state.clusters["config"][row["cluster"]]]
+        hosts = state.probes["host"][pool, : row["count"]]
+        strange = (state.hosts["cluster"][hosts] != row["cluster"]).any()
+        crowded = len(hosts) > state.prequal_rules["pool_size"][rule]
+        if strange or crowded or len(np.unique(hosts)) < len(hosts):
+            yield f"pool {pool} of cluster {row['cluster']} has probes of {hosts}"
 
 
 def _subsets(state: KernelState) -> Story:

@@ -76,6 +76,14 @@ from meshsim.state.oracle import (
     ORACLE_ENDPOINT_DTYPE,
     ORACLE_HOST_DTYPE,
 )
+from meshsim.state.prequal import (
+    PREQUAL_POOL_DTYPE,
+    PREQUAL_RULE_DTYPE,
+    PREQUAL_SERVER_DTYPE,
+    PROBE_DTYPE,
+    PROBE_FLIGHT_DTYPE,
+    SERVER_SAMPLE_DTYPE,
+)
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
 from meshsim.state.rows import CACHE_LINE_BYTES, aligned
 from meshsim.state.server import (
@@ -181,6 +189,15 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "load_reports": (LOAD_REPORT_DTYPE, 1),
     "reported_weights": (REPORTED_WEIGHT_DTYPE, 1),
     "reported_clusters": (REPORTED_CLUSTER_DTYPE, 1),
+    # probes of servers
+    "prequal_rules": (PREQUAL_RULE_DTYPE, 1),
+    "prequal_links": (_I4, 1),  # PREQUAL_POOL by CLUSTER row, or NO_INDEX
+    "prequal_pools": (PREQUAL_POOL_DTYPE, 1),
+    "probes": (PROBE_DTYPE, 2),
+    "probe_rifs": (_I4, 2),
+    "probe_flights": (PROBE_FLIGHT_DTYPE, 2),
+    "prequal_servers": (PREQUAL_SERVER_DTYPE, 1),
+    "prequal_samples": (SERVER_SAMPLE_DTYPE, 2),
     # servers and proxies
     "endpoints": (ENDPOINT_DTYPE, 1),
     "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX

@@ -3,6 +3,7 @@
 Rule: `meshsim.policy.locality` chooses a lane by priority and locality, `meshsim.policy.subsets`
 by the labels that the route asks for; `meshsim.policy.load_balancing` picks the host on it.
 A cluster that hashes does so by the table over its selectable hosts (`meshsim.kernel.hash_tables`).
+Probes of servers go out beside a pick (`meshsim.kernel.probing`).
 An oracle (`meshsim.policy.load_balancing.oracle`) looks at the servers itself; weights that
 servers report are set before a pick (`meshsim.kernel.reports`).  Requests of HIGH priority have
 CLUSTER rows of their own (`meshsim.topology.compiled.priorities`); the cluster's row picks for
@@ -22,6 +23,7 @@ from meshsim.kernel.draws import draw_split
 from meshsim.kernel.events import HEALTH_DUE
 from meshsim.kernel.hash_tables import renew, renew_lane
 from meshsim.kernel.memory import invoke
+from meshsim.kernel.probing import pick_by_probes
 from meshsim.kernel.reports import pick_reported
 from meshsim.policy.load_balancing import pick_host
 from meshsim.policy.load_balancing.oracle import pick_idle, pick_shortest, renew_view
@@ -38,6 +40,7 @@ from meshsim.state.codes import (
     PICK_HIGH,
     PICK_ORACLE,
     PICK_PLAIN,
+    PICK_PROBED,
     PICK_REPORTED,
     RING_HASH,
 )
@@ -183,6 +186,8 @@ def pick_specially(state: Any, exchange: int, pick_number: int) -> int:
     if picking == PICK_REPORTED:
         rule = state.configs["report_rule"][state.clusters["config"][cluster]]
         return pick_reported(state, cluster, rule)
+    if picking == PICK_PROBED:
+        return pick_by_probes(state, exchange, cluster, pick_number, rng)
     if picking == PICK_HASHED:
         renew(state, cluster, 0, 0)
         return _pick_plainly(state, cluster, hash_key, pick_number, rng)

@@ -26,6 +26,7 @@ from meshsim.kernel.events import (
     GENERATION_MASK,
     IS_CACHED,
     LEAVE_GATE,
+    NOTE_LATENCY,
     NOTHING,
     RESPOND,
     RETURN,
@@ -105,6 +106,9 @@ def admit(state: Any, attempt: int) -> int:
         attempts["reset"][attempt] = RESET_CONNECT_FAILURE
         return send_back(state, attempt)
     task = _new_task(state, attempt, exchange, endpoint)
+    if state.prequal_servers.shape[0] != 0:
+        state.tasks["rif"][task] = endpoints["busy"][endpoint] + endpoints["queued"][endpoint]
+        state.tasks["arrived_ns"][task] = state.counters["now_ns"][0]
     if acquire_worker(state, task):
         return pack(RUN, task, state.tasks["wake"][task])
     if endpoints["queued"][endpoint] >= endpoints["queue_limit"][endpoint]:
@@ -239,6 +243,8 @@ def end_task(state: Any, task: int) -> int:
         return _join(state, task)
     release_worker(state, task)
     state.endpoints["completed"][state.tasks["endpoint"][task]] += 1
+    if state.prequal_servers.shape[0] != 0:
+        invoke(state, NOTE_LATENCY, task, 0)
     return _answer(state, task)
 
 

@@ -26,6 +26,12 @@ from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
 
 __all__ = ["stats"]
 
+#: Ours: Envoy does not probe for load.
+_PROBE_STATS = {
+    "prequal_probes": "probes_total",
+    "prequal_probes_skipped": "probes_skipped",
+    "prequal_random_picks": "random_picks",
+}
 _SIDES = {OUTBOUND: "outbound", INBOUND: "inbound"}
 
 
@@ -55,6 +61,7 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
             counts |= {f"inbound.{key}": value for key, value in gauges.items()}
         counts |= _breaker_counts(state, proxy)
         counts |= _health_counts(state, proxy)
+        counts |= _probe_counts(state, proxy)
         if counts:
             found[name] = counts
     return found
@@ -83,6 +90,14 @@ def _health_counts(state: KernelState, proxy: int) -> dict[str, int]:
     hosts = state.hosts[np.isin(state.hosts["cluster"], clusters)]
     counts = health_counters(hosts, state.cluster_health[groups], state.ejections[groups])
     return {f"outbound.{name}": count for name, count in counts.items() if count}
+
+
+def _probe_counts(state: KernelState, proxy: int) -> dict[str, int]:
+    """Return what was counted of the probes of a proxy."""
+    pools = state.prequal_pools
+    own = pools[state.clusters["proxy"][pools["cluster"]] == proxy]
+    counts = {f"outbound.{name}": int(own[field].sum()) for name, field in _PROBE_STATS.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _counts(row: Rows, fields: dict[str, str], side: str) -> dict[str, int]:

@@ -176,6 +176,15 @@ ENVOY_BALANCERS: Block = {
         error_utilization_penalty=1.0,
     ),
     **from_source(
+        "Prequal's evaluation (Wydrowski et al., NSDI 2024, section 5)",
+        r_probe=3.0,
+        r_remove=1.0,
+        q_rif=2.0**-0.25,
+        probe_pool_size=16,
+        probe_max_age=NS_PER_S,
+        reuse_delta=1.0,
+    ),
+    **from_source(
         "oracles: two draws with replacement, as Envoy's; views are never old",
         distinct_choices=False,
         view_interval=0,

@@ -26,6 +26,8 @@ CUSTOM = 7
 ORACLE_SHORTEST_QUEUE = 8
 ORACLE_STALE_QUEUE = 9
 ORACLE_IDLE_QUEUE = 10
+#: Probes of random servers (meshsim.policy.load_balancing.prequal).
+PREQUAL = 11
 
 # What comes before the balancer (field `picking` of CLUSTER_CONFIG_DTYPE).
 PICK_PLAIN = 0  # nothing: it picks among all members
@@ -35,6 +37,7 @@ PICK_ORACLE = 3  # it is an oracle, and sees the servers
 PICK_REPORTED = 4  # weights that load reports give
 PICK_HIGH = 5  # requests of HIGH priority: as the row of DEFAULT priority says
 PICK_HASHED = 6  # a hash table over the hosts that are selectable now
+PICK_PROBED = 7  # what probes of servers told
 
 # Envoy's RoutingPriority (field `priority` of ROUTE_DTYPE).
 PRIORITY_DEFAULT = 0

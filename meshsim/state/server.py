@@ -108,6 +108,8 @@ TASK_DTYPE = row_dtype(
         ("span", "i8"),
         ("tag", "f8"),  # shared cores: virtual time at which the step ends
         ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
+        ("arrived_ns", "i8"),  # these two only where servers are probed
+        ("rif", "i4"),  # requests in flight at its server when it arrived
     ]
 )
 

@@ -78,6 +78,7 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("balancing", "i4"),  # ROUND_ROBIN, ... (meshsim.state.codes)
         ("picking", "i4"),  # PICK_*: what comes before the balancer
         ("report_rule", "i4"),  # REPORT_RULE; NO_INDEX: it does not weigh by load reports
+        ("prequal_rule", "i4"),  # PREQUAL_RULE; NO_INDEX: it does not probe for load
         ("choice_count", "i4"),
         ("weights_equal", "i4"),  # 1 if all host weights are equal; 2: but for slow start
         ("hash_balance_factor", "i4"),  # percent; 0: off

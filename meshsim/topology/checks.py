@@ -405,7 +405,7 @@ def _subset_config(path: FieldPath, element: model.SubsetConfig) -> Iterator[Fin
 def _cluster_policy(path: FieldPath, element: model.ClusterPolicy) -> Iterator[Finding]:
     policy = (element.load_balancing and element.load_balancing.policy) or ""
     alone = policy.startswith("ORACLE")
-    alone = alone or policy in ("CLIENT_SIDE_WEIGHTED_ROUND_ROBIN", "CUSTOM")
+    alone = alone or policy in ("CLIENT_SIDE_WEIGHTED_ROUND_ROBIN", "CUSTOM", "PREQUAL")
     for part in ("locality", "subset_config"):
         if alone and getattr(element, part) is not None:
             message = f"{policy} together with a {part} is not simulated"

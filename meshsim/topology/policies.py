@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from meshsim.state.prequal import POOL_MAX
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
 from meshsim.topology.filters import (
     AdaptiveConcurrency,
@@ -67,6 +68,7 @@ LoadBalancingPolicy = Literal[
     "PEAK_EWMA",
     "CUSTOM",
     "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN",
+    "PREQUAL",
     "ORACLE_SHORTEST_QUEUE",
     "ORACLE_STALE_QUEUE",
     "ORACLE_IDLE_QUEUE",
@@ -217,6 +219,27 @@ class LoadBalancing(Model):
     weight_expiration_period: Duration | None = None
     weight_update_period: Duration | None = None
     error_utilization_penalty: Number | None = Field(default=None, ge=0, le=1e6)
+    r_probe: Number | None = Field(
+        default=None, ge=0, le=10, description="PREQUAL: probes of random servers a request"
+    )
+    r_remove: Number | None = Field(
+        default=None, ge=0, le=10, description="PREQUAL: probes removed from the pool a request"
+    )
+    q_rif: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="PREQUAL: quantile of requests in flight above which a server is hot",
+    )
+    probe_pool_size: Integer | None = Field(
+        default=None, ge=2, le=POOL_MAX, description="PREQUAL: probes kept at most"
+    )
+    probe_max_age: Duration | None = Field(
+        default=None, description="PREQUAL: age at which a probe is dropped"
+    )
+    reuse_delta: Number | None = Field(
+        default=None, ge=0, le=1000, description="PREQUAL: the delta of the paper's b_reuse"
+    )
     distinct_choices: Boolean | None = Field(
         default=None, description="oracles: draw two different hosts; needs choice_count 2"
     )

@@ -159,6 +159,25 @@ def guarded() -> Topology:
     return Topology.model_validate({**everything().model_dump(), "access": ACCESS})
 
 
+def probed() -> Topology:
+    """Everything, where some probe for load and some hash among hosts that are ejected."""
+    watched = {
+        "outlier_detection": {
+            "consecutive_5xx": 1,
+            "interval": "20ms",
+            "base_ejection_time": "30ms",
+            "max_ejection_percent": 50,
+        }
+    }
+    balanced = {
+        "preempting": policy("PREQUAL", r_probe=1.5),
+        "hashed": policy("RING_HASH", hash_header="user") | watched,
+        "last": policy("MAGLEV", hash_source_ip=True) | watched,
+    }
+    dumped = everything().model_dump()
+    return Topology.model_validate({**dumped, "policies": dumped["policies"] | balanced})
+
+
 def run(name: str, seed: int = 1, replications: int = 1) -> list:
     """Return the records of a scenario by name."""
     if name == "everything":
@@ -167,6 +186,8 @@ def run(name: str, seed: int = 1, replications: int = 1) -> list:
         topology, duration = everything().model_copy(update={"mesh": "none"}), "400ms"
     elif name == "cached":
         topology, duration = cached(), "400ms"
+    elif name == "probed":
+        topology, duration = probed(), "300ms"
     elif name == "guarded":
         topology, duration = guarded(), "300ms"
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from parity_scenarios import digest, run
 
-SCENARIOS = ("everything", "everything-none", "guarded", "cached", "bookinfo")
+SCENARIOS = ("everything", "everything-none", "guarded", "cached", "probed", "bookinfo")
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,8 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         upstreams.config_names,
         upstreams.splits,
         _catalog(topology, profile, layout, programs, servers),
-        programs.fan_out + 2 * upstreams.mirrors_max + _EVENTS_A_COPY * _copies_max(arrays),
+        (programs.fan_out + 2 * upstreams.mirrors_max + _EVENTS_A_COPY * _copies_max(arrays))
+        * (1 + upstreams.probes_max),
         tuple(programs.sites),
         programs.operations,
     )

@@ -11,8 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from meshsim.state.codes import NO_INDEX, PICK_GROUPED, PICK_PLAIN, PICK_REPORTED, PICK_SUBSET
+from meshsim.state.codes import (
+    NO_INDEX,
+    PICK_GROUPED,
+    PICK_PLAIN,
+    PICK_PROBED,
+    PICK_REPORTED,
+    PICK_SUBSET,
+)
 from meshsim.state.load_report import REPORT_RULE_DTYPE
+from meshsim.state.prequal import PREQUAL_RULE_DTYPE
 from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.localities import hash_weights, locality_configs
@@ -23,6 +31,7 @@ from meshsim.topology.compiled.policies import (
     hash_table,
     weights_equal,
 )
+from meshsim.topology.compiled.prequal import prequal_rule
 from meshsim.topology.compiled.priorities import high_config
 from meshsim.topology.compiled.reports import report_rule
 from meshsim.topology.compiled.subsetting import ClusterSubsets, table_of_subset
@@ -100,6 +109,7 @@ class ClusterConfigs:
         self.locality_settings: list[LocalityLoadBalancing] = []
         self.chains: list[int] = []
         self.report_rules: list[Rows] = []
+        self.prequal_rules: list[Rows] = []
         self.lane_configs: dict[object, int] = {}
         self.high: dict[ClusterName, int] = {}
 
@@ -118,7 +128,7 @@ class ClusterConfigs:
         return self.config_rows[self.numbers[name]]
 
     def arrays(self) -> dict[str, Rows]:
-        """Return `configs`, `table`, `locality_configs`, `chains` and `report_rules`."""
+        """Return `configs`, `table`, `locality_configs`, `chains` and rules of balancers."""
         return {
             # The dtype is stated because joining drops what fills up a row.
             "configs": np.concatenate(
@@ -128,6 +138,9 @@ class ClusterConfigs:
             "locality_configs": locality_configs(self.locality_settings),
             "chains": np.array(self.chains, np.int32),
             "report_rules": np.concatenate([*self.report_rules, np.zeros(0, REPORT_RULE_DTYPE)]),
+            "prequal_rules": np.concatenate(
+                [*self.prequal_rules, np.zeros(0, PREQUAL_RULE_DTYPE)], dtype=PREQUAL_RULE_DTYPE
+            ),
         }
 
     def chain(self, name: ClusterName, item: WeightedCluster) -> int:
@@ -152,6 +165,10 @@ class ClusterConfigs:
             fill_cluster_config(fields, policy)
             endpoints = cluster_endpoints(self.topology, self.layout, name)
             weights = self.weights(name, endpoints)
+            if policy.load_balancing and policy.load_balancing.policy == "PREQUAL":
+                fields["picking"] = PICK_PROBED
+                fields["prequal_rule"] = len(self.prequal_rules)
+                self.prequal_rules.append(prequal_rule(policy.load_balancing))
             if policy.locality is not None and is_grouped(self.layout, policy.locality):
                 # Its lanes have the tables.
                 fields["locality"] = len(self.locality_settings)

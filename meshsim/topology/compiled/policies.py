@@ -33,6 +33,7 @@ from meshsim.state.codes import (
     PEAK_EWMA,
     PICK_HASHED,
     PICK_ORACLE,
+    PREQUAL,
     PRIORITY_DEFAULT,
     PRIORITY_HIGH,
     RANDOM,
@@ -92,6 +93,7 @@ _BALANCING = {
     "PEAK_EWMA": PEAK_EWMA,
     "CUSTOM": CUSTOM,
     "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN": ROUND_ROBIN,  # with weights that reports give
+    "PREQUAL": PREQUAL,
     "ORACLE_SHORTEST_QUEUE": ORACLE_SHORTEST_QUEUE,
     "ORACLE_STALE_QUEUE": ORACLE_STALE_QUEUE,
     "ORACLE_IDLE_QUEUE": ORACLE_IDLE_QUEUE,
@@ -263,7 +265,7 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     ----------
     fields : ndarray[CLUSTER_CONFIG_DTYPE], shape (1,)
         Zero so far.  `weights_equal`, `health` (here: nobody watches), the hash table's place,
-        `locality` and `report_rule` (here: none) are the caller's.
+        `locality` and the rules of balancers (here: none) are the caller's.
     policy : ClusterPolicy
         With circuit breakers and connection pool.
     """
@@ -273,7 +275,7 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     fields["balancing"] = _BALANCING[settings.policy or "ROUND_ROBIN"]
     if settings.policy == "LEAST_REQUEST" and settings.selection_method == "FULL_SCAN":
         fields["balancing"] = LEAST_REQUEST_FULL_SCAN
-    fields["locality"] = fields["report_rule"] = NO_INDEX
+    fields["locality"] = fields["report_rule"] = fields["prequal_rule"] = NO_INDEX
     fields["choice_count"] = settings.choice_count or 2
     if (settings.policy or "").startswith("ORACLE"):
         fields["picking"] = PICK_ORACLE

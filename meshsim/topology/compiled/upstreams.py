@@ -61,6 +61,7 @@ from meshsim.topology.compiled.policies import (
     no_hosts,
     weighted,
 )
+from meshsim.topology.compiled.prequal import prequal_rows, probes_max
 from meshsim.topology.compiled.priorities import add_high_priority
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.compiled.quotas import Quotas
@@ -106,6 +107,7 @@ class Upstreams:
     bucket_count: Rows
     inbound: Rows
     mirrors_max: int  # of one route
+    probes_max: int  # of one pick
 
 
 def compile_upstreams(
@@ -273,6 +275,7 @@ class _Compiler:
             **hash_name_rows(self.layout.endpoint_names, sets),
             **oracle_rows(hosts, held, arrays["configs"], endpoint_count),
             **report_rows(len(hosts), held, arrays["configs"], endpoint_count),
+            **prequal_rows(held, arrays["configs"], endpoint_count),
             **route_arrays,
             **filter_arrays,
             **self.quotas.build(len(start)),
@@ -307,6 +310,7 @@ class _Compiler:
             bucket_count,
             inbound,
             self.filters.rows.mirrors_max,
+            probes_max(policies),
         )
 
     def _split_starts(self) -> Iterable[tuple[Route, str, int]]:
