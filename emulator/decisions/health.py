@@ -25,7 +25,6 @@ from meshsim.policy.health import (
     settle_health,
 )
 from meshsim.policy.health_check import first_check_ns
-from meshsim.policy.panic import select_hosts
 from meshsim.policy.transitions import (
     STIMULUS_OVERFLOW,
     STIMULUS_PER_TRY_TIMEOUT,
@@ -34,7 +33,9 @@ from meshsim.policy.transitions import (
     STIMULUS_ROUTE_TIMEOUT,
     STIMULUS_SOFT_PER_TRY_TIMEOUT,
 )
+from meshsim.policy.update_merge import believe_now
 from meshsim.state.codes import NO_HOST, NO_INDEX, RESET_OVERFLOW, RESET_PER_TRY_TIMEOUT
+from meshsim.state.health import LONG_AGO_NS
 
 __all__ = ["Health"]
 
@@ -94,7 +95,9 @@ class Health:
         self._ejections = holdings.ejections
         self._configs = holdings.configs
         for cluster in np.flatnonzero(known | (holdings.clusters["health"] != NO_INDEX)):
-            select_hosts(*self._state, int(cluster), self._configs, holdings.cluster_health)
+            rows = *self._state, int(cluster), self._configs, holdings.cluster_health
+            # In a new cluster nothing has changed that a later change could be merged with.
+            believe_now(*rows, now_ns if known[cluster] else LONG_AGO_NS)
 
     def settle(self, cluster: int, now_ns: int) -> None:
         """Do what has become due in `cluster`, which is watched."""

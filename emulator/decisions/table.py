@@ -38,12 +38,12 @@ from meshsim.policy.load_balancing import (
 )
 from meshsim.policy.load_balancing.hash_set import renew_table
 from meshsim.policy.locality import choose_lane, weighted_localities
-from meshsim.policy.panic import select_hosts
 from meshsim.policy.rate_limit import check_limit
 from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
 from meshsim.policy.subsets import pick_in_chain
 from meshsim.policy.timeout import per_try_deadline_ns
+from meshsim.policy.update_merge import believe_now
 
 __all__ = ["DECISIONS"]
 
@@ -52,6 +52,7 @@ DECISIONS = {
     function.__name__: function
     for function in (
         abort_status,
+        believe_now,
         can_open_connection,
         can_send_request,
         can_wait,
@@ -87,7 +88,6 @@ DECISIONS = {
         pick_host,
         pick_in_chain,
         renew_table,
-        select_hosts,
         settle_health,
         step,
         wants_connection,

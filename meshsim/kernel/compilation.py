@@ -37,7 +37,7 @@ _DIRECT: tuple[tuple[Any, tuple[Any, ...]], ...] = (
     (settle_endpoints, (_STATE,)),
     (report_idle, (_STATE, types.int64)),
     (settle_cluster, (_STATE, types.int64)),
-    (select_cluster, (_STATE, types.int64)),
+    (select_cluster, (_STATE, types.int64, types.boolean)),
     (first_check_wait_ns, (_STATE, types.int64)),
     (count_tasks, (_STATE, types.int64)),
     (kill_endpoint, (_STATE, types.int64)),

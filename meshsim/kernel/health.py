@@ -33,7 +33,7 @@ from meshsim.policy.health import (
 )
 from meshsim.policy.health_check import first_check_ns
 from meshsim.policy.outlier_detection import next_draw
-from meshsim.policy.panic import select_hosts
+from meshsim.policy.update_merge import believe_change, believe_now
 from meshsim.rng import mix_in
 from meshsim.state.health import CHECK_FAILED, CHECK_NETWORK_FAILURE, CHECK_PASSED, CHECK_TIMEOUT
 
@@ -163,10 +163,20 @@ def report_result(state: Any, host: int, status: int, reset: int) -> None:
 
 
 @kernel_jit
-def select_cluster(state: Any, cluster: int) -> None:
-    """Say anew of every member of `cluster` whether it may be picked."""
-    select_hosts(
-        state.hosts, state.members, state.clusters, cluster, state.configs, state.cluster_health
+def select_cluster(state: Any, cluster: int, mergeable: bool) -> None:
+    """Say anew of every member of `cluster` whether it may be picked.
+
+    A change of their health may be `mergeable`; one of who they are is not.
+    """
+    believe = believe_change if mergeable else believe_now
+    believe(
+        state.hosts,
+        state.members,
+        state.clusters,
+        cluster,
+        state.configs,
+        state.cluster_health,
+        state.counters["now_ns"][0],
     )
 
 

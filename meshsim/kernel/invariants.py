@@ -301,6 +301,7 @@ def _health(state: KernelState) -> Story:
     selectable = hosts["healthy"]
     grouped = state.configs["picking"][clusters["config"]] == PICK_GROUPED
     known = (hosts["endpoint"] != NO_INDEX) & (hosts["degraded"] == 0)
+    known &= ~np.isin(hosts["cluster"], groups["cluster"][groups["merge_due_ns"] != NEVER_NS])
     for host in np.flatnonzero(known & ((reasons == 0) != (selectable == HEALTHY)))[:5]:
         yield f"host {host}: healthy is {selectable[host]}, unhealthy is {reasons[host]}"
     in_panic = np.zeros(len(clusters), bool)

@@ -96,7 +96,7 @@ def watch_added(kernel: Any, first_cluster: int, first_host: int) -> None:
     _doubt(state, np.intersect1d(hosts, newcomers))
     _begin_checks(kernel, np.arange(first_health, len(state.host_health)))
     for cluster in changed:
-        select_cluster(state, int(cluster))
+        select_cluster(state, int(cluster), False)
 
 
 def _doubt(state: Any, hosts: Rows) -> None:
@@ -133,7 +133,7 @@ def discover_health(kernel: Any, endpoints: list[int], status: str) -> None:
     if status == "UNHEALTHY":
         state.hosts["unhealthy"][hosts] |= BY_DISCOVERY
     for cluster in clusters:
-        select_cluster(state, int(cluster))
+        select_cluster(state, int(cluster), True)
 
 
 def withdraw_hosts(kernel: Any, endpoints: list[int], healthy: bool) -> None:
@@ -153,7 +153,7 @@ def withdraw_hosts(kernel: Any, endpoints: list[int], healthy: bool) -> None:
             blank[field] = state.host_health[field][watched]
         state.host_health[watched] = blank
     for cluster in clusters:
-        select_cluster(state, int(cluster))
+        select_cluster(state, int(cluster), False)
 
 
 def settle_all(kernel: Any) -> None:

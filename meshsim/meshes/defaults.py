@@ -192,6 +192,7 @@ ENVOY_BALANCERS: Block = {
     **from_source(
         "Envoy default (cluster.proto CommonLbConfig)",
         healthy_panic_threshold=50.0,
+        update_merge_window=NS_PER_S,
     ),
 }
 

@@ -49,7 +49,7 @@ DEFAULTS = PolicyDefaults(
     load_balancing={
         **ENVOY_BALANCERS,
         **from_source("no mesh: kube-proxy picks an endpoint at random", policy="RANDOM"),
-        **from_source(_NO_PROXY, healthy_panic_threshold=0.0),
+        **from_source(_NO_PROXY, healthy_panic_threshold=0.0, update_merge_window=0),
     },
     circuit_breakers=_UNLIMITED,
     high_priority=_UNLIMITED,

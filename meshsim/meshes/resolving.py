@@ -73,6 +73,7 @@ _EJECTION_TIME = Default(
     None, "Envoy default (outlier_detection.proto: 300 s, or base_ejection_time if longer)"
 )
 _ITSELF = Default(None, "default: the service itself")
+_NO_MERGING = Default(0, "default with failure accrual: Linkerd merges no changes of health")
 _NO_PANIC = Default(0.0, "default with failure accrual: Linkerd does not panic")
 _BLOCKS = (
     "load_balancing",
@@ -272,6 +273,7 @@ class _Filler:
         block = dict(self.defaults.load_balancing)
         if policy.failure_accrual is not None:
             block["healthy_panic_threshold"] = _NO_PANIC
+            block["update_merge_window"] = _NO_MERGING
         if policy.outlier_detection is not None:
             block |= self.defaults.panic_watched
         filled = self._block(policy.load_balancing or LoadBalancing(), block, path)

@@ -4,7 +4,8 @@ Rule: passive health (outlier detection, failure accrual) hears of every request
 `settle_health` before a pick, `on_picked` after it, `on_request_connected` when the request has
 its connection and `on_request_result` when it has ended; `on_request_dropped` if nobody waits for
 its result.  Active health checks report to `on_check_result`.  Whatever changes a host's
-`unhealthy` ends in `select_hosts`, which minds the panic threshold.
+`unhealthy` ends in `believe_change`, which merges changes and minds the panic threshold; only who
+is on probation (failure accrual, Linkerd's) is always believed at once.
 
 What becomes due by the clock alone (sweeps, the end of a penalty) is evaluated late but at its
 own time: `settle_health` catches up from ``due_ns`` to now, in order, before anything else
@@ -28,6 +29,7 @@ from meshsim.jit import kernel_jit
 from meshsim.policy import failure_accrual, health_check, outlier_detection, outlier_sweep
 from meshsim.policy.load_balancing.slow_start import begin_slow_start
 from meshsim.policy.panic import select_hosts
+from meshsim.policy.update_merge import believe_change, believe_now
 from meshsim.state.codes import NEVER_NS, RESET_NO_HOST, RESET_NONE, RESET_OVERFLOW
 from meshsim.state.health import CHECK_PASSED
 
@@ -62,7 +64,7 @@ def _next_due_ns(
     if rules["max_failures"][rule] > 0:
         over_ns = failure_accrual.penalty_is_over(hosts, members, clusters, cluster, healths)
         due_ns = min(due_ns, over_ns)
-    return due_ns
+    return min(due_ns, groups["merge_due_ns"][clusters["health"][cluster]])
 
 
 @kernel_jit
@@ -83,6 +85,8 @@ def _settle(
     group = clusters["health"][cluster]
     while groups["due_ns"][group] <= now_ns:
         due_ns = groups["due_ns"][group]
+        if groups["merge_due_ns"][group] <= due_ns:
+            believe_now(hosts, members, clusters, cluster, configs, groups, due_ns)
         changed = False
         interval_ns = rules["interval_ns"][rule]
         if interval_ns > 0 and (due_ns - groups["origin_ns"][group]) % interval_ns == 0:
@@ -94,7 +98,7 @@ def _settle(
         ):
             changed = True
         if changed:
-            select_hosts(hosts, members, clusters, cluster, configs, groups)
+            believe_change(hosts, members, clusters, cluster, configs, groups, due_ns)
         groups["due_ns"][group] = _next_due_ns(
             hosts, members, clusters, cluster, rules, rule, healths, groups, due_ns
         )
@@ -256,7 +260,7 @@ def on_request_result(
         ):
             changed = True
     if changed:
-        select_hosts(hosts, members, clusters, cluster, configs, groups)
+        believe_change(hosts, members, clusters, cluster, configs, groups, now_ns)
     # Between two changes the next sweep stays the next sweep, unless a penalty hides it.
     unknown = groups["due_ns"][group] == NEVER_NS or rules["max_failures"][rule] > 0
     if changed or (unknown and rules["interval_ns"][rule] > 0):
@@ -318,5 +322,5 @@ def on_check_result(
     if changed:
         if result == CHECK_PASSED:
             begin_slow_start(hosts, host, configs, clusters["config"][cluster], now_ns)
-        select_hosts(hosts, members, clusters, cluster, configs, groups)
+        believe_change(hosts, members, clusters, cluster, configs, groups, now_ns)
     return delay_ns

@@ -41,6 +41,7 @@ __all__ = [
     "HEALTHY",
     "HEALTH_RULE_DTYPE",
     "HOST_HEALTH_DTYPE",
+    "LONG_AGO_NS",
     "PANICKING",
     "UNHEALTHY",
     "WITHDRAWN",
@@ -183,9 +184,17 @@ CLUSTER_HEALTH_DTYPE = row_dtype(
         ("check_network_failures", "i8"),
         ("success_rate_average", "f8"),  # of the last sweep [percent]; -1: too few hosts
         ("success_rate_threshold", "f8"),
-        ("version", "i4"),  # counts changes of the health of its hosts
+        ("version", "i4"),  # counts changes of the health of its hosts that are believed
+        # the third line: where changes of health are merged
+        ("believed_ns", "i8"),  # when the last change was
+        ("merge_due_ns", "i8"),  # when those that wait are, or NEVER_NS
+        ("merged", "i8"),  # changes that had to wait
     ]
 )
+
+
+#: Before any change of health.
+LONG_AGO_NS = -(1 << 62)
 
 
 def blank_host_health(count: int) -> np.ndarray[tuple[int], np.dtype[np.void]]:
@@ -200,6 +209,7 @@ def blank_cluster_health(count: int) -> np.ndarray[tuple[int], np.dtype[np.void]
     """Return CLUSTER_HEALTH rows of clusters in which nothing has happened yet."""
     rows = np.zeros(count, CLUSTER_HEALTH_DTYPE)
     rows["cluster"] = NO_INDEX
-    rows["due_ns"] = NEVER_NS
+    rows["due_ns"] = rows["merge_due_ns"] = NEVER_NS
+    rows["believed_ns"] = LONG_AGO_NS
     rows["success_rate_average"] = rows["success_rate_threshold"] = -1.0
     return rows

@@ -91,6 +91,7 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("maximum_ring_size", "i8"),
         ("health", "i4"),  # HEALTH_RULE row, or NO_INDEX
         ("panic_threshold", "i4"),  # percent of healthy hosts below which all are used; 0: never
+        ("update_merge_window_ns", "i8"),  # 0: changes of health are not merged
         ("slow_start_window_ns", "i8"),  # 0: off
         ("slow_start_aggression", "f8"),
         ("slow_start_min_weight", "f8"),  # share of the weight, 0 to 1

@@ -255,6 +255,10 @@ class LoadBalancing(Model):
         le=100,
         description="percent of healthy hosts below which all are used; 0: never",
     )
+    update_merge_window: Duration | None = Field(
+        default=None,
+        description="changes of health that come sooner after another wait this long; 0: off",
+    )
     slow_start: SlowStart | None = None
 
     @model_validator(mode="before")

@@ -182,7 +182,6 @@ def test_weighted_round_robin_without_an_ejected_host(referee):
 # --- When it is believed --------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="the engine has no update_merge_window: it believes at once")
 def test_a_second_ejection_within_a_second_is_believed_at_its_end(referee):
     """Envoy merges changes of health: one in a second of another waits for the second's end.
 
@@ -192,6 +191,10 @@ def test_a_second_ejection_within_a_second_is_believed_at_its_end(referee):
     asks = [Ask(at_s=0.01 * row) for row in range(150)]
     plane = {"merge_window": None}
     scenario = watched(4, asks, failing(2), 0, plane=plane, **rule)
+    stated = scenario.policies[SERVICE]
+    merging = stated.load_balancing.model_copy(update={"update_merge_window": 1_000_000_000})
+    policies = {SERVICE: stated.model_copy(update={"load_balancing": merging})}
+    scenario = replace(scenario, policies=policies)
     failed = [sum(a.status == 500 for a in played.answers) for played in both(referee, scenario)]
     # The later one gets every third request of that second, give or take a late timer.
     referee.near("outlier: failures until both are out, default merge window", *failed, 5, "")

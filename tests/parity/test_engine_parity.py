@@ -36,6 +36,7 @@ from meshsim.policy import (
     routing,
     subsets,
     timeout,
+    update_merge,
 )
 from meshsim.policy.load_balancing import hash_set
 from meshsim.rng import key_uniform, mix, mix_in
@@ -200,6 +201,11 @@ SCENARIOS = {
             "split_external_local_origin_errors": True,
             "consecutive_local_origin_failure": 1,
         },
+        "routes": [{"retry": RETRY}],
+    },
+    "merged": {
+        "load_balancing": {"policy": "LEAST_REQUEST", "update_merge_window": "40.5ms"},
+        "outlier_detection": EJECTING,
         "routes": [{"retry": RETRY}],
     },
     "ring_of_the_healthy": {
@@ -459,6 +465,7 @@ POLICIES = (
     routing,
     subsets,
     timeout,
+    update_merge,
 )
 
 

@@ -291,6 +291,7 @@ def fill_cluster_config(fields: Rows, policy: ClusterPolicy) -> None:
     fields["active_request_bias"] = 1.0 if bias is None else bias
     fields["hash_balance_factor"] = settings.hash_balance_factor or 0
     fields["health"] = NO_INDEX
+    fields["update_merge_window_ns"] = settings.update_merge_window or 0
     fields["panic_threshold"] = round(settings.healthy_panic_threshold or 0)
     if settings.slow_start is not None and settings.policy in _SLOW_STARTING:
         fields["slow_start_window_ns"] = settings.slow_start.slow_start_window

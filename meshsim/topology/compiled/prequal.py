@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import NO_INDEX, PREQUAL
 from meshsim.state.prequal import (
     FLIGHTS,
     POOL_MAX,
@@ -54,7 +54,7 @@ def prequal_rows(clusters: Rows, configs: Rows, endpoint_count: int) -> dict[str
         CLUSTER and CLUSTER_CONFIG rows.
     endpoint_count : int
     """
-    probing = np.flatnonzero(configs["prequal_rule"][clusters["config"]] != NO_INDEX)
+    probing = np.flatnonzero(configs["balancing"][clusters["config"]] == PREQUAL)
     count = len(probing)
     links = np.full(len(clusters) if count else 0, NO_INDEX, np.int32)
     links[probing] = np.arange(count)

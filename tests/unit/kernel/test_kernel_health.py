@@ -48,6 +48,38 @@ def test_a_failing_host_is_ejected_and_taken_back_at_the_sweep():
     assert run.state.ejections[0, EJECTION_COUNT + EJECTION_CONSECUTIVE_5XX] == 3
 
 
+def test_a_second_ejection_is_believed_a_window_later():
+    # Two of four fail: the first error of each is at 1 and 2 ms, the second at 5 and 6 ms, when
+    # the first of them is ejected at once and the other for the proxy's books only.  Until
+    # 106 ms three hosts take turns, so the bad one gets every third of the next hundred.
+    workloads = {
+        "bad": worker({"sleep": "100us"}, error_rate=1.0, replicas=2),
+        "good": worker({"sleep": "100us"}, replicas=2),
+    }
+    run = Run(
+        {"b": {"workloads": workloads}},
+        every(1, 300),
+        policies={
+            "b": {
+                "load_balancing": {"policy": "ROUND_ROBIN", "update_merge_window": "100ms"},
+                "outlier_detection": {
+                    "consecutive_5xx": 2,
+                    "interval": "1s",
+                    "base_ejection_time": "100s",
+                    "max_ejection_percent": 100,
+                },
+            }
+        },
+    ).to(400)
+    failed = failures(run)
+    assert failed[:4] == [1, 2, 5, 6]
+    assert failed[4] > 7
+    assert failed[-1] < 107
+    assert len(failed) == 4 + 33
+    assert run.state.cluster_health["ejections_enforced"][0] == 2
+    assert run.state.cluster_health["merged"][0] == 1
+
+
 def test_nobody_is_ejected_from_a_small_cluster_at_ten_percent():
     rule = {**OUTLIERS, "max_ejection_percent": 10}
     run = pair(every(10, 100), outlier_detection=rule).to(2_000)
