@@ -15,7 +15,7 @@ from emulator.decisions.exchanges import Exchange
 from emulator.decisions.holdings import Holdings
 from meshsim.policy.load_balancing import pick_host
 from meshsim.policy.load_balancing.hash_set import renew_table
-from meshsim.policy.locality import choose_lane, weighted_localities
+from meshsim.policy.locality import choose_lane, pick_degraded, weighted_localities
 from meshsim.policy.subsets import pick_in_chain
 from meshsim.state.codes import NO_HOST
 
@@ -65,8 +65,8 @@ def _pick_grouped(
     )
     if lane == NO_HOST:
         return NO_HOST
-    # Nobody tells a live proxy that a host is degraded.
-    assert lane > NO_HOST, f"lane {lane}"
+    if lane < NO_HOST:
+        return int(pick_degraded(holdings.hosts, holdings.members, holdings.clusters, lane, rng))
     if configs["set_count"][lane] > 0:
         part = weighted_localities(
             rows["locality_configs"],

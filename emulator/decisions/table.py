@@ -37,7 +37,7 @@ from meshsim.policy.load_balancing import (
     pick_host,
 )
 from meshsim.policy.load_balancing.hash_set import renew_table
-from meshsim.policy.locality import choose_lane, weighted_localities
+from meshsim.policy.locality import choose_lane, pick_degraded, weighted_localities
 from meshsim.policy.rate_limit import check_limit
 from meshsim.policy.request import step
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
@@ -85,6 +85,7 @@ DECISIONS = {
         on_response,
         pace_ns,
         per_try_deadline_ns,
+        pick_degraded,
         pick_host,
         pick_in_chain,
         renew_table,

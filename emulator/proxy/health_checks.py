@@ -2,9 +2,10 @@
 
 Rule: each checked host has a session of its own: wait, ask (``GET path`` over a connection that is
 kept), tell the engine what came, and wait as long as it says (`meshsim.policy.health_check`).  A
-check passes with status 200; any other status fails it; so do a refused or lost connection, and a
-timeout, after which the connection is closed.  It is asked of the host's inbound proxy like any
-request, with Envoy's user agent, and taken up by the workload before it queues.
+check passes with status 200, and may say ``x-envoy-degraded``; any other status fails it; so do a
+refused or lost connection, and a timeout, after which the connection is closed.  It is asked of the
+host's inbound proxy like any request, with Envoy's user agent, and taken up by the workload before
+it queues.
 
 References
 ----------
@@ -21,6 +22,7 @@ from emulator.decisions.engine import ProxyEngine
 from emulator.http.connection import ClientContexts, UpstreamConnection, dial
 from emulator.http.heads import CHECK_AGENT, ResponseHead
 from meshsim.state.health import (
+    CHECK_DEGRADED,
     CHECK_FAILED,
     CHECK_NETWORK_FAILURE,
     CHECK_PASSED,
@@ -38,6 +40,7 @@ class _Check:
     def __init__(self, outcome: asyncio.Future[int]) -> None:
         self._outcome = outcome
         self._status = 0
+        self._degraded = False
         self.reusable = False
 
     def _end(self, result: int) -> None:
@@ -51,8 +54,9 @@ class _Check:
         """Do nothing: a check does not wait for connections."""
 
     def on_response_head(self, head: ResponseHead) -> None:
-        """Remember the status."""
+        """Remember the status, and whether the host calls itself degraded."""
         self._status = head.status
+        self._degraded = b"x-envoy-degraded" in dict(head.headers)
 
     def on_response_body(self, piece: bytes) -> None:
         """Drop the body."""
@@ -60,7 +64,8 @@ class _Check:
     def on_response_end(self, reusable: bool) -> None:
         """End with the status."""
         self.reusable = reusable
-        self._end(CHECK_PASSED if self._status == _GOOD else CHECK_FAILED)
+        passed = CHECK_DEGRADED if self._degraded else CHECK_PASSED
+        self._end(passed if self._status == _GOOD else CHECK_FAILED)
 
     def on_response_pause(self) -> None:
         """Wait for more."""

@@ -168,16 +168,16 @@ def select_cluster(state: Any, cluster: int, mergeable: bool) -> None:
 
     A change of their health may be `mergeable`; one of who they are is not.
     """
-    believe = believe_change if mergeable else believe_now
-    believe(
-        state.hosts,
-        state.members,
-        state.clusters,
-        cluster,
-        state.configs,
-        state.cluster_health,
-        state.counters["now_ns"][0],
-    )
+    now_ns = state.counters["now_ns"][0]
+    groups = state.cluster_health
+    if mergeable:
+        believe_change(
+            state.hosts, state.members, state.clusters, cluster, state.configs, groups, now_ns
+        )
+    else:
+        believe_now(
+            state.hosts, state.members, state.clusters, cluster, state.configs, groups, now_ns
+        )
 
 
 # --- Checks ---------------------------------------------------------------------------------

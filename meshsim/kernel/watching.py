@@ -19,6 +19,7 @@ from meshsim.state.codes import NO_INDEX
 from meshsim.state.health import (
     BY_CHECK,
     BY_DISCOVERY,
+    DEGRADED_BY_DISCOVERY,
     WITHDRAWN,
     blank_cluster_health,
     blank_host_health,
@@ -128,7 +129,9 @@ def discover_health(kernel: Any, endpoints: list[int], status: str) -> None:
     """Let discovery tell every proxy that `endpoints` are HEALTHY, DEGRADED or UNHEALTHY."""
     state = kernel.state
     hosts, clusters = _settled(state, endpoints)
-    state.hosts["degraded"][hosts] = int(status == "DEGRADED")
+    state.hosts["degraded"][hosts] &= ~DEGRADED_BY_DISCOVERY
+    if status == "DEGRADED":
+        state.hosts["degraded"][hosts] |= DEGRADED_BY_DISCOVERY
     state.hosts["unhealthy"][hosts] &= ~BY_DISCOVERY
     if status == "UNHEALTHY":
         state.hosts["unhealthy"][hosts] |= BY_DISCOVERY

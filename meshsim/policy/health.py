@@ -31,7 +31,6 @@ from meshsim.policy.load_balancing.slow_start import begin_slow_start
 from meshsim.policy.panic import select_hosts
 from meshsim.policy.update_merge import believe_change, believe_now
 from meshsim.state.codes import NEVER_NS, RESET_NO_HOST, RESET_NONE, RESET_OVERFLOW
-from meshsim.state.health import CHECK_PASSED
 
 __all__ = [
     "on_check_result",
@@ -316,11 +315,12 @@ def on_check_result(
     _settle(
         hosts, members, clusters, cluster, configs, rules, rule, healths, groups, ejections, now_ns
     )
+    before = hosts["unhealthy"][host]
     changed, delay_ns = health_check.on_checked(
         hosts, clusters, cluster, rules, rule, healths, groups, host, result, now_ns
     )
     if changed:
-        if result == CHECK_PASSED:
+        if hosts["unhealthy"][host] & before != before:  # it is well again
             begin_slow_start(hosts, host, configs, clusters["config"][cluster], now_ns)
         believe_change(hosts, members, clusters, cluster, configs, groups, now_ns)
     return delay_ns

@@ -5,7 +5,8 @@ answer within `timeout`).  A healthy host becomes unhealthy at a failed status, 
 `unhealthy_threshold` network failures in a row; an unhealthy one becomes healthy after
 `healthy_threshold` passes in a row, or at once if it is the first check of its life.  A host that
 passes while outlier detection holds it ejected is taken back
-(`successful_active_health_check_uneject_host`).
+(`successful_active_health_check_uneject_host`).  One that passes with an answer marked
+`x-envoy-degraded` is degraded until it passes without.
 
 The next check begins an interval after this one has ended:
 
@@ -35,8 +36,10 @@ from meshsim.policy.outlier_detection import next_draw, uneject
 from meshsim.state.health import (
     BY_CHECK,
     BY_OUTLIER,
+    CHECK_DEGRADED,
     CHECK_FAILED,
     CHECK_PASSED,
+    DEGRADED_BY_CHECK,
 )
 
 __all__ = ["first_check_ns", "next_check_ns", "on_checked"]
@@ -74,7 +77,7 @@ def next_check_ns(
     Parameters are those of `on_checked`; `pending` says that more results like this one would
     change its health.
     """
-    passed = result == CHECK_PASSED
+    passed = result in (CHECK_PASSED, CHECK_DEGRADED)
     if clusters["connections_total"][cluster] == 0:
         delay_ns = int(rules["no_traffic_interval_ns"][rule])
         if passed and not pending:
@@ -95,6 +98,17 @@ def next_check_ns(
     if jitter_ns > 0:
         delay_ns += int(next_draw(groups, group) * jitter_ns)
     return max(delay_ns, _SHORTEST_NS)
+
+
+@kernel_jit
+def _mark(hosts: Any, host: int, degraded: bool) -> bool:
+    """Note whether a host that passed is degraded; return whether that is new."""
+    before = int(hosts["degraded"][host])
+    after = before & ~DEGRADED_BY_CHECK
+    if degraded:
+        after |= DEGRADED_BY_CHECK
+    hosts["degraded"][host] = after
+    return before != after
 
 
 @kernel_jit
@@ -143,7 +157,7 @@ def on_checked(
     Parameters
     ----------
     hosts : ndarray[HOST_DTYPE], shape (n_hosts,)
-        Row `host` is modified in place: unhealthy.
+        Row `host` is modified in place: unhealthy, degraded.
     clusters : ndarray[CLUSTER_DTYPE], shape (n_clusters,)
         Read only.
     cluster : int
@@ -166,7 +180,7 @@ def on_checked(
     Returns
     -------
     changed : bool
-        Whether the host's `unhealthy` changed.
+        Whether the host's `unhealthy` or `degraded` changed.
     delay_ns : int
         Until the next check begins [ns].
     """
@@ -174,9 +188,11 @@ def on_checked(
     group = clusters["health"][cluster]
     before = hosts["unhealthy"][host]
     groups["checks"][group] += 1
-    if result == CHECK_PASSED:
+    marked = False
+    if result in (CHECK_PASSED, CHECK_DEGRADED):
         groups["check_successes"][group] += 1
         transition = _passed(hosts, rules, rule, healths, host)
+        marked = _mark(hosts, host, result == CHECK_DEGRADED)
         takes_back = rules["successful_active_health_check_uneject_host"][rule] == 1
         well = hosts["unhealthy"][host] & BY_CHECK == 0
         if takes_back and well and hosts["unhealthy"][host] & BY_OUTLIER != 0:
@@ -189,4 +205,4 @@ def on_checked(
     healths["checked"][health] = 1
     pending = transition == _PENDING
     delay_ns = next_check_ns(clusters, cluster, rules, rule, groups, result, pending)
-    return bool(hosts["unhealthy"][host] != before), delay_ns
+    return bool(marked or hosts["unhealthy"][host] != before), delay_ns

@@ -24,11 +24,14 @@ __all__ = [
     "BY_CHECK",
     "BY_DISCOVERY",
     "BY_OUTLIER",
+    "CHECK_DEGRADED",
     "CHECK_FAILED",
     "CHECK_NETWORK_FAILURE",
     "CHECK_PASSED",
     "CHECK_TIMEOUT",
     "CLUSTER_HEALTH_DTYPE",
+    "DEGRADED_BY_CHECK",
+    "DEGRADED_BY_DISCOVERY",
     "EJECTION_CONSECUTIVE_5XX",
     "EJECTION_CONSECUTIVE_GATEWAY_FAILURE",
     "EJECTION_CONSECUTIVE_LOCAL_ORIGIN_FAILURE",
@@ -92,6 +95,11 @@ CHECK_PASSED = 0
 CHECK_FAILED = 1  # answered, with an unexpected status
 CHECK_NETWORK_FAILURE = 2  # refused, reset
 CHECK_TIMEOUT = 3
+CHECK_DEGRADED = 4  # passed, and the answer is marked x-envoy-degraded
+
+# Who says that a host is degraded: bits of its `degraded`.
+DEGRADED_BY_DISCOVERY = 1 << 0  # Envoy's DEGRADED_EDS_HEALTH
+DEGRADED_BY_CHECK = 1 << 1  # Envoy's DEGRADED_ACTIVE_HC
 
 HEALTH_RULE_DTYPE = np.dtype(
     [

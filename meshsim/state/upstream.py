@@ -38,7 +38,7 @@ HOST_DTYPE = row_dtype(
         ("slow_start_end_ns", "i8"),  # 0: it is not new
         ("unhealthy", "i4"),  # BY_* bits of meshsim.state.health; 0: nothing against it
         ("health", "i4"),  # HOST_HEALTH row, or NO_INDEX: nobody watches
-        ("degraded", "i2"),  # 1: for what healthy hosts cannot take (EDS health status DEGRADED)
+        ("degraded", "i2"),  # DEGRADED_BY_* bits; not 0: for what healthy hosts cannot take
         ("selections", "i2"),  # changes of which hosts of its cluster may be picked; wraps
         ("requests_pending", "i4"),  # ATTEMPT rows of the pending list
     ]

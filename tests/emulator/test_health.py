@@ -15,6 +15,8 @@ from meshsim.meshes.defaults import (
     ENVOY_OUTLIER_DETECTION,
     LINKERD_FAILURE_ACCRUAL,
 )
+from meshsim.state.health import DEGRADED_BY_CHECK
+from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.model import FailureAccrual, HealthCheck, OutlierDetection
 
 MS = 1_000_000
@@ -159,6 +161,40 @@ def test_health_checks_take_a_host_out_and_back():
             counters = proxy.counters()
             assert counters["cluster.b.health_check.attempt"] >= 4
             assert counters["cluster.b.health_check.failure"] >= 1
+
+    run(scenario)
+
+
+def test_a_degraded_host_gets_what_the_healthy_cannot_take():
+    """One of two is healthy: its availability is 140 * 1/2 = 70 %, the rest is the other's."""
+
+    async def scenario():
+        def degraded(number, head, body):
+            marked = b"x-envoy-degraded: \r\n" if "Envoy/HC" in head else b""
+            return ok(extra=marked)
+
+        policies = {
+            "health_check": checks(20),
+            "locality": LocalityLoadBalancing(overprovisioning_factor=140, locality_weighted=False),
+        }
+        async with proxied([good, degraded], **policies) as (_, engine, upstreams, port):
+            async with Caller(port) as caller:
+                assert (await caller.get("b"))[0] == 200
+                await until(
+                    lambda: engine._hosts["degraded"][:2].tolist() == [0, DEGRADED_BY_CHECK]
+                )
+                before = [served(upstream) for upstream in upstreams]
+                for _ in range(400):
+                    await caller.get("b")
+            got = [
+                served(upstream) - then for upstream, then in zip(upstreams, before, strict=True)
+            ]
+            assert sum(got) == 400
+            # 30 % of 400; the standard deviation is 9.
+            assert abs(got[1] - 120) < 45
+
+    def served(upstream):
+        return len([head for head in upstream.heads if "Envoy/HC" not in head])
 
     run(scenario)
 

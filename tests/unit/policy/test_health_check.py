@@ -5,10 +5,12 @@ from health_rows import NS_PER_S, OUTLIERS, Watched
 
 from meshsim.state.health import (
     BY_CHECK,
+    CHECK_DEGRADED,
     CHECK_FAILED,
     CHECK_NETWORK_FAILURE,
     CHECK_PASSED,
     CHECK_TIMEOUT,
+    DEGRADED_BY_DISCOVERY,
 )
 
 CHECKS = {
@@ -30,6 +32,18 @@ def checked(**fields):
     cluster.healths["checked"] = 1
     cluster.clusters["connections_total"] = 1
     return cluster
+
+
+def test_a_pass_may_say_degraded():
+    # HttpActiveHealthCheckSession: a 200 with x-envoy-degraded sets DEGRADED_ACTIVE_HC, one
+    # without clears it, a failure leaves it; discovery's own flag stays what it is.
+    cluster = checked()
+    cluster.hosts["degraded"][1] = DEGRADED_BY_DISCOVERY
+    flags = []
+    for result in (CHECK_DEGRADED, CHECK_FAILED, CHECK_DEGRADED, CHECK_PASSED, CHECK_PASSED):
+        cluster.checked(1, result)
+        flags.append((int(cluster.hosts["degraded"][1]), bool(cluster.hosts["unhealthy"][1])))
+    assert flags == [(3, False), (3, True), (3, True), (1, False), (1, False)]
 
 
 @pytest.mark.parametrize("result", [CHECK_NETWORK_FAILURE, CHECK_TIMEOUT])
