@@ -82,7 +82,6 @@ from meshsim.state.prequal import (
     PREQUAL_SERVER_DTYPE,
     PROBE_DTYPE,
     PROBE_FLIGHT_DTYPE,
-    SERVER_SAMPLE_DTYPE,
 )
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
 from meshsim.state.rows import CACHE_LINE_BYTES, aligned
@@ -196,8 +195,8 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "probes": (PROBE_DTYPE, 2),
     "probe_rifs": (_I4, 2),
     "probe_flights": (PROBE_FLIGHT_DTYPE, 2),
-    "prequal_servers": (PREQUAL_SERVER_DTYPE, 1),
-    "prequal_samples": (SERVER_SAMPLE_DTYPE, 2),
+    "prequal_servers": (PREQUAL_SERVER_DTYPE, 2),
+    "prequal_samples": (_I8, 2),
     # servers and proxies
     "endpoints": (ENDPOINT_DTYPE, 1),
     "queue_heads": (_I4, 2),  # first queued TASK by [endpoint, priority class], or NO_INDEX

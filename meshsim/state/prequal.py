@@ -3,8 +3,9 @@
 A PREQUAL_POOL row belongs to a cluster of one proxy (`prequal_links` leads to it).  Its probes are
 ``probes[pool, :count]``, the requests in flight that its last responses told are
 ``probe_rifs[pool, :rif_count]``, and what is on its way is in ``probe_flights[pool]``.
-PREQUAL_SERVER rows belong to ENDPOINT rows by the same number, and so do their samples,
-``prequal_samples[endpoint, :count]``.  All are empty where nobody probes.
+PREQUAL_SERVER rows, by [endpoint, bucket of requests in flight], say where the last latencies of
+a server are: ``prequal_samples[endpoint, bucket * BUCKET_SAMPLES:][:count]``.  All are empty where
+nobody probes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 __all__ = [
+    "BUCKET_SAMPLES",
     "FLIGHTS",
     "POOL_MAX",
     "PREQUAL_POOL_DTYPE",
@@ -19,9 +21,8 @@ __all__ = [
     "PREQUAL_SERVER_DTYPE",
     "PROBE_DTYPE",
     "PROBE_FLIGHT_DTYPE",
+    "RIF_BUCKETS",
     "RIF_SAMPLES",
-    "SERVER_SAMPLES",
-    "SERVER_SAMPLE_DTYPE",
 ]
 
 #: Largest pool of probes.
@@ -30,8 +31,9 @@ POOL_MAX = 64
 RIF_SAMPLES = 64
 #: Probes of one cluster that can be under way at once.
 FLIGHTS = 128
-#: Ended requests that a server remembers.
-SERVER_SAMPLES = 32
+#: A server remembers its last latencies by the requests in flight that they met, in buckets.
+RIF_BUCKETS = 64
+BUCKET_SAMPLES = 5
 
 #: The rule of a cluster, by the names of the paper.
 PREQUAL_RULE_DTYPE = np.dtype(
@@ -86,11 +88,3 @@ PROBE_FLIGHT_DTYPE = np.dtype(
 )
 
 PREQUAL_SERVER_DTYPE = np.dtype([("count", "i4"), ("next", "i4")], align=True)
-
-SERVER_SAMPLE_DTYPE = np.dtype(
-    [
-        ("latency_ns", "i8"),  # from arrival to answer
-        ("rif", "i4"),  # requests in flight when it arrived
-    ],
-    align=True,
-)

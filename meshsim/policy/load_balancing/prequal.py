@@ -16,11 +16,13 @@ The RIF of the probe counts the request.  A probe leaves the pool
 - by removal, `r_remove` a request: in turn the oldest and the worst, which is the hot one with
   the highest RIF, or without any the cold one with the highest latency.
 
-A server remembers the latency of its last requests, each with the RIF when it arrived; its
-estimate is the median of those nearest to the present RIF.
+A server remembers the latency of its last requests by the RIF when they arrived; its estimate is
+the median of those at, or nearest to, the present RIF.
 
 What the paper leaves open is decided here: the distribution of RIF is that of the last 64 answers,
-a server remembers 32 requests and takes 9 of them, and one without any says 0, so that it is tried.
+a server remembers 5 latencies for each RIF below 16, and for eight ranges an octave above, and one
+without any says 0, so that it is tried.  The rule is made for clusters of many more servers than
+the pool has probes: with as few, probes are used again without limit and clients flock together.
 The paper's heuristics against servers that fail fast ("sinkholing") and probes of idle clients
 are not modelled.
 
@@ -40,7 +42,7 @@ from meshsim.jit import kernel_jit
 from meshsim.policy.load_balancing import random_pick
 from meshsim.rng import next_index, next_uniform
 from meshsim.state.codes import NO_HOST, NO_INDEX
-from meshsim.state.prequal import FLIGHTS, RIF_SAMPLES, SERVER_SAMPLES
+from meshsim.state.prequal import BUCKET_SAMPLES, FLIGHTS, RIF_BUCKETS, RIF_SAMPLES
 
 __all__ = [
     "count_probes",
@@ -50,6 +52,7 @@ __all__ = [
     "on_answered",
     "pick",
     "reuse_budget",
+    "rif_bucket",
     "take_probe",
 ]
 
@@ -58,11 +61,20 @@ _PROBES_MIN = 2
 _NO_LIMIT = 1 << 30
 #: Draws for one probe before it is given up: most servers are ill or have just been asked.
 _DRAWS_MAX = 128
-#: Requests whose median is the estimate of a server.
-_NEAREST = 9
 
 
 # --- The server ------------------------------------------------------------------------------
+
+
+@kernel_jit
+def rif_bucket(rif: int) -> int:
+    """Return the bucket of some requests in flight: one each below 16, then eight an octave."""
+    step = 1
+    bucket = 0
+    while rif >= 16 * step:
+        step *= 2
+        bucket += 8
+    return min(bucket + rif // step, RIF_BUCKETS - 1)
 
 
 @kernel_jit
@@ -71,9 +83,9 @@ def on_answered(servers: Any, samples: Any, endpoint: int, rif: int, latency_ns:
 
     Parameters
     ----------
-    servers : ndarray[PREQUAL_SERVER_DTYPE], shape (n_endpoints,)
+    servers : ndarray[PREQUAL_SERVER_DTYPE], shape (n_endpoints, RIF_BUCKETS)
         Row `endpoint` is modified in place.
-    samples : ndarray[SERVER_SAMPLE_DTYPE], shape (n_endpoints, SERVER_SAMPLES)
+    samples : ndarray[int64], shape (n_endpoints, RIF_BUCKETS * BUCKET_SAMPLES)
         Row `endpoint` is modified in place.
     endpoint : int
     rif : int
@@ -81,59 +93,39 @@ def on_answered(servers: Any, samples: Any, endpoint: int, rif: int, latency_ns:
     latency_ns : int
         Since then [ns], >= 0.
     """
-    place = servers["next"][endpoint]
-    samples["rif"][endpoint, place] = rif
-    samples["latency_ns"][endpoint, place] = latency_ns
-    servers["next"][endpoint] = (place + 1) % SERVER_SAMPLES
-    servers["count"][endpoint] = min(servers["count"][endpoint] + 1, SERVER_SAMPLES)
-
-
-@kernel_jit
-def _radius(samples: Any, endpoint: int, count: int, rif: int) -> int:
-    """Return the least distance from `rif` within which there are enough samples."""
-    wanted = min(_NEAREST, count)
-    radius = -1
-    within = 0
-    while within < wanted:
-        following = NO_INDEX
-        for row in range(count):
-            distance = abs(samples["rif"][endpoint, row] - rif)
-            if distance > radius and (following == NO_INDEX or distance < following):
-                following = distance
-        radius = following
-        within = 0
-        for row in range(count):
-            if abs(samples["rif"][endpoint, row] - rif) <= radius:
-                within += 1
-    return int(radius)
+    bucket = rif_bucket(rif)
+    place = servers["next"][endpoint, bucket]
+    samples[endpoint, bucket * BUCKET_SAMPLES + place] = latency_ns
+    servers["next"][endpoint, bucket] = (place + 1) % BUCKET_SAMPLES
+    known = servers["count"][endpoint, bucket]
+    servers["count"][endpoint, bucket] = min(known + 1, BUCKET_SAMPLES)
 
 
 @kernel_jit
 def estimate_latency_ns(servers: Any, samples: Any, endpoint: int, rif: int) -> int:
-    """Return the lower median of the latencies a server has seen near `rif` [ns]; 0: of none.
+    """Return the lower median of the last latencies that a server has seen near `rif` [ns].
 
-    Parameters are those of `on_answered`, read only; `rif` is that of now.
+    Parameters are those of `on_answered`, read only; `rif` is that of now.  0 if it has seen none.
     """
-    count = servers["count"][endpoint]
-    if count == 0:
+    here = rif_bucket(rif)
+    nearest = NO_INDEX
+    for bucket in range(RIF_BUCKETS):
+        closer = nearest == NO_INDEX or abs(bucket - here) <= abs(nearest - here)
+        if servers["count"][endpoint, bucket] > 0 and closer:
+            nearest = bucket
+    if nearest == NO_INDEX:
         return 0
-    radius = _radius(samples, endpoint, count, rif)
-    within = 0
-    for row in range(count):
-        if abs(samples["rif"][endpoint, row] - rif) <= radius:
-            within += 1
+    count = servers["count"][endpoint, nearest]
+    first = nearest * BUCKET_SAMPLES
     median_ns = 0
-    for row in range(count):
-        if abs(samples["rif"][endpoint, row] - rif) > radius:
-            continue
-        latency_ns = samples["latency_ns"][endpoint, row]
+    for row in range(first, first + count):
+        latency_ns = samples[endpoint, row]
         lower = 0
         equal = 0
-        for other in range(count):
-            if abs(samples["rif"][endpoint, other] - rif) <= radius:
-                lower += samples["latency_ns"][endpoint, other] < latency_ns
-                equal += samples["latency_ns"][endpoint, other] == latency_ns
-        if lower <= (within - 1) // 2 < lower + equal:
+        for other in range(first, first + count):
+            lower += samples[endpoint, other] < latency_ns
+            equal += samples[endpoint, other] == latency_ns
+        if lower <= (count - 1) // 2 < lower + equal:
             median_ns = latency_ns
     return int(median_ns)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from meshsim.state.codes import NO_INDEX, PREQUAL
 from meshsim.state.prequal import (
+    BUCKET_SAMPLES,
     FLIGHTS,
     POOL_MAX,
     PREQUAL_POOL_DTYPE,
@@ -16,9 +17,8 @@ from meshsim.state.prequal import (
     PREQUAL_SERVER_DTYPE,
     PROBE_DTYPE,
     PROBE_FLIGHT_DTYPE,
+    RIF_BUCKETS,
     RIF_SAMPLES,
-    SERVER_SAMPLE_DTYPE,
-    SERVER_SAMPLES,
 )
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.model import ClusterPolicy, LoadBalancing
@@ -67,6 +67,6 @@ def prequal_rows(clusters: Rows, configs: Rows, endpoint_count: int) -> dict[str
         "probes": np.zeros((count, POOL_MAX), PROBE_DTYPE),
         "probe_rifs": np.zeros((count, RIF_SAMPLES), np.int32),
         "probe_flights": np.zeros((count, FLIGHTS), PROBE_FLIGHT_DTYPE),
-        "prequal_servers": np.zeros(servers, PREQUAL_SERVER_DTYPE),
-        "prequal_samples": np.zeros((servers, SERVER_SAMPLES), SERVER_SAMPLE_DTYPE),
+        "prequal_servers": np.zeros((servers, RIF_BUCKETS), PREQUAL_SERVER_DTYPE),
+        "prequal_samples": np.zeros((servers, RIF_BUCKETS * BUCKET_SAMPLES), np.int64),
     }

@@ -9,6 +9,7 @@ from meshsim.policy.load_balancing import prequal
 from meshsim.rng import PURPOSE_PICK, make_streams
 from meshsim.state.codes import NO_HOST
 from meshsim.state.prequal import (
+    BUCKET_SAMPLES,
     FLIGHTS,
     POOL_MAX,
     PREQUAL_POOL_DTYPE,
@@ -16,9 +17,8 @@ from meshsim.state.prequal import (
     PREQUAL_SERVER_DTYPE,
     PROBE_DTYPE,
     PROBE_FLIGHT_DTYPE,
+    RIF_BUCKETS,
     RIF_SAMPLES,
-    SERVER_SAMPLE_DTYPE,
-    SERVER_SAMPLES,
 )
 from meshsim.state.upstream import HOST_DTYPE
 
@@ -192,18 +192,28 @@ def test_the_targets_of_one_request_differ_and_are_selectable():
     assert all(abs(seen[host] - 75) < 30 for host in (3, 4, 5, 7))
 
 
-def test_an_estimate_is_the_median_of_what_was_seen_near_this_rif():
-    servers = np.zeros(2, PREQUAL_SERVER_DTYPE)
-    samples = np.zeros((2, SERVER_SAMPLES), SERVER_SAMPLE_DTYPE)
-    assert prequal.estimate_latency_ns(servers, samples, 1, 3) == 0
-    for rif in range(20):
-        prequal.on_answered(servers, samples, 1, rif, 100 * rif)
-    # Nine nearest to 10 are 6 to 14; to 0 they are 0 to 8; to 40 they are 11 to 19.
-    found = [prequal.estimate_latency_ns(servers, samples, 1, rif) for rif in (10, 0, 40)]
-    assert found == [1000, 400, 1500]
-    for _ in range(SERVER_SAMPLES):  # older ones are forgotten
-        prequal.on_answered(servers, samples, 1, 2, 7)
-    assert prequal.estimate_latency_ns(servers, samples, 1, 10) == 7
+def test_an_estimate_is_the_median_of_what_was_seen_nearest_to_this_rif():
+    servers = np.zeros((2, RIF_BUCKETS), PREQUAL_SERVER_DTYPE)
+    samples = np.zeros((2, RIF_BUCKETS * BUCKET_SAMPLES), np.int64)
+
+    def estimates(*rifs):
+        return [prequal.estimate_latency_ns(servers, samples, 1, rif) for rif in rifs]
+
+    assert estimates(3) == [0]
+    for rif, latency_ns in ((2, 50), (2, 10), (2, 40), (9, 90), (9, 70)):
+        prequal.on_answered(servers, samples, 1, rif, latency_ns)
+    assert estimates(0, 2, 5, 6, 9, 500) == [40, 40, 40, 70, 70, 70]
+    for latency_ns in (1, 2, 3, 4, 5):  # older ones are forgotten
+        prequal.on_answered(servers, samples, 1, 2, latency_ns)
+    assert estimates(2, 9) == [3, 70]
+
+
+def test_buckets_are_exact_below_sixteen_and_eight_an_octave_above():
+    buckets = [int(prequal.rif_bucket(rif)) for rif in range(2000)]
+    assert buckets[:16] == list(range(16))
+    assert buckets[16:64:4] == [16, 18, 20, 22, *range(24, 32)]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == RIF_BUCKETS - 1
 
 
 def test_more_in_flight_never_makes_a_server_cold():
