@@ -14,6 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kernel_runs import NS_PER_MS, Run
+from probes import oracle, probed
 
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -39,7 +40,7 @@ class Swarm:
         self.fault_rng = np.random.default_rng([seed, 7])
         self.admission_rng = np.random.default_rng([seed, 5])
         self.hedge_rng = np.random.default_rng([seed, 8])
-        self.probe_rng = np.random.default_rng([seed, 8])
+        self.probe_rng = np.random.default_rng([seed, 9])
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -292,24 +293,8 @@ class Swarm:
                 {"metadata_match": {"version": "v9"}},
             ]
         elif kind < 0.65:
-            policy["load_balancing"] |= {
-                "policy": f"ORACLE_{random.choice(['SHORTEST', 'STALE', 'IDLE'])}_QUEUE",
-                "view_interval": "3ms",
-                "distinct_choices": bool(random.random() < 0.5),
-            }
-        return self.probed(policy)
-
-    def probed(self, policy: dict) -> dict:
-        """Let some balance by probes of servers."""
-        random = self.probe_rng
-        if random.random() < 0.1 and not {"locality", "subset_config"} & policy.keys():
-            policy["load_balancing"] |= {
-                "policy": "PREQUAL",
-                "r_probe": float(random.choice([0.5, 3, 10])),
-                "probe_pool_size": int(random.choice([2, 16])),
-                "probe_max_age": str(random.choice(["2ms", "1s"])),
-            }
-        return policy
+            policy["load_balancing"] |= oracle(random)
+        return probed(policy, self.probe_rng)
 
     def route(self) -> dict:
         route = {}
