@@ -131,6 +131,7 @@ DEFAULTS = PolicyDefaults(
         ),
         **from_source("Istio default (no per-try timeout: the route's holds)", per_try_timeout=0),
         **from_source("Envoy default (route_components.proto)", base_interval=25_000_000),
+        **from_source("Envoy (backoff_strategy.cc): full jitter", jitter="FULL"),
     },
     retry_hashed=from_source(
         "Istio default with consistent hash "

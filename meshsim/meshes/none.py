@@ -73,6 +73,7 @@ DEFAULTS = PolicyDefaults(
             host_selection_retry_max_attempts=1,
         ),
         **from_source("Envoy default (route_components.proto)", base_interval=25_000_000),
+        **from_source("Envoy (backoff_strategy.cc): full jitter", jitter="FULL"),
     },
     # A client library that was told to retry: Envoy's rules for a policy without details.
     retry_stated=from_source(

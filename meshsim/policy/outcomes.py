@@ -29,6 +29,7 @@ from meshsim.state.codes import (
     FLAG_URX,
     HEDGE_AFTER_DELAY,
     HEDGE_ON_PER_TRY_TIMEOUT,
+    JITTER_DECORRELATED,
     NEVER_NS,
     RESET_PER_TRY_TIMEOUT,
 )
@@ -116,7 +117,11 @@ def _back_off(
     route = exchanges["route"][exchange]
     if routes["custom_retry"][route] == NO_FUNCTION:
         retry_number = exchanges["retry_count"][exchange]
-        custom_ns = back_off_ns(routes, route, retry_number, next_uniform(rng))
+        decorrelated = routes["jitter"][route] == JITTER_DECORRELATED
+        last_ns = exchanges["back_off_ns"][exchange] if decorrelated else 0
+        custom_ns = back_off_ns(routes, route, retry_number, last_ns, next_uniform(rng))
+        if decorrelated:
+            exchanges["back_off_ns"][exchange] = custom_ns
     return ACTION_BACK_OFF, now_ns + custom_ns
 
 

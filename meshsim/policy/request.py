@@ -30,8 +30,9 @@ How the pieces compose, as Envoy's router does it:
 
 Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
 = FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none).  `step` writes of the exchange only
-state, status, response_flag, retries_remaining, retry_count, retry_held, deadline_ns and
-hedge_due_ns, and of the cluster only retries_active, retries_total and retry_overflow.
+state, status, response_flag, retries_remaining, retry_count, retry_held, deadline_ns,
+hedge_due_ns and back_off_ns, and of the cluster only retries_active, retries_total and
+retry_overflow.
 Attempts, connections, timers, hosts and every other count are the caller's.  On a route that
 hedges the caller counts in `attempts_active` the tries under way, without the one that a
 stimulus is about; if that is Envoy's hedging, it tells of a try that another has followed (its

@@ -14,7 +14,10 @@ under `envoy-ratelimited` and no other condition.
 The n-th retry waits a whole number of milliseconds drawn uniformly from [0, bound(n)), where
 bound(1) = base and each next bound is doubled while the last is below max / 2, and max after.
 (Envoy's documentation states another interval for n > 1; measured against Envoy 1.40.0, the
-code is right.)
+code is right.)  That is full jitter, the only one that Envoy has.  Clients of other makes wait
+bound(n) itself (no jitter), uniformly from [bound(n) / 2, bound(n)) (equal), or, decorrelated,
+uniformly from [base, 3 times the last wait), where the first takes base for the last, and max at
+most.
 
 The gRPC conditions look at a ``grpc-status`` header, which an HTTP response does not carry;
 they are kept as bits and match nothing here.
@@ -23,6 +26,8 @@ References
 ----------
 Envoy, source/common/router/retry_state_impl.cc (wouldRetryFromHeaders, wouldRetryFromReset);
 source/common/common/backoff_strategy.cc (JitteredExponentialBackOffStrategy).
+M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog (2015), and its simulator,
+aws-samples/aws-arch-backoff-simulator.
 """
 
 from __future__ import annotations
@@ -33,6 +38,9 @@ from typing import Any
 from meshsim.errors import ConfigError, Problem
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.state.codes import (
+    JITTER_DECORRELATED,
+    JITTER_EQUAL,
+    JITTER_FULL,
     RESET_CONNECT_FAILURE,
     RESET_NO_HOST,
     RESET_NONE,
@@ -177,32 +185,53 @@ def retry_allowed(routes: Any, route: int, codes: Any, status: int, reset: int) 
     return _status_retriable(retry_on, codes, start, routes["code_count"][route], status)
 
 
+@kernel_jit_inline
+def _bound_ms(routes: Any, route: int, retry_number: int) -> int:
+    """Return what the `retry_number`-th retry waits at most [ms]."""
+    bound_ms = max(routes["base_interval_ns"][route] // _NS_PER_MS, 1)
+    max_ms = max(routes["max_interval_ns"][route] // _NS_PER_MS, bound_ms)
+    for _ in range(retry_number - 1):
+        if bound_ms >= max_ms // 2:
+            return int(max_ms)
+        bound_ms *= 2
+    return int(bound_ms)
+
+
 @kernel_jit
-def back_off_ns(routes: Any, route: int, retry_number: int, uniform: float) -> int:
+def back_off_ns(
+    routes: Any, route: int, retry_number: int, previous_ns: int, uniform: float
+) -> int:
     """Return how long the `retry_number`-th retry of a request waits [ns].
 
     Parameters
     ----------
     routes : ndarray[ROUTE_DTYPE], shape (n_routes,)
         `base_interval_ns` and `max_interval_ns` are used in whole milliseconds, each at
-        least 1, as Envoy reads them.  Read only.
+        least 1, as Envoy reads them, except for decorrelated jitter.  Read only.
     route : int
         Row of `routes`.
     retry_number : int
         1 for the first retry.
+    previous_ns : int
+        What the retry before waited [ns]; only decorrelated jitter looks at it, after the first.
     uniform : float
         Draw in [0, 1).
 
     Returns
     -------
     int
-        A multiple of 1 ms in [0, bound(retry_number)) [ns].
+        With full jitter a multiple of 1 ms in [0, bound(retry_number)) [ns].
     """
-    bound_ms = max(routes["base_interval_ns"][route] // _NS_PER_MS, 1)
-    max_ms = max(routes["max_interval_ns"][route] // _NS_PER_MS, bound_ms)
-    for _ in range(retry_number - 1):
-        if bound_ms >= max_ms // 2:
-            bound_ms = max_ms
-            break
-        bound_ms *= 2
-    return int(uniform * bound_ms) * _NS_PER_MS
+    jitter = routes["jitter"][route]
+    if jitter == JITTER_DECORRELATED:
+        base_ns = routes["base_interval_ns"][route]
+        last_ns = base_ns if retry_number == 1 else max(previous_ns, base_ns)
+        wait_ns = base_ns + int(uniform * (3 * last_ns - base_ns))
+        return int(min(wait_ns, max(routes["max_interval_ns"][route], base_ns)))
+    bound_ms = _bound_ms(routes, route, retry_number)
+    if jitter == JITTER_FULL:
+        return int(uniform * bound_ms) * _NS_PER_MS
+    bound_ns = bound_ms * _NS_PER_MS
+    if jitter == JITTER_EQUAL:
+        return bound_ns // 2 + int(uniform * (bound_ns // 2))
+    return bound_ns

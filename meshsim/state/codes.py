@@ -104,6 +104,12 @@ HEDGE_NEVER = 0
 HEDGE_ON_PER_TRY_TIMEOUT = 1  # Envoy's: a try that times out goes on beside its retry
 HEDGE_AFTER_DELAY = 2  # gRPC's: copies at a fixed pace, until one is answered
 
+# How back-offs of a route are spread.
+JITTER_FULL = 0  # Envoy's
+JITTER_NONE = 1
+JITTER_EQUAL = 2
+JITTER_DECORRELATED = 3
+
 # Retry conditions (bits of `retry_on`).
 RETRY_5XX = 1 << 0
 RETRY_GATEWAY_ERROR = 1 << 1

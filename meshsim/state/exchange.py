@@ -50,10 +50,11 @@ EXCHANGE_DTYPE = row_dtype(
         ("timer", "i4"),  # TIMER list, or NO_INDEX
         ("timer_previous", "i4"),  # route-timeout list
         ("timer_next", "i4"),
-        # the third line: of sampled and of hedged requests only
+        # the third line: of few requests only
         ("span", "i8"),
         ("parent_span", "i8"),
         ("hedge_due_ns", "i8"),  # when the next copy is due, on a route that hedges after a delay
+        ("back_off_ns", "i8"),  # the last one, where the next depends on it
     ]
 )
 

@@ -143,6 +143,7 @@ ROUTE_DTYPE = np.dtype(
         ("filters", "i4"),  # FILTER row, or NO_INDEX: the route uses none
         ("priority", "i4"),  # PRIORITY_*: whose limits and connections its requests use
         ("hedging", "i4"),  # HEDGE_*
+        ("jitter", "i4"),  # JITTER_*
         ("hedging_delay_ns", "i8"),  # between two copies; 0: all at once
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none

@@ -145,6 +145,7 @@ RetryOn = Literal[
 ]
 
 
+Jitter = Literal["FULL", "NONE", "EQUAL", "DECORRELATED"]
 StatusCode = Annotated[Integer, Field(ge=100, le=599)]
 
 
@@ -160,6 +161,9 @@ class RetryPolicy(Model):
     per_try_timeout: Duration | None = None
     base_interval: Duration | None = None
     max_interval: Duration | None = None
+    jitter: Jitter | None = Field(
+        default=None, description="how back-offs are spread; Envoy has FULL only"
+    )
     previous_hosts: Boolean | None = None
     host_selection_retry_max_attempts: Integer | None = Field(default=None, ge=1, le=100)
 

@@ -22,6 +22,10 @@ from meshsim.state.codes import (
     CUSTOM,
     HEDGE_AFTER_DELAY,
     HEDGE_ON_PER_TRY_TIMEOUT,
+    JITTER_DECORRELATED,
+    JITTER_EQUAL,
+    JITTER_FULL,
+    JITTER_NONE,
     LEAST_REQUEST,
     LEAST_REQUEST_FULL_SCAN,
     MAGLEV,
@@ -84,6 +88,12 @@ HOST_LINKS = (
 )
 #: Policies with slow start.
 _SLOW_STARTING = (None, "ROUND_ROBIN", "LEAST_REQUEST")
+_JITTER = {
+    "FULL": JITTER_FULL,
+    "NONE": JITTER_NONE,
+    "EQUAL": JITTER_EQUAL,
+    "DECORRELATED": JITTER_DECORRELATED,
+}
 _BALANCING = {
     "ROUND_ROBIN": ROUND_ROBIN,
     "LEAST_REQUEST": LEAST_REQUEST,
@@ -237,6 +247,7 @@ def _fill_retry(fields: Rows, retry: RetryPolicy, codes: list[int]) -> None:
     fields["host_selection_attempts"] = retry.host_selection_retry_max_attempts or 1
     fields["base_interval_ns"] = retry.base_interval or 0
     fields["max_interval_ns"] = retry.max_interval or 0
+    fields["jitter"] = _JITTER[retry.jitter or "FULL"]
     per_try_ns = _never(retry.per_try_timeout)
     if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
         fields["per_try_timeout_ns"] = per_try_ns

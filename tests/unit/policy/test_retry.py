@@ -5,6 +5,10 @@ from policy_rows import make_route
 from meshsim.errors import ConfigError
 from meshsim.policy.retry import RETRY_ON_BITS, back_off_ns, retry_allowed, retry_on_bits
 from meshsim.state.codes import (
+    JITTER_DECORRELATED,
+    JITTER_EQUAL,
+    JITTER_FULL,
+    JITTER_NONE,
     RESET_CONNECT_FAILURE,
     RESET_NO_HOST,
     RESET_NONE,
@@ -94,7 +98,8 @@ def bounds_ms(base_ms, max_ms, count=6):
     routes = make_route(base_interval_ns=int(base_ms * MS), max_interval_ns=int(max_ms * MS))
     almost_one = 1 - 2**-53
     return [
-        int(back_off_ns(routes, 0, number, almost_one)) // MS + 1 for number in range(1, count + 1)
+        int(back_off_ns(routes, 0, number, 0, almost_one)) // MS + 1
+        for number in range(1, count + 1)
     ]
 
 
@@ -113,6 +118,33 @@ def test_doubling_stops_at_half_the_maximum():
 
 def test_back_offs_are_whole_milliseconds_from_zero():
     routes = make_route()
-    assert back_off_ns(routes, 0, 1, 0.0) == 0
-    waits = {int(back_off_ns(routes, 0, 1, (index + 0.5) / 25)) for index in range(25)}
+    assert back_off_ns(routes, 0, 1, 0, 0.0) == 0
+    waits = {int(back_off_ns(routes, 0, 1, 0, (index + 0.5) / 25)) for index in range(25)}
     assert waits == {index * MS for index in range(25)}
+
+
+@pytest.mark.parametrize(
+    ("jitter", "low_ms", "high_ms"),
+    [
+        (JITTER_FULL, [0, 0, 0, 0, 0], [10, 20, 40, 80, 100]),
+        (JITTER_EQUAL, [5, 10, 20, 40, 50], [10, 20, 40, 80, 100]),
+        (JITTER_NONE, [10, 20, 40, 80, 100], [10, 20, 40, 80, 100]),
+    ],
+)
+def test_jitter_spreads_back_offs_below_one_bound(jitter, low_ms, high_ms):
+    routes = make_route(base_interval_ns=10 * MS, max_interval_ns=100 * MS, jitter=jitter)
+    for retry, (low, high) in enumerate(zip(low_ms, high_ms, strict=True), 1):
+        assert back_off_ns(routes, 0, retry, 0, 0.0) == low * MS
+        almost = int(back_off_ns(routes, 0, retry, 0, np.nextafter(1.0, 0.0)))
+        assert high * MS - MS <= almost <= high * MS
+
+
+def test_decorrelated_jitter_remembers_the_last_wait():
+    routes = make_route(
+        base_interval_ns=10 * MS, max_interval_ns=100 * MS, jitter=JITTER_DECORRELATED
+    )
+    waits = [int(back_off_ns(routes, 0, 1, 77 * MS, uniform)) for uniform in (0.0, 0.5)]
+    assert waits == [10 * MS, 20 * MS]  # the first knows no last: uniform over [base, 3 base)
+    waits = [int(back_off_ns(routes, 0, 2, 20 * MS, uniform)) for uniform in (0.0, 0.5)]
+    assert waits == [10 * MS, 35 * MS]
+    assert back_off_ns(routes, 0, 9, 90 * MS, 0.9) == 100 * MS
