@@ -225,7 +225,7 @@ class _Runs:
             wall_clock=time.perf_counter,
         )
         env = MeshEnvironment(kernel)
-        control = MeshControl(kernel)
+        control = MeshControl(kernel, env)
         for fault in self.compiled.topology.faults:
             if with_trigger or not fault.trigger:
                 env.process(fault_process(env, control, fault))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from meshsim.kernel.control import MeshControl
+from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.owner import Kernel
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -15,6 +16,7 @@ from meshsim.topology.model import Topology
 from meshsim.topology.validate import validated
 
 NS_PER_MS = 1_000_000
+MS_PER_S = 1000
 NO_WIRE = {
     "latency": dict.fromkeys(("same_node", "same_zone", "same_region", "cross_region"), "0s")
 }
@@ -112,7 +114,8 @@ class Run:
             on_slice=on_slice,
             hosts_large=hosts_large,
         )
-        self.control = MeshControl(self.kernel)
+        self.env = MeshEnvironment(self.kernel)
+        self.control = MeshControl(self.kernel, self.env)
 
     @property
     def state(self):
@@ -120,10 +123,16 @@ class Run:
 
     def to(self, time_ms):
         """Advance to `time_ms`, check the invariants, and return this run."""
-        self.kernel.advance_to(round(time_ms * NS_PER_MS))
+        self.advance(time_ms)
         problems = validate(self.state)
         assert not problems, problems
         return self
+
+    def advance(self, time_ms):
+        """Advance to `time_ms`, and no further than there is."""
+        if time_ms / MS_PER_S > self.env.now:
+            self.env.run(until=time_ms / MS_PER_S)
+        self.kernel.advance_to(round(time_ms * NS_PER_MS))
 
     def spans(self, edge=None):
         """Return the ended exchanges of `edge` ("caller>service"; None: of all), by start."""

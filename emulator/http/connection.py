@@ -35,6 +35,8 @@ __all__ = [
 
 #: Linger of nothing: closing a socket resets the connection (struct linger of socket(7)).
 _LINGER_RESET = struct.pack("ii", 1, 0)
+#: Keeps what is late in order: timers of one instant run in any [s].
+_INSTANT_S = 1e-6
 
 
 class Address(Protocol):
@@ -114,6 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_client",
+        "_due_s",
         "_head",
         "_held",
         "_method",
@@ -125,6 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
         "closed",
         "host",
         "idle_since_ns",
+        "late_s",
         "requests",
     )
 
@@ -143,6 +147,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._silent = False
         self._held: list[bytes] = []  # written while no packets got through
+        #: How late what is sent (0), or comes (1), is [s]; None: the network is sound.
+        self.late_s: Callable[[int], float] | None = None
+        self._due_s = [0.0, 0.0]  # when the last of it arrives, by the clock of the loop
 
     # --- For whoever holds it -------------------------------------------------------------
 
@@ -159,6 +166,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a part of the request."""
+        if self.late_s is not None:
+            self._later(0, self._write, data)
+        else:
+            self._write(data)
+
+    def _later(self, way: int, arrive: Callable[..., object], *what: bytes) -> None:
+        """Let something arrive as late as the network says, after what was sent before it."""
+        assert self.late_s is not None
+        loop = asyncio.get_running_loop()
+        due_s = max(loop.time() + self.late_s(way), self._due_s[way] + _INSTANT_S)
+        self._due_s[way] = due_s
+        loop.call_at(due_s, arrive, *what)
+
+    def _write(self, data: bytes) -> None:
         if self._transport is None or self.closed:
             return
         if self._silent:
@@ -230,7 +251,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Hand what was received to the client."""
+        """Hand what was received to the client, when it has arrived."""
+        if self.late_s is not None:
+            self._later(1, self._received, data)
+        else:
+            self._received(data)
+
+    def _received(self, data: bytes) -> None:
+        if self.closed:
+            return
         client = self._client
         if client is None:
             self._idle_closed()
@@ -282,14 +311,23 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """End a body that ends with its connection; the transport closes itself."""
+        if self.late_s is not None:
+            self._later(1, self._ended)
+        else:
+            self._ended()
+        return False
+
+    def _ended(self) -> None:
         client = self._client
         if client is not None and isinstance(self._body, UntilCloseBody):
             self._end(client, True)
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever is concerned, once."""
-        self._lost()
+        """Tell whoever is concerned, once, when it has arrived."""
+        if self.late_s is not None:
+            self._later(1, self._lost)
+        else:
+            self._lost()
 
     def _lost(self) -> None:
         if self.closed:

@@ -21,6 +21,7 @@ from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
 from emulator.http.connection import ClientContexts, UpstreamConnection, dial
 from emulator.http.heads import CHECK_AGENT, ResponseHead
+from emulator.proxy.wire import Wire
 from meshsim.state.health import (
     CHECK_DEGRADED,
     CHECK_FAILED,
@@ -89,11 +90,14 @@ class HealthChecks:
         Model time, of which intervals and timeouts are.
     contexts : ClientContexts, optional
         Who this proxy is; None: plain text only.
+    wire : Wire
+        The network to its upstreams.
     """
 
     def __init__(
-        self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None
+        self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None, wire: Wire
     ) -> None:
+        self._wire = wire
         self._engine = engine
         self._clock = clock
         self._contexts = contexts
@@ -176,7 +180,9 @@ class HealthChecks:
         if address.name in self._unreachable:
             await asyncio.Event().wait()  # until the timeout
         if connection.get_extra_info("socket") is None:
+            await self._wire.connect(address.name)
             await dial(connection, address, self._contexts)
+        self._wire.attach(connection, address.name)
         connection.use(check, b"GET")
         connection.write(
             b"GET %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n\r\n"

@@ -7,8 +7,9 @@ neither TLS nor admission on this side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+from zlib import crc32
 
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
@@ -21,6 +22,7 @@ from emulator.proxy.health_checks import HealthChecks
 from emulator.proxy.mirror import Copies
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
+from emulator.proxy.wire import Impairment, Wire
 
 __all__ = ["OutboundProxy"]
 
@@ -52,8 +54,9 @@ class OutboundProxy(AcceptingProxy):
         host: str = "127.0.0.1",
     ) -> None:
         super().__init__(self._begin, host)
-        self.pools = UpstreamPools(engine, clock, contexts)
-        self._checks = HealthChecks(engine, clock, contexts)
+        self._wire = Wire(clock, crc32(engine.name.encode()))
+        self.pools = UpstreamPools(engine, clock, contexts, self._wire)
+        self._checks = HealthChecks(engine, clock, contexts, self._wire)
         counted = (self.downstream.ended, self.downstream.counts)
         self._services = ProxyServices(engine, clock, self.pools, recorder, *counted, self._copy)
         self._copies = Copies(self._services)
@@ -69,6 +72,11 @@ class OutboundProxy(AcceptingProxy):
         names = tuple(names)
         self.pools.partition(names)
         self._checks.partition(names)
+
+    def impair(self, wrong: Mapping[str, Impairment]) -> None:
+        """Make the network to the endpoints named worse, and to no others."""
+        self._wire.impair(wrong)
+        self.pools.rewired()
 
     def reconfigured(self) -> None:
         """Close connections to endpoints that have left or moved; the engine has applied it.

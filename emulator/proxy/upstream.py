@@ -31,6 +31,7 @@ from emulator.http.connection import (
     UpstreamConnection,
     dial,
 )
+from emulator.proxy.wire import Wire
 from meshsim.policy.circuit_breakers import CONNECTIONS_AT_ONCE, OPEN, OPEN_NONE
 from meshsim.state.codes import (
     NEVER_NS,
@@ -77,11 +78,14 @@ class UpstreamPools:
         Model time, of which idle and connect time-outs are.
     contexts : ClientContexts, optional
         Who this proxy is; None: plain text only.
+    wire : Wire
+        The network to its upstreams.
     """
 
     def __init__(
-        self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None
+        self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None, wire: Wire
     ) -> None:
+        self._wire = wire
         self._engine = engine
         self._clock = clock
         self._contexts = contexts
@@ -184,6 +188,11 @@ class UpstreamPools:
             name = self._engine.address(connection.host).name
             connection.silence(name in self._unreachable)
 
+    def rewired(self) -> None:
+        """Let every connection be as late as the network is now."""
+        for connection in self._connections:
+            self._wire.attach(connection, self._engine.address(connection.host).name)
+
     def abort(self) -> None:
         """Reset every connection, for good; nobody is told."""
         self._aborted = True
@@ -228,6 +237,7 @@ class UpstreamPools:
             async with asyncio.timeout(timeout_s):
                 while address.name in self._unreachable:
                     await self._healed.wait()
+                await self._wire.connect(address.name)
                 await dial(connection, address, self._contexts)
         except OSError:  # also TimeoutError and ssl.SSLError
             connection.close()
@@ -236,6 +246,7 @@ class UpstreamPools:
             self._fail_pending(pool)
             self._forget(connection)
         else:
+            self._wire.attach(connection, address.name)
             connection.silence(address.name in self._unreachable)
             self._serve_pending(pool, connection)
 

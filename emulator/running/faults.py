@@ -1,8 +1,8 @@
 """The verbs of a running mesh on live sockets and processes.
 
 Rule: the same words as the simulator's `meshsim.kernel.control.MeshControl`, awaited instead of
-called, and the faults that only a real mesh has: a process killed, a zone cut off, a
-certificate expired, the broker gone.  Timed faults of the scenario use these verbs too.
+called, and the faults that only a real mesh has: a process killed, a certificate expired, the
+broker gone.  Timed faults of the scenario use these verbs too.
 
 =============================== ============================================================
 verb                            what happens
@@ -12,10 +12,16 @@ kill_proxy                      the same of the sidecar alone
 slow (0 pauses), fail           the workload's speed; its share of 500s
 flush                           what replicas have cached is forgotten
 flap                            kill and restore, again and again
+drain                           withdrawn, refusing what comes, killed after a grace period
+roll_out                        drained and restored, so many at a time
+squeeze                         a share of the cores
+gray                            a share of the requests is slow or fails, health checks do not
 withdraw                        every proxy is told to stop choosing these replicas
-set_rate, set_/push_weights     the load; the weights of a split, pushed as configuration
+set_rate                        the load, at once or in a ramp
+set_/push_weights               the weights of a split, pushed as configuration
 kill_node, restart_node         kill -9 of a node process; a new one in its place
-partition, heal                 packets between a zone and the rest are lost; or no more
+partition, lose_zone            packets between a zone and the rest are lost; its replicas too
+impair, heal                    latency and loss between two zones; the network is sound again
 expire_certificate, renew_...   an expired certificate on every new connection; a valid one
 kill_broker, restart_broker     the embedded broker
 certificates                    what the proxies hold by now
@@ -37,28 +43,35 @@ Examples
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emulator.clock import unix_s
+from emulator.running.network import LiveNetwork
+from emulator.running.rollouts import restart_in_turn
+from emulator.running.weights import with_weights
 from meshsim.errors import ConfigError, Problem
-from meshsim.topology.model import Route, ServicePolicy, TimedFault, Topology
+from meshsim.topology.base import Distribution
+from meshsim.topology.faults import TimedFault, verbs_at_begin, verbs_at_end
 from meshsim.units import NS_PER_S, seconds
+from meshsim.workload.ramps import ramp
 from meshsim.yamlfile import did_you_mean
 
 if TYPE_CHECKING:
     from emulator.running.run import Run
 
-__all__ = ["LiveControl", "timed_fault", "with_weights"]
+__all__ = ["LiveControl", "timed_fault"]
 
 
 class LiveControl:
     """Verbs on one emulated mesh under way.
 
-    Live-only, so that a script for both planes does without them: `kill_proxy`, `flap`,
-    `kill_node`, `restart_node`, `partition`, `heal`, `expire_certificate`, `renew_certificate`,
-    `certificates`, `kill_broker`, `restart_broker`.  Simulated only: `add_replicas`,
-    `remove_replicas` and `set_health`, which raise ConfigError here.
+    Live-only, so that a script for both planes does without them: `kill_proxy`, `kill_node`,
+    `restart_node`, `expire_certificate`, `renew_certificate`, `certificates`, `kill_broker`,
+    `restart_broker`.  Simulated only: `add_replicas`, `remove_replicas` and `set_health`, which
+    raise ConfigError here.  Parameters that are not explained are the simulator's, and so is what
+    is refused.
 
     Parameters
     ----------
@@ -68,6 +81,12 @@ class LiveControl:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._withdrawn: set[str] = set()
+        self._network = LiveNetwork(run)
+        #: Of traffic classes: the factor of the rate, and how often it was set.
+        self._rates: dict[str, float] = {}
+        self._rates_set: dict[str, int] = {}
+        #: How often each replica was killed or brought back.
+        self._lives: Counter[str] = Counter()
 
     @property
     def now_s(self) -> float:
@@ -76,7 +95,7 @@ class LiveControl:
 
     async def sleep(self, model_s: float) -> None:
         """Wait for a span of model time [s]."""
-        await asyncio.sleep(self._run.clock.real_s(round(model_s * NS_PER_S)))
+        await asyncio.sleep(self._run.clock.real_s(max(round(model_s * NS_PER_S), 0)))
 
     # --- Replicas ----------------------------------------------------------------------------
 
@@ -95,15 +114,21 @@ class LiveControl:
         ConfigError
             If nothing is meant by these names.
         """
-        await self._run.tell("kill", self._endpoints(service, **where))
+        names = self._endpoints(service, **where)
+        self._lives.update(names)
+        await self._run.tell("kill", names)
 
     async def kill_proxy(self, service: str | None = None, **where: Any) -> None:
         """Kill sidecars; their workloads live on, unreachable."""
         await self._run.tell("kill_proxy", self._endpoints(service, **where))
 
     async def restore(self, service: str | None = None, **where: Any) -> None:
-        """Bring replicas back: alive, at nominal speed, with their stated error rate."""
+        """Bring replicas back: alive, at nominal speed, with their stated error rate and cores.
+
+        One that was dead is cold at first, if its workload has a `cold_start`.
+        """
         names = self._endpoints(service, **where)
+        self._lives.update(names)
         await self._run.tell("restore", names, enrolments=self._run.enrol(names))
 
     async def slow(self, service: str | None = None, factor: float = 0.5, **where: Any) -> None:
@@ -117,6 +142,97 @@ class LiveControl:
         if not 0 <= share <= 1:
             raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])
         await self._run.tell("fail", self._endpoints(service, **where), share=share)
+
+    async def gray(
+        self,
+        service: str | None = None,
+        share: float = 1.0,
+        *,
+        factor: float = 1.0,
+        error_rate: float = 0.0,
+        callers: Sequence[str] = (),
+        **where: Any,
+    ) -> None:
+        """Let replicas be well for health checks, but not for a share of their requests.
+
+        `callers` are simulated only: a workload does not know who asks.
+        """
+        if callers:
+            allowed = "everybody's requests; meshsim.simulate for those of some"
+            found = ", ".join(callers)
+            raise ConfigError([Problem("callers are simulated only", found=found, allowed=allowed)])
+        if not (0 <= share <= 1 and 0 <= error_rate <= 1 and factor > 0):
+            found = f"share {share}, error_rate {error_rate}, factor {factor}"
+            raise ConfigError([Problem("shares are in [0, 1], a speed > 0", found=found)])
+        names = self._endpoints(service, **where)
+        await self._run.tell("gray", names, share=share, error_rate=error_rate, speed=factor)
+
+    async def squeeze(
+        self,
+        service: str | None = None,
+        share: float = 0.5,
+        *,
+        node: str | None = None,
+        **where: Any,
+    ) -> None:
+        """Leave a node, or replicas, a share of their cores; 1 gives them back.
+
+        Workloads are squeezed as in the simulator, but for two limits: replicas of one node do not
+        share its cores with one another here, and sidecars have the machine's.
+        """
+        if not 0 < share <= 1:
+            raise ConfigError([Problem("a share of cores is in (0, 1]", found=str(share))])
+        names = self._endpoints(service, **where) if node is None else self._on_node(node)
+        shares = (share, 1.0) if node is None else (1.0, share)
+        await self._run.tell("squeeze", names, share=shares[0], node_share=shares[1])
+
+    def _on_node(self, node: str) -> list[str]:
+        """Return the endpoints on a node whose cores are stated."""
+        layout, nodes = self._run.compiled.layout, self._run.topology.nodes
+        if node not in nodes:
+            raise _unknown("node", node, nodes)
+        if nodes[node].cores is None:
+            allowed = "a node that states its cores; or name a service"
+            message = f"node {node} has no cores that are shared"
+            raise ConfigError([Problem(message, found=node, allowed=allowed)])
+        rows = layout.endpoint_node.tolist()
+        index = layout.nodes.index(node)
+        return [name for name, row in zip(layout.endpoint_names, rows, strict=True) if row == index]
+
+    async def drain(
+        self,
+        service: str | None = None,
+        *,
+        grace_s: float = 30.0,
+        pre_stop_s: float = 0.0,
+        **where: Any,
+    ) -> None:
+        """End replicas as Kubernetes ends pods, so that no request need fail.
+
+        The control plane tells every proxy to choose them no more (`withdraw`).  After
+        `pre_stop_s` they stop listening and answer what they have with ``connection: close``;
+        what is left after `grace_s` is reset.  `restore` and ``withdraw(..., healthy=True)`` bring
+        them back.  A proxy that has not heard in time is refused: that is what a preStop hook is
+        for.
+        """
+        if not 0 <= pre_stop_s <= grace_s:
+            found = f"pre_stop_s {pre_stop_s}, grace_s {grace_s}"
+            raise ConfigError([Problem("pre_stop_s is a part of grace_s", found=found)])
+        names = self._endpoints(service, **where)
+        lives = {name: self._lives[name] for name in names}
+        begin_s = self.now_s
+        await self.withdraw(service, **where)
+        await self.sleep(pre_stop_s)
+        patience_ns = round((grace_s - pre_stop_s) * NS_PER_S)
+        await self._run.tell("refuse", self._same(lives), patience_ns=patience_ns)
+        await self.sleep(begin_s + grace_s - self.now_s)
+        names = self._same(lives)
+        self._lives.update(names)
+        await self._run.tell("kill", names)
+
+    def _same(self, lives: Mapping[str, int]) -> list[str]:
+        """Return those that have been neither killed nor brought back since."""
+        return [name for name, life in lives.items() if self._lives[name] == life]
 
     async def flush(self, service: str | None = None, **where: Any) -> None:
         """Empty the caches of replicas.
@@ -149,23 +265,34 @@ class LiveControl:
             await self.restore(service, **where)
             await self.sleep(up_s)
 
+    async def roll_out(self, service: str, workload: str | None = None, **how: Any) -> None:
+        """Restart the replicas of a workload in place, so many at a time.
+
+        A live mesh has the replicas that its scenario declares, so that none is created beyond
+        them: `max_surge` is 0 here, whatever is said, and `max_unavailable` at least 1.
+
+        `readiness_s` counts from the end of the old replica.
+        """
+        self._endpoints(service, workload=workload)
+        places = [at for at in self._run.compiled.layout.workloads if at.service == service]
+        if workload is None and len(places) > 1:
+            allowed = ", ".join(at.workload for at in places)
+            message = f"{service} has several workloads"
+            raise ConfigError([Problem(message, found="none named", allowed=allowed)])
+        place = next(at for at in places if workload in (None, at.workload))
+        await restart_in_turn(self, place, **how)
+
     async def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Refuse: a live mesh has the replicas that its scenario declares.
 
-        Raises
-        ------
-        ConfigError
-            Always.
+        It always raises ConfigError.
         """
         raise _fixed_replicas("add_replicas", service, workload, count)
 
     async def remove_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Refuse, as `add_replicas` does; `withdraw` and `kill` are there instead.
 
-        Raises
-        ------
-        ConfigError
-            Always.
+        It always raises ConfigError.
         """
         raise _fixed_replicas("remove_replicas", service, workload, count)
 
@@ -184,10 +311,7 @@ class LiveControl:
     ) -> None:
         """Refuse: live proxies judge health themselves; `withdraw` and `fail` are there instead.
 
-        Raises
-        ------
-        ConfigError
-            Always.
+        It always raises ConfigError.
         """
         message = "set_health is simulated only: discovery says nothing of the health of endpoints"
         allowed = "withdraw, fail and kill; health checks and outlier detection see those"
@@ -212,8 +336,11 @@ class LiveControl:
         """
         return self._run.push(topology=with_weights(self._run.topology, service, weights))
 
-    async def set_rate(self, traffic: str, factor: float) -> None:
-        """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""
+    async def set_rate(self, traffic: str, factor: float, *, ramp_s: float = 0.0) -> None:
+        """Scale the declared rate of an open-loop traffic class by `factor` >= 0.
+
+        It gets there evenly over `ramp_s` of model time [s]; another call ends the ramp.
+        """
         classes = self._run.topology.traffic
         if traffic not in classes:
             raise _unknown("traffic class", traffic, classes)
@@ -221,7 +348,16 @@ class LiveControl:
             raise ConfigError(f"{traffic}: a closed loop has users, not a rate")
         if factor < 0:
             raise ConfigError([Problem("a rate is >= 0", found=str(factor))])
-        await self._run.edge.peer.ask("rate", traffic=traffic, factor=factor)
+        if ramp_s < 0:
+            raise ConfigError([Problem("ramp_s is a span of time", found=str(ramp_s))])
+        self._rates_set[traffic] = mine = self._rates_set.get(traffic, 0) + 1
+        begin_s = self.now_s
+        for offset_s, value in ramp(self._rates.get(traffic, 1.0), factor, ramp_s):
+            await self.sleep(begin_s + offset_s - self.now_s)
+            if self._rates_set[traffic] != mine:
+                return
+            self._rates[traffic] = value
+            await self._run.edge.peer.ask("rate", traffic=traffic, factor=value)
 
     # --- Processes, wires, identities, the bus -----------------------------------------------
 
@@ -235,19 +371,44 @@ class LiveControl:
 
     async def partition(self, zone: str) -> None:
         """Lose every packet between `zone` and the rest of the mesh."""
-        layout, traffic = self._run.compiled.layout, self._run.topology.traffic
-        inside = set(self._endpoints(None, zone=zone))
-        outside = set(layout.endpoint_names) - inside
-        unreachable = {name: sorted(outside) for name in inside}
-        unreachable |= {name: sorted(inside) for name in outside}
-        for name, item in traffic.items():
-            gateway_zone = item.zone or layout.zones[0]
-            unreachable[f"gateway-{name}"] = sorted(outside if gateway_zone == zone else inside)
-        await self._run.tell_all("partition", unreachable=unreachable)
+        await self._network.cut_off(zone)
 
-    async def heal(self) -> None:
-        """End the partition."""
-        await self._run.tell_all("partition", unreachable={})
+    async def lose_zone(self, zone: str) -> None:
+        """Lose a zone with all its replicas and their proxies, as if its power failed.
+
+        Packets to and from it are lost (`partition`), so that nobody is reset.
+        ``restore(zone=...)`` and ``heal(zone=...)`` undo it.
+        """
+        self._endpoints(None, zone=zone)
+        await self.partition(zone)
+        await self.kill(zone=zone)
+
+    async def impair(
+        self,
+        zones: Sequence[str],
+        *,
+        latency: str | Distribution | None = None,
+        loss: float = 0.0,
+        one_way: bool = False,
+    ) -> None:
+        """Make the network between two zones worse (`meshsim.workload.impairments`).
+
+        What a proxy sends to an endpoint, and what comes back, is late; endpoints of one node do
+        not use the network.
+        """
+        if not 0 <= loss <= 1:
+            raise ConfigError([Problem("a share is in [0, 1]", found=str(loss))])
+        extra = None if latency is None else Distribution.model_validate(latency)
+        await self._network.impair(zones, extra, loss, one_way=one_way)
+
+    async def heal(self, *, zones: Sequence[str] | None = None, zone: str | None = None) -> None:
+        """End what `impair` did between two `zones`, or `partition` to a `zone`; or all of it."""
+        if zones is not None:
+            await self._network.mend(zones)
+        if zone is not None:
+            await self._network.join(zone)
+        if zones is None and zone is None:
+            await self._network.heal()
 
     async def certificates(self, service: str | None = None, **where: Any) -> dict[str, str]:
         """Return the certificate that each of these proxies holds by now, PEM, own one first."""
@@ -327,68 +488,12 @@ def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> ConfigError:
     return ConfigError([Problem(f"unknown {kind}", found=name, allowed=allowed, suggestion=near)])
 
 
-def with_weights(topology: Topology, service: str, weights: Mapping[str, int]) -> Topology:
-    """Return `topology` with new weights of every split to `service`, by subset name.
-
-    Raises
-    ------
-    ConfigError
-        If no split has these subsets, or the weights are negative or sum to zero.
-    """
-    if sum(weights.values()) <= 0 or min(weights.values()) < 0:
-        raise ConfigError([Problem("weights are >= 0 and not all 0", found=str(dict(weights)))])
-    policy = topology.policies.get(service, ServicePolicy())
-    known = {item.subset for route in policy.routes for item in route.split if item.subset}
-    unknown = set(weights) - known
-    if unknown or not known:
-        found = ", ".join(sorted(unknown)) or service
-        raise ConfigError([Problem("no weighted split has these subsets", found=found)])
-    routes = tuple(_reweighted(route, weights) for route in policy.routes)
-    changed = policy.model_copy(update={"routes": routes})
-    return topology.model_copy(update={"policies": {**topology.policies, service: changed}})
-
-
-def _reweighted(route: Route, weights: Mapping[str, int]) -> Route:
-    if not any(item.subset for item in route.split):
-        return route
-    split = tuple(
-        item.model_copy(update={"weight": weights.get(item.subset, 0)}) if item.subset else item
-        for item in route.split
-    )
-    return route.model_copy(update={"split": split})
-
-
 async def timed_fault(mesh: LiveControl, fault: TimedFault) -> None:
     """Inject a timed fault of the scenario, and undo it after its duration."""
     await mesh.sleep(seconds(fault.at) - mesh.now_s)
-    await _begin(mesh, fault)
+    for verb in verbs_at_begin(fault):
+        await getattr(mesh, verb.name)(**verb.values)
     if fault.duration is not None:
         await mesh.sleep(seconds(fault.at + fault.duration) - mesh.now_s)
-        await _end(mesh, fault)
-
-
-def _where(fault: TimedFault) -> dict[str, Any]:
-    return {"workload": fault.workload, "replica": fault.replica, "zone": fault.zone}
-
-
-async def _begin(mesh: LiveControl, fault: TimedFault) -> None:
-    match fault.kind:
-        case "kill":
-            await mesh.kill(fault.service, **_where(fault))
-        case "slow":
-            await mesh.slow(fault.service, fault.factor, **_where(fault))
-        case "pause":
-            await mesh.slow(fault.service, 0.0, **_where(fault))
-        case "errors":
-            await mesh.fail(fault.service, fault.factor, **_where(fault))
-        case "flush":
-            await mesh.flush(fault.service, **_where(fault))
-        case "rate":
-            await mesh.set_rate(fault.traffic or "", fault.factor)
-
-
-async def _end(mesh: LiveControl, fault: TimedFault) -> None:
-    if fault.kind == "rate":
-        await mesh.set_rate(fault.traffic or "", 1.0)
-    else:
-        await mesh.restore(fault.service, **_where(fault))
+        for verb in verbs_at_end(fault):
+            await getattr(mesh, verb.name)(**verb.values)

@@ -28,7 +28,8 @@ from emulator.running.definitions import unpack
 from emulator.running.lag import LagProbe
 from emulator.running.messages import Answer
 from emulator.running.node_spec import NodeSpec, compiled_of
-from emulator.running.replica import Enrolment, Replica, Sidecar, Surroundings
+from emulator.running.replica import Enrolment, Impaired, Replica, Sidecar, Surroundings
+from emulator.workload.gray import GrayFailure
 from emulator.workload.loadgen import LoadGenerator
 from meshsim.controlplane.configuration import gateway_name
 from meshsim.errors import MeshsimError
@@ -71,6 +72,8 @@ class Node:
         self._log: StimulusLog | None = None
         #: Endpoints that a proxy cannot reach, by proxy.
         self._unreachable: dict[str, list[str]] = {}
+        #: (latency as JSON, loss) by (from zone, to zone).
+        self._impaired: Impaired = {}
 
     @property
     def verbs(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]]:
@@ -89,7 +92,11 @@ class Node:
             "slow": self._slow,
             "fail": self._fail,
             "flush": self._flush,
+            "gray": self._gray,
+            "refuse": self._refuse,
+            "squeeze": self._squeeze,
             "rate": self._rate,
+            "impair": self._impair,
             "partition": self._partition,
             "certificates": self._certificates,
             "expire": self._expire,
@@ -315,6 +322,7 @@ class Node:
                 await replica.start(Enrolment(**enrolment))
                 assert replica.sidecar is not None
                 replica.sidecar.cut_off(self._unreachable.get(replica.name, ()))
+                replica.sidecar.impair(self._impaired)
             replica.heal()
         return Answer()
 
@@ -330,10 +338,32 @@ class Node:
             replica.fail(values["share"])
         return Answer()
 
+    async def _refuse(self, values: dict[str, Any]) -> Answer:
+        """Let replicas take no new work; this ends when they have, or when they are killed."""
+        timeout_s = self.clock.real_s(values["patience_ns"])
+        for replica in self._named(values):
+            refusing = asyncio.ensure_future(replica.refuse(timeout_s))
+            self._tasks.add(refusing)
+            refusing.add_done_callback(self._tasks.discard)
+        return Answer()
+
+    async def _squeeze(self, values: dict[str, Any]) -> Answer:
+        """Leave replicas a share of their own cores, and of those of their node."""
+        for replica in self._named(values):
+            replica.squeeze(values["share"], values["node_share"])
+        return Answer()
+
     async def _flush(self, values: dict[str, Any]) -> Answer:
         """Empty the caches of replicas."""
         for replica in self._named(values):
             replica.flush()
+        return Answer()
+
+    async def _gray(self, values: dict[str, Any]) -> Answer:
+        """Let a gray failure hit requests of replicas."""
+        gray = GrayFailure(values["share"], values["error_rate"], values["speed"])
+        for replica in self._named(values):
+            replica.turn_gray(gray)
         return Answer()
 
     async def _rate(self, values: dict[str, Any]) -> Answer:
@@ -346,6 +376,13 @@ class Node:
         self._unreachable = values["unreachable"]
         for name, sidecar in self._sidecars().items():
             sidecar.cut_off(self._unreachable.get(name, ()))
+        return Answer()
+
+    async def _impair(self, values: dict[str, Any]) -> Answer:
+        """Make the network between pairs of zones worse, and between no others."""
+        self._impaired = {(at, to): (latency, loss) for at, to, latency, loss in values["pairs"]}
+        for sidecar in self._sidecars().values():
+            sidecar.impair(self._impaired)
         return Answer()
 
     async def _certificates(self, values: dict[str, Any]) -> Answer:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +26,27 @@ from emulator.decisions.engine import ProxyEngine
 from emulator.decisions.stimuli import StimulusLog
 from emulator.proxy import InboundProxy, OutboundProxy
 from emulator.proxy.admission import Admission
+from emulator.proxy.wire import Impairment
 from emulator.results.recording import Recorder
+from emulator.workload.gray import GrayFailure
 from emulator.workload.server import WorkloadServer
 from meshsim.controlplane.configuration import ListenerPolicy, ProxyConfiguration
+from meshsim.state.codes import NO_INDEX
 from meshsim.state.record import ENDPOINT_RECORD_DTYPE
+from meshsim.topology.base import Distribution
 from meshsim.topology.compiled import CompiledTopology
+from meshsim.units import NS_PER_S, seconds
+from meshsim.workload.ramps import ramp
 
-__all__ = ["Enrolment", "Replica", "Sidecar", "Surroundings"]
+__all__ = ["Enrolment", "Impaired", "Replica", "Sidecar", "Surroundings"]
 
 #: A proxy without clusters or peers must still end [real s].
 _DRAIN_S = 5.0
 #: So long a restarted proxy waits for its configuration before it listens all the same [real s].
 _READY_S = 3.0
+#: What is wrong from one zone to another: fields of a `Distribution` or None, and the loss.
+Impaired = Mapping[tuple[str, str], tuple[Any, float]]
+_SOUND = (None, 0.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,11 @@ class Surroundings:
     key_type: str = "ecdsa-p256"
     host: str = "127.0.0.1"
     log: StimulusLog | None = None
+
+
+def _impairment(out: tuple[Any, float], back: tuple[Any, float]) -> Impairment:
+    to, fro = (None if item[0] is None else Distribution(**item[0]) for item in (out, back))
+    return Impairment(to, fro, out[1], back[1])
 
 
 class Sidecar:
@@ -157,6 +171,21 @@ class Sidecar:
             self._unreachable = unreachable
             self.outbound.partition(unreachable)
 
+    def impair(self, impaired: Impaired) -> None:
+        """Make the network to the endpoints of other nodes as bad as that between their zones."""
+        layout = self.surroundings.compiled.layout
+        proxies = self.surroundings.compiled.arrays["proxies"]
+        zone, node = int(proxies["zone"][self.index]), int(proxies["node"][self.index])
+        wrong = {}
+        for name, at, on in zip(
+            layout.endpoint_names, layout.endpoint_zone, layout.endpoint_node, strict=True
+        ):
+            out = impaired.get((layout.zones[zone], layout.zones[at]))
+            back = impaired.get((layout.zones[at], layout.zones[zone]))
+            if (out or back) and not (on == node != NO_INDEX):
+                wrong[name] = _impairment(out or _SOUND, back or _SOUND)
+        self.outbound.impair(wrong)
+
     async def start(self, port: int = 0) -> tuple[str, int]:
         """Listen to the workload; return where.  The agent begins to ask for configuration."""
         address = await self.outbound.start(port)
@@ -219,8 +248,8 @@ class Replica:
         self.surroundings = surroundings
         self.index = compiled.layout.endpoint_names.index(name)
         place = compiled.layout.workloads[compiled.layout.endpoint_workload[self.index]]
-        workload = compiled.topology.services[place.service].workloads[place.workload]
-        self.has_inbound = sidecars and workload.meshed
+        self.workload = compiled.topology.services[place.service].workloads[place.workload]
+        self.has_inbound = sidecars and self.workload.meshed
         self.sidecar: Sidecar | None = None
         self.server: WorkloadServer | None = None
         self.inbound: InboundProxy | None = None
@@ -229,6 +258,7 @@ class Replica:
         self._server_port = 0 if self.has_inbound else port
         self._outbound = ("127.0.0.1", 0)
         self._started = False
+        self._warming: asyncio.Task[None] | None = None
         self._before: tuple[int, ...] = (0,) * len(ENDPOINT_RECORD_DTYPE.names or ())
 
     @property
@@ -254,8 +284,9 @@ class Replica:
                 surroundings.compiled, self.index, surroundings.clock, self._outbound
             )
             address = "127.0.0.1" if self.has_inbound else surroundings.host
-            if self._started:
-                self.server.flush()  # a process that died has lost what it had cached
+            if self._started:  # a process that died has lost what it had cached, and is cold
+                self.server.flush()
+                self._start_cold(self.server)
             self._started = True
             self._server_port = await self.server.start(host=address, port=self._server_port)
         if not self.has_inbound:
@@ -288,6 +319,31 @@ class Replica:
             access=engine.inbound,
         )
 
+    def _start_cold(self, server: WorkloadServer) -> None:
+        """Let `server`, which starts again, be slow at first, if its workload is."""
+        cold = self.workload.cold_start
+        if cold is None:
+            return
+        exponential = cold.shape == "EXPONENTIAL"
+        steps = ramp(cold.initial_speed, 1.0, seconds(cold.duration), exponential=exponential)
+        server.warm(steps[0][1])
+        self._warming = asyncio.ensure_future(self._warm_up(server, steps))
+
+    async def _warm_up(self, server: WorkloadServer, steps: Sequence[tuple[float, float]]) -> None:
+        clock = self.surroundings.clock
+        begin_ns = clock.now_ns()
+        for offset_s, factor in steps:
+            left_ns = begin_ns + round(offset_s * NS_PER_S) - clock.now_ns()
+            await asyncio.sleep(clock.real_s(max(left_ns, 0)))
+            server.warm(factor)
+
+    async def refuse(self, timeout_s: float) -> None:
+        """Take no new connection or request, and finish what is running, in `timeout_s`."""
+        if self.inbound is not None:
+            await self.inbound.drain(timeout_s)
+        elif self.server is not None:
+            await self.server.drain(timeout_s)
+
     async def drain(self) -> bool:
         """Finish what is running, callers' side first; return whether all ended in time."""
         ended = [await self.inbound.drain(_DRAIN_S)] if self.inbound is not None else []
@@ -299,6 +355,9 @@ class Replica:
 
     async def kill(self) -> None:
         """Reset every socket and forget everything."""
+        if self._warming is not None:
+            self._warming.cancel()
+            self._warming = None
         if self.server is not None:
             self._before = self.record(self.surroundings.clock.now_ns())
             self.server.abort()
@@ -340,11 +399,23 @@ class Replica:
         if self.server is not None:
             self.server.flush()
 
+    def squeeze(self, share: float, node_share: float) -> None:
+        """Have a share of its own cores, and of those of its node."""
+        if self.server is not None:
+            self.server.squeeze(share, node_share)
+
+    def turn_gray(self, gray: GrayFailure) -> None:
+        """Let requests, but no health checks, be hit by a gray failure."""
+        if self.server is not None:
+            self.server.set_gray(gray)
+
     def heal(self) -> None:
-        """Compute at nominal speed, with the stated error rate."""
+        """Compute at nominal speed on all its cores, with the stated error rate."""
         if self.server is not None:
             self.server.set_speed(1.0)
+            self.server.squeeze(1.0, 1.0)
             self.server.set_error_rate(None)
+            self.server.set_gray(None)
 
     def counters(self) -> Mapping[str, int]:
         """Return the counters of both proxies, for reports."""

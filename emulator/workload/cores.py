@@ -40,8 +40,9 @@ class SharedCores(Generic[_Task]):
     """
 
     def __init__(self, container: Any, nodes: Any) -> None:
-        cores = float(nodes["cores"][container["node"]])
-        self._limit_cores = min(float(container["limit_cores"]), cores)
+        self._nominal_cores = float(container["limit_cores"])
+        self._node_cores = float(nodes["cores"][container["node"]])
+        self._limit_cores = min(self._nominal_cores, self._node_cores)
         self._speed = float(container["speed"])
         self._penalty = float(container["penalty"])
         self._virtual_ns = 0.0
@@ -86,10 +87,12 @@ class SharedCores(Generic[_Task]):
         self._work_ns.clear()
         self._share()
 
-    def set_speed(self, speed: float, now_ns: int) -> None:
-        """Compute at `speed` from `now_ns` on."""
+    def set_speed(self, speed: float, shares: tuple[float, float], now_ns: int) -> None:
+        """Compute at `speed` from `now_ns` on, with shares of its limit and of its node's cores."""
         self._settle(now_ns)
         self._speed = speed
+        own, of_node = shares
+        self._limit_cores = min(own * self._nominal_cores, of_node * self._node_cores)
         self._share()
 
     def next_ns(self, now_ns: int) -> int:

@@ -14,6 +14,7 @@ call has a draw key of its own (``x-meshsim-key``), derived as the simulator doe
 from __future__ import annotations
 
 import asyncio
+import math
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from emulator.http.heads import CHECK_AGENT, RequestHead, ResponseHead
 from emulator.proxy.downstream import Downstream
 from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
+from emulator.workload.gray import GrayFailure
 from emulator.workload.requests import call_templates, decimal, hexadecimal
 from emulator.workload.station import Station
 from emulator.workload.tasks import Action, ActionKind, Task
@@ -144,6 +146,9 @@ class WorkloadServer:
         self._alarm = Alarm(clock, self._on_alarm)
         self._server: asyncio.Server | None = None
         self._speed_before = self.station.speed_nominal
+        #: Of its nominal speed: a fault, a squeeze of cores of its own, how warm it is.
+        self._factors = {"slow": 1.0, "squeeze": 1.0, "warmth": 1.0}
+        self._shares = 1.0, 1.0
         self._aborted = False
         self._checks = 0
         self._check_key = np.uint64(mix_in(np.uint64(PURPOSE_HEALTH), endpoint))
@@ -185,23 +190,47 @@ class WorkloadServer:
 
     def set_speed(self, factor: float) -> None:
         """Compute at `factor` times the nominal speed from now on; 0 pauses, sleeps go on."""
-        speed = factor * self.station.speed_nominal
-        self._do(self.station.set_speed(speed, self._clock.now_ns()))
+        self._set_factor("slow", factor)
+
+    def warm(self, factor: float) -> None:
+        """Compute at `factor` of its speed because it has just started."""
+        self._set_factor("warmth", factor)
+
+    def squeeze(self, share: float, node_share: float) -> None:
+        """Have a share of its own cores, and of those of its node."""
+        if self.station.cores is None:
+            self._factors["squeeze"] = share
+        else:
+            self._shares = share, node_share
+        self._apply()
+
+    def _set_factor(self, name: str, factor: float) -> None:
+        self._factors[name] = factor
+        self._apply()
+
+    def _apply(self) -> None:
+        speed = math.prod(self._factors.values()) * self.station.speed_nominal
+        self._do(self.station.set_speed(speed, self._clock.now_ns(), self._shares))
 
     def pause(self) -> None:
         """Compute nothing until `resume`."""
         if self.station.speed > 0.0:
             self._speed_before = self.station.speed
-        self._do(self.station.set_speed(0.0, self._clock.now_ns()))
+        self._do(self.station.set_speed(0.0, self._clock.now_ns(), self._shares))
 
     def resume(self) -> None:
         """Go on at the speed before `pause`."""
-        self._do(self.station.set_speed(self._speed_before, self._clock.now_ns()))
+        speed = self._speed_before
+        self._do(self.station.set_speed(speed, self._clock.now_ns(), self._shares))
 
     def set_error_rate(self, share: float | None) -> None:
         """Answer `share` of the requests with 500; None: as the scenario says."""
         nominal = self.station.error_rate_nominal
         self.station.error_rate = nominal if share is None else share
+
+    def set_gray(self, gray: GrayFailure | None) -> None:
+        """Let requests, but no health checks, be hit by a gray failure; or by none."""
+        self.station.gray = gray
 
     def flush(self) -> None:
         """Forget what is cached."""

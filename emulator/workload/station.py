@@ -27,6 +27,7 @@ import numpy as np
 from emulator.workload import tasks
 from emulator.workload.caching import ReplicaCache
 from emulator.workload.cores import SharedCores
+from emulator.workload.gray import GrayFailure
 from emulator.workload.tasks import Action, ActionKind, ProgramStep, Task, TaskQueue
 from meshsim import rng
 from meshsim.state import server
@@ -69,15 +70,14 @@ class Station:
         self.on_timeout = int(row["on_timeout"])
         self._holds_worker = bool(row["hold_worker"])
         self._patience = int(row["patience"])
-        self.speed_nominal = float(row["speed"])
-        self.error_rate_nominal = float(row["error_rate"])
-        self.error_rate = self.error_rate_nominal
-        self._speed = self.speed_nominal
+        self.speed = self.speed_nominal = float(row["speed"])
+        self.error_rate = self.error_rate_nominal = float(row["error_rate"])
         container = int(row["container"])
-        self._cores: SharedCores[Task] | None = None
+        self.cores: SharedCores[Task] | None = None
         if container != NO_INDEX:
-            self._cores = SharedCores(arrays["containers"][container], arrays["nodes"])
+            self.cores = SharedCores(arrays["containers"][container], arrays["nodes"])
         self.cache = ReplicaCache(arrays, row)
+        self.gray: GrayFailure | None = None
         self._queue = TaskQueue()
         self._running: dict[Task, None] = {}
         self._planned: list[tuple[int, int, int, Task | None, int]] = []
@@ -117,7 +117,8 @@ class Station:
                         self._finish_service(task)
                     self._run(task)
         self._now_ns = max(self._now_ns, now_ns)
-        return self._taken()
+        actions, self._actions = self._actions, []
+        return actions
 
     def submit(self, task: Task, now_ns: int) -> list[Action]:
         """Admit `task`, refuse it, or let it queue, at `now_ns`; return what is to be done."""
@@ -129,6 +130,8 @@ class Station:
         if self.error_rate > 0.0 and self._coin(task, rng.PURPOSE_FAULT << 24) < self.error_rate:
             task.step = tasks.END_STEP
             task.status = _FAILED
+        elif self.gray is not None:
+            self.gray.turn(task)
         if self._acquire_worker(task):
             self._run(task)
         elif self.queued >= self.queue_limit:
@@ -159,12 +162,17 @@ class Station:
             self._stop(task)
         return before + self.advance(now_ns)
 
-    def set_speed(self, speed: float, now_ns: int) -> list[Action]:
-        """Compute at `speed` from now on (1 is nominal, 0 is paused); sleeps go on."""
+    def set_speed(
+        self, speed: float, now_ns: int, shares: tuple[float, float] = (1.0, 1.0)
+    ) -> list[Action]:
+        """Compute at `speed` from now on (1 is nominal, 0 is paused); sleeps go on.
+
+        `shares` are those of the limit of its shared cores, if any, and of its node's cores.
+        """
         before = self.advance(now_ns)
-        previous, self._speed = self._speed, speed
-        if self._cores is not None:
-            self._cores.set_speed(speed, self._now_ns)
+        previous, self.speed = self.speed, speed
+        if self.cores is not None:
+            self.cores.set_speed(speed, shares, self._now_ns)
             self._plan_cores()
             return before
         for task in self._running:
@@ -185,13 +193,8 @@ class Station:
         self._planned.clear()
         self._running.clear()
         self._queue.clear()
-        if self._cores is not None:
-            self._cores.clear(self._now_ns)
-
-    @property
-    def speed(self) -> float:
-        """Speed of compute now."""
-        return self._speed
+        if self.cores is not None:
+            self.cores.clear(self._now_ns)
 
     def record(self, now_ns: int) -> tuple[int, ...]:
         """Return the counters so far, in the order of `ENDPOINT_RECORD_DTYPE`.
@@ -212,10 +215,6 @@ class Station:
         )
 
     # --- Planning ----------------------------------------------------------------------------
-
-    def _taken(self) -> list[Action]:
-        actions, self._actions = self._actions, []
-        return actions
 
     def _plan(self, time_ns: int, kind: int, task: Task | None, wake: int) -> None:
         heapq.heappush(self._planned, (time_ns, self._next_order, kind, task, wake))
@@ -273,7 +272,7 @@ class Station:
         for first in step.branches:
             branch = Task(int(task.key), task.priority, task.operation, task.owner)
             branch.parent = task
-            branch.worker = worker
+            branch.worker, branch.pace = worker, task.pace
             branch.step = first
             task.branches.append(branch)
             self._plan_run(branch, self._now_ns)
@@ -341,7 +340,7 @@ class Station:
             return False
         del self._running[victim]
         victim.wake += 1
-        speed = self._speed if victim.computing else 1.0
+        speed = self.speed if victim.computing else 1.0
         if speed > 0.0:
             victim.work_ns = max((victim.finish_ns - self._now_ns) * speed, 1.0)
         self._count_service(victim)
@@ -423,6 +422,7 @@ class Station:
         duration_ns = self._draw_ns(step.distribution, task, ordinal)
         if duration_ns == 0:
             return False
+        duration_ns = int(duration_ns / task.pace + 0.5)
         task.state = server.TASK_RUNNING
         task.computing = step.kind == server.STEP_COMPUTE
         task.entered_ns = self._now_ns
@@ -435,26 +435,26 @@ class Station:
         task.work_ns = work_ns
         speed = 1.0
         if task.computing:
-            if self._cores is not None:
-                self._cores.add(task, work_ns, self._now_ns)
+            if self.cores is not None:
+                self.cores.add(task, work_ns, self._now_ns)
                 self._plan_cores()
                 return
-            speed = self._speed
+            speed = self.speed
         if speed > 0.0:
             task.finish_ns = self._now_ns + int(work_ns / speed + 0.5)
             self._plan_run(task, task.finish_ns)
 
     def _plan_cores(self) -> None:
-        assert self._cores is not None
+        assert self.cores is not None
         self._cores_wake += 1
-        next_ns = self._cores.next_ns(self._now_ns)
+        next_ns = self.cores.next_ns(self._now_ns)
         if next_ns != NEVER_NS:
             self._plan(next_ns, _CORES, None, self._cores_wake)
 
     def _end_on_cores(self) -> None:
         """Let go on whoever has ended on the shared cores by now."""
-        assert self._cores is not None
-        ended = self._cores.take_ended(self._now_ns)
+        assert self.cores is not None
+        ended = self.cores.take_ended(self._now_ns)
         self._plan_cores()
         for task in ended:
             self._finish_service(task)
@@ -470,7 +470,7 @@ class Station:
     def _finish_service(self, task: Task) -> None:
         """End the running step of `task`; it stands at the next one."""
         # On shared cores a task is served for longer than it computes.
-        self._count_service(task, int(task.work_ns) if self._cores is not None else None)
+        self._count_service(task, int(task.work_ns) if self.cores is not None else None)
         self._running.pop(task, None)
         task.work_ns = 0.0
         task.state = server.TASK_WAITING
@@ -487,8 +487,8 @@ class Station:
             self._leave_queue(task)
         elif task.state == server.TASK_RUNNING:
             cpu_ns = None
-            if self._cores is not None and task.computing:
-                cpu_ns = int(self._cores.remove(task, self._now_ns))
+            if self.cores is not None and task.computing:
+                cpu_ns = int(self.cores.remove(task, self._now_ns))
                 self._plan_cores()
             self._count_service(task, cpu_ns)
             del self._running[task]

@@ -71,6 +71,7 @@ class Task:
         "key",
         "operation",
         "owner",
+        "pace",
         "parent",
         "priority",
         "queue_ns",
@@ -93,6 +94,7 @@ class Task:
         self.state = TASK_WAITING
         self.worker = WORKER_NONE
         self.step = END_STEP
+        self.pace = 1.0  # of its steps, if a gray failure hit it
         self.status = 200
         self.wake = 0  # events planned for an earlier one are stale
         self.computing = False

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.access import connect_timeout_ns, is_dropped
-from meshsim.kernel.events import CONNECTED, pack, schedule
-from meshsim.kernel.passes import charge_handshake, wire_ns
+from meshsim.kernel.events import CONNECTED, WAIT_FOR_SYN, pack, schedule
+from meshsim.kernel.memory import invoke
+from meshsim.kernel.passes import charge_handshake, wire_between, wire_ns
 from meshsim.kernel.pools import free_connection, take_connection
 from meshsim.policy.circuit_breakers import (
     CONNECTIONS_AT_ONCE,
@@ -36,7 +39,8 @@ from meshsim.policy.circuit_breakers import (
     on_pending_removed,
     wants_connection,
 )
-from meshsim.state.codes import NO_INDEX
+from meshsim.rng import PURPOSE_WIRE, mix_in
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.exchange import ATTEMPT_PENDING, CONNECTING_UNANSWERED
 
 __all__ = [
@@ -146,6 +150,18 @@ def _establish_ns(state: Any, attempt: int) -> int:
 
 
 @kernel_jit
+def _lossy_ns(state: Any, attempt: int, delay_ns: int) -> int:
+    """Return `delay_ns` and what lost packets add to it, or NEVER_NS."""
+    exchange = state.attempts["exchange"][attempt]
+    client = state.exchanges["proxy"][exchange]
+    distribution = wire_between(state, client, state.attempts["endpoint"][attempt])
+    leg = 4 * state.attempts["try_number"][attempt] + 2
+    key = mix_in(state.exchanges["key"][exchange], (PURPOSE_WIRE << 24) + leg)
+    waited_ns = invoke(state, WAIT_FOR_SYN, distribution, np.int64(key))
+    return NEVER_NS if waited_ns == NEVER_NS else delay_ns + waited_ns
+
+
+@kernel_jit
 def _open_connection(state: Any, host: int, attempt: int) -> int:
     """Open a connection to `host` for `attempt`."""
     connection = take_connection(state)
@@ -157,6 +173,12 @@ def _open_connection(state: Any, host: int, attempt: int) -> int:
         state.connections["connecting"][connection] = CONNECTING_UNANSWERED
         return connection
     delay_ns = _establish_ns(state, attempt)
+    if state.impairments.shape[0] > 0:
+        delay_ns = _lossy_ns(state, attempt, delay_ns)
+        if delay_ns >= connect_timeout_ns(state, host):
+            announce_connection(state, connection, connect_timeout_ns(state, host))
+            state.connections["connecting"][connection] = CONNECTING_UNANSWERED
+            return connection
     if delay_ns > 0:
         announce_connection(state, connection, delay_ns)
     else:

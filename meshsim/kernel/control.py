@@ -6,7 +6,8 @@ rates); what proxies believe changes only through discovery, by which `add_repli
 
 The verbs are those of a mesh on real sockets as well (`emulator.running.faults.LiveControl`, which
 names its own beside them), but for `add_replicas`, `remove_replicas`, `cpu_ns` and `set_health`;
-there the bus decides the delays of `push_weights`.
+there the bus decides the delays of `push_weights`.  What takes time (`drain`, `flap`, `roll_out`,
+a ramp of `set_rate`) has begun when the verb returns; yield what it returned to wait for its end.
 
 Examples
 --------
@@ -19,27 +20,30 @@ Examples
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
+from simpy.events import Event
 
+from meshsim.controlplane.rollout import DEFAULT_LIMIT, rollout
 from meshsim.errors import ConfigError, Problem
 from meshsim.kernel.caching import flush_cache
+from meshsim.kernel.environment import MeshEnvironment
 from meshsim.kernel.events import CONFIGURE, pack, schedule
-from meshsim.kernel.growth import push_routes, with_replicas, without_replica
+from meshsim.kernel.gray import turn_replica_gray
+from meshsim.kernel.growth import push_routes
+from meshsim.kernel.lasting import Lasting, Process, check_grace, check_spans
+from meshsim.kernel.naming import row_of
+from meshsim.kernel.network import Network
 from meshsim.kernel.owner import Kernel
-from meshsim.kernel.verbs import count_tasks, kill_endpoint, set_rate, set_speed
+from meshsim.kernel.pushes import delays_ns, split_rows
+from meshsim.kernel.replicas import Replicas
 from meshsim.kernel.watching import discover_health, withdraw_hosts
 from meshsim.state.codes import NO_INDEX
-from meshsim.state.kernel import POOLS
-from meshsim.units import NS_PER_S
+from meshsim.topology.base import Distribution
 
 __all__ = ["MeshControl"]
 
-#: Events that stopping one task schedules: its answer, its call, its worker's next task, two of
-#: its node.
-_EVENTS_A_TASK = 5
 _STATUSES = ("HEALTHY", "DEGRADED", "UNHEALTHY")
 
 
@@ -49,138 +53,246 @@ class MeshControl:
     Parameters
     ----------
     kernel : Kernel
+    env : MeshEnvironment
+        Of that kernel; what takes time runs in it.
+
+    Notes
+    -----
+    Every verb raises ConfigError, before anything has happened, if nothing is meant by its names or
+    a number is not in its range.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, env: MeshEnvironment) -> None:
         self._kernel = kernel
-        self._nominal_speed = kernel.state.endpoints["speed"].copy()
-        self._nominal_errors = kernel.state.endpoints["error_rate"].copy()
-        self._removed: set[int] = set()
+        self._env = env
+        self._replicas = Replicas(kernel)
+        self._lasting = Lasting(self._env, self._replicas)
+        self._network = Network(kernel)
 
-    def kill(
-        self,
-        service: str | None = None,
-        *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
-    ) -> None:
+    # --- Replicas ---
+
+    def kill(self, service: str | None = None, **where: Any) -> None:
         """Kill replicas: what they serve is reset, and they refuse connections.
+
+        What they had cached is gone.
 
         Parameters
         ----------
-        service, workload, zone : str, optional
-            What to kill; all that match.  At least one of service and zone.
-        replica : int, optional
-            Number of the replica within its workload, from 0.
-
-        Raises
-        ------
-        ConfigError
-            If nothing is meant by these names.
+        service : str, optional
+        **where
+            `workload` (str), `replica` (int, its number within the workload, from 0), `zone`
+            (str): all that match.  At least one of service and zone.
         """
-        for endpoint in self._endpoints(service, workload, replica, zone):
-            self._reserve_events(endpoint)
-            kill_endpoint(self._kernel.state, endpoint)
-            flush_cache(self._kernel.state, endpoint)
+        for endpoint in self._find(service, **where):
+            self._replicas.kill(endpoint)
 
-    def restore(
+    def restore(self, service: str | None = None, **where: Any) -> None:
+        """Bring replicas back as the scenario has them; who was dead is cold (`cold_start`)."""
+        for endpoint in self._find(service, **where):
+            self._lasting.bring_back(endpoint)
+
+    def flap(
         self,
         service: str | None = None,
         *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
-    ) -> None:
-        """Bring replicas back: alive, at nominal speed, with their stated error rate."""
-        for endpoint in self._endpoints(service, workload, replica, zone):
-            self._heal(endpoint)
+        times: int = 3,
+        down_s: float = 1.0,
+        up_s: float = 1.0,
+        **where: Any,
+    ) -> Event:
+        """Kill and restore replicas `times` times; spans of model time [s], >= 0."""
+        check_spans(down_s=down_s, up_s=up_s)
+        return self._begin(self._lasting.flap(self._find(service, **where), times, down_s, up_s))
 
-    def slow(
+    def drain(
         self,
         service: str | None = None,
-        factor: float = 0.5,
         *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
-    ) -> None:
-        """Let replicas compute at `factor` times their nominal speed; 0 pauses them.
+        grace_s: float = 30.0,
+        pre_stop_s: float = 0.0,
+        **where: Any,
+    ) -> Event:
+        """End replicas as Kubernetes ends pods, so that no request need fail.
 
-        Raises
-        ------
-        ConfigError
-            If nothing is meant by these names, or `factor` is negative.
+        Every proxy is told at once to choose them no more (`withdraw`).  After `pre_stop_s` they
+        refuse what comes and finish what they have; what is left after `grace_s` is reset.
+        `restore` and ``withdraw(..., healthy=True)`` bring them back.
+
+        Parameters
+        ----------
+        service, **where
+            As for `kill`.
+        grace_s : float
+            Kubernetes' terminationGracePeriodSeconds, from now [s], >= 0.
+        pre_stop_s : float
+            Of these, how long the preStop hook runs [s].
         """
+        check_grace(grace_s, pre_stop_s)
+        endpoints = self._replicas.staying(self._find(service, **where))
+        withdraw_hosts(self._kernel, endpoints, healthy=False)
+        return self._begin(self._lasting.drain(endpoints, grace_s, pre_stop_s))
+
+    def slow(self, service: str | None = None, factor: float = 0.5, **where: Any) -> None:
+        """Let replicas compute at `factor` times their nominal speed; 0 pauses them."""
         if factor < 0:
             raise ConfigError([Problem("a speed is >= 0", found=str(factor))])
-        for endpoint in self._endpoints(service, workload, replica, zone):
-            self._set_speed(endpoint, factor * float(self._nominal_speed[endpoint]))
+        for endpoint in self._find(service, **where):
+            self._replicas.slow(endpoint, factor)
 
-    def fail(
+    def fail(self, service: str | None = None, share: float = 1.0, **where: Any) -> None:
+        """Let replicas answer a `share` of their requests with 500."""
+        _check_share(share)
+        for endpoint in self._find(service, **where):
+            self._replicas.fail(endpoint, share)
+
+    def gray(
         self,
         service: str | None = None,
         share: float = 1.0,
         *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
+        factor: float = 1.0,
+        error_rate: float = 0.0,
+        callers: Sequence[str] = (),
+        **where: Any,
     ) -> None:
-        """Let replicas answer a `share` of their requests with 500.
+        """Let replicas be well for health checks, but not for a share of their requests.
 
-        Raises
-        ------
-        ConfigError
-            If nothing is meant by these names, or `share` is not in [0, 1].
+        Parameters
+        ----------
+        share : float
+            Of the requests that are hit, in [0, 1].
+        factor : float
+            Speed of what is hit and does not fail [1], > 0.
+        error_rate : float
+            Share of what is hit that fails with 500, in [0, 1].
+        callers : sequence of str
+            Services whose requests alone are hit; everybody's if it is empty.
         """
-        if not 0 <= share <= 1:
-            raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])
-        for endpoint in self._endpoints(service, workload, replica, zone):
-            self._kernel.state.endpoints["error_rate"][endpoint] = share
+        _check_share(share)
+        _check_share(error_rate)
+        if factor <= 0:
+            raise ConfigError([Problem("a speed is > 0", found=str(factor), allowed="slow, to 0")])
+        for name in callers:
+            row_of("service", name, self._kernel.compiled.layout.services)
+        for endpoint in self._find(service, **where):
+            turn_replica_gray(self._kernel, endpoint, (share, error_rate, factor), set(callers))
 
-    def flush(
+    def squeeze(
         self,
         service: str | None = None,
+        share: float = 0.5,
         *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
+        node: str | None = None,
+        **where: Any,
     ) -> None:
-        """Empty the caches of replicas.
+        """Leave a node, or replicas, a share of their cores; 1 gives them back.
 
-        Raises
-        ------
-        ConfigError
-            If nothing is meant by these names, or none of it has a cache.
+        The cores of a node are shared by all that runs on it, sidecars too.  A replica is squeezed
+        by its CPU limit; one with cores of its own computes at `share` of its speed.
+
+        Parameters
+        ----------
+        service, **where
+            As for `kill`; unless there is a `node`.
+        share : float
+            Of the cores that the scenario states [1], 0 < share <= 1.
+        node : str, optional
+            One that states its `cores`.
         """
-        endpoints = self._endpoints(service, workload, replica, zone)
+        _check_share(share)
+        if share == 0:
+            raise ConfigError([Problem("a share of cores is > 0", found="0", allowed="slow, to 0")])
+        if node is not None:
+            self._replicas.squeeze_node(node, share)
+            return
+        for endpoint in self._find(service, **where):
+            self._replicas.squeeze(endpoint, share)
+
+    def flush(self, service: str | None = None, **where: Any) -> None:
+        """Empty the caches of replicas; ConfigError if nothing that is meant has one."""
+        endpoints = self._find(service, **where)
         if not self._kernel.state.endpoints["cache_count"][endpoints].any():
-            names = ", ".join(self._kernel.endpoint_names[row] for row in endpoints[:20])
-            raise ConfigError([Problem("nothing here has a cache", found=names)])
+            found = self._replicas.names(endpoints)
+            raise ConfigError([Problem("nothing here has a cache", found=found)])
         for endpoint in endpoints:
             flush_cache(self._kernel.state, endpoint)
 
-    def withdraw(
+    # --- Zones and wires ---
+
+    def lose_zone(self, zone: str) -> None:
+        """Lose a zone with all its replicas and their proxies, as if its power failed.
+
+        Nobody is told: packets to and from it are lost (`partition`), so that callers notice by
+        their timeouts, not by a reset.  ``restore(zone=...)`` and ``heal(zone=...)`` undo it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such zone, or nothing runs in it.
+        """
+        endpoints = self._find(None, zone=zone)
+        self.partition(zone)
+        for endpoint in endpoints:
+            self._replicas.kill(endpoint)
+
+    def partition(self, zone: str) -> None:
+        """Lose every packet between `zone` and the rest of the mesh.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such zone.
+        """
+        self._network.cut_off(zone)
+
+    def impair(
         self,
-        service: str | None = None,
+        zones: Sequence[str],
         *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
-        healthy: bool = False,
+        latency: str | Distribution | None = None,
+        loss: float = 0.0,
+        one_way: bool = False,
     ) -> None:
+        """Make the network between two zones worse (`meshsim.workload.impairments`).
+
+        Parameters
+        ----------
+        zones : (str, str)
+            From the first to the second, and back; twice the same for within a zone.
+        latency : str or Distribution, optional
+            Added to each message, one way: "50ms".
+        loss : float
+            Share of the packets, in [0, 1].
+        one_way : bool
+            Only from the first zone to the second.
+
+        Raises
+        ------
+        ConfigError
+            If these are no two zones, or a number is none.
+        """
+        _check_share(loss)
+        extra = None if latency is None else Distribution.model_validate(latency)
+        self._network.impair(zones, extra, loss, one_way=one_way)
+
+    def heal(self, *, zones: Sequence[str] | None = None, zone: str | None = None) -> None:
+        """End what `impair` did between two `zones`, or `partition` to a `zone`; or all of it."""
+        if zones is not None:
+            self._network.mend(zones)
+        if zone is not None:
+            self._network.join(zone)
+        if zones is None and zone is None:
+            self._network.heal()
+
+    # --- What proxies are told ---
+
+    def withdraw(self, service: str | None = None, *, healthy: bool = False, **where: Any) -> None:
         """Let every proxy stop (or, with `healthy`, start again) choosing these replicas."""
-        meant = self._endpoints(service, workload, replica, zone)
-        withdraw_hosts(self._kernel, [row for row in meant if row not in self._removed], healthy)
+        endpoints = self._replicas.staying(self._find(service, **where))
+        withdraw_hosts(self._kernel, endpoints, healthy)
 
     def set_health(
-        self,
-        service: str | None = None,
-        status: str = "UNHEALTHY",
-        *,
-        workload: str | None = None,
-        replica: int | None = None,
-        zone: str | None = None,
+        self, service: str | None = None, status: str = "UNHEALTHY", **where: Any
     ) -> None:
         """Let discovery tell every proxy the health of these replicas (EDS `health_status`).
 
@@ -191,16 +303,12 @@ class MeshControl:
         Parameters
         ----------
         status : {"HEALTHY", "DEGRADED", "UNHEALTHY"}
-
-        Raises
-        ------
-        ConfigError
-            If nothing is meant by these names, or there is no such status.
         """
         if status not in _STATUSES:
             allowed = ", ".join(_STATUSES)
             raise ConfigError([Problem("unknown health status", found=status, allowed=allowed)])
-        discover_health(self._kernel, self._endpoints(service, workload, replica, zone), status)
+        endpoints = self._replicas.staying(self._find(service, **where))
+        discover_health(self._kernel, endpoints, status)
 
     def add_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Add `count` equal replicas; every proxy knows them at once.
@@ -210,17 +318,13 @@ class MeshControl:
         ConfigError
             If there is no such workload, it has no replica to copy, or `count` < 1.
         """
-        endpoints = self._members(service, workload)
+        like = self._replicas.members(service, workload)[0]
         if count < 1:
             raise ConfigError([Problem("at least one replica is added", found=str(count))])
-        like = endpoints[0]
         for _ in range(count):
-            with_replicas(self._kernel, like)
-            self._nominal_speed = np.append(self._nominal_speed, self._nominal_speed[like])
-            self._nominal_errors = np.append(self._nominal_errors, self._nominal_errors[like])
-            # What is wrong with the replica that was copied is not wrong with the new one.
-            self._heal(len(self._nominal_speed) - 1)
-        self._note_replicas(service, workload)
+            # What is wrong with the replica that is copied is not wrong with the new one.
+            self._lasting.start_cold(self._replicas.add(like))
+        self._replicas.note(service, workload)
 
     def remove_replicas(self, service: str, workload: str, count: int = 1) -> None:
         """Take the `count` newest replicas out of every proxy; they finish what they have.
@@ -230,38 +334,101 @@ class MeshControl:
         ConfigError
             If there is no such workload, or it has not more than `count` replicas.
         """
-        endpoints = self._members(service, workload)
+        endpoints = self._replicas.members(service, workload)
         if not 0 < count < len(endpoints):
             allowed = f"1 to {len(endpoints) - 1}"
             raise ConfigError([Problem("replicas to remove", found=str(count), allowed=allowed)])
         for endpoint in endpoints[-count:]:
-            without_replica(self._kernel, endpoint)
-            self._removed.add(endpoint)
-        self._note_replicas(service, workload)
+            self._replicas.remove(endpoint)
+        self._replicas.note(service, workload)
+
+    def roll_out(
+        self,
+        service: str,
+        workload: str | None = None,
+        *,
+        max_surge: int | str = DEFAULT_LIMIT,
+        max_unavailable: int | str = DEFAULT_LIMIT,
+        readiness_s: float = 0.0,
+        grace_s: float = 30.0,
+        pre_stop_s: float = 0.0,
+        speed: float = 1.0,
+        error_rate: float | None = None,
+    ) -> Event:
+        """Replace every replica of a workload, as a Kubernetes Deployment does (RollingUpdate).
+
+        Parameters
+        ----------
+        service, workload : str
+            The workload may be left out if the service has one only.
+        max_surge, max_unavailable : int or str
+            Replicas beyond and below their number, or a percentage, which is rounded up and down.
+        readiness_s : float
+            From the creation of a replica until proxies know it [s], >= 0.
+        grace_s, pre_stop_s : float
+            How the old ones end: see `drain`.
+        speed : float
+            Of the new ones, times the workload's [1], > 0.
+        error_rate : float, optional
+            Of the new ones; otherwise the workload's.
+
+        Returns
+        -------
+        simpy.Process
+            Has begun; to wait for its end (when the old ones are gone), yield it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such workload, a limit or a span is none, or it is being rolled out.
+        """
+        check_grace(grace_s, pre_stop_s)
+        check_spans(readiness_s=readiness_s)
+        where = service, self._replicas.workload(service, workload)
+        limits = rollout(len(self._replicas.members(*where)), max_surge, max_unavailable)
+        spans_s = {"readiness_s": readiness_s, "grace_s": grace_s, "pre_stop_s": pre_stop_s}
+        version = self._replicas.version(*where, speed, error_rate)
+        return self._begin(self._lasting.roll_out(where, limits, spans_s, version))
 
     def cpu_ns(self, service: str, workload: str) -> dict[int, int]:
         """Return the CPU time of each replica that proxies know, by endpoint row [ns]."""
         used_ns = self._kernel.state.endpoints["cpu_ns"]
-        return {endpoint: int(used_ns[endpoint]) for endpoint in self._members(service, workload)}
+        members = self._replicas.members(service, workload)
+        return {endpoint: int(used_ns[endpoint]) for endpoint in members}
 
-    def _members(self, service: str, workload: str) -> list[int]:
-        """Return the endpoints of a workload that were not removed, the newest last."""
-        endpoints = self._endpoints(service, workload, None, None)
-        return [endpoint for endpoint in endpoints if endpoint not in self._removed]
+    # --- Traffic ---
 
-    def _note_replicas(self, service: str, workload: str) -> None:
-        count = len(self._members(service, workload))
-        self._kernel.replicas.append((self._kernel.now_ns, service, workload, count))
+    def set_rate(self, traffic: str, factor: float, *, ramp_s: float = 0.0) -> Event | None:
+        """Scale the declared rate of an open-loop traffic class by `factor` >= 0.
 
-    def set_rate(self, traffic: str, factor: float) -> None:
-        """Scale the declared rate of an open-loop traffic class by `factor` >= 0."""
-        row = self._row("traffic class", traffic, self._kernel.compiled.catalog.traffic)
+        Parameters
+        ----------
+        traffic : str
+        factor : float
+            >= 0 [1]; 1 is the declared rate.
+        ramp_s : float
+            In how much time it gets there from what it is now, evenly [s], >= 0.
+
+        Returns
+        -------
+        simpy.Process or None
+            The ramp, which has begun; to wait for its end, yield it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such class, it is a closed loop, or a number is negative.
+        """
+        row = row_of("traffic class", traffic, self._kernel.compiled.catalog.traffic)
         if self._kernel.state.traffic["think_time"][row] != NO_INDEX:
             raise ConfigError(f"{traffic}: a closed loop has users, not a rate")
         if factor < 0:
             raise ConfigError([Problem("a rate is >= 0", found=str(factor))])
-        self._kernel.reserve_events(len(POOLS))
-        set_rate(self._kernel.state, row, factor)
+        check_spans(ramp_s=ramp_s)
+        if ramp_s > 0:
+            return self._begin(self._lasting.ramp_rate(row, factor, ramp_s))
+        self._lasting.set_rate(row, factor)
+        return None
 
     def set_weights(self, service: str, weights: dict[str, int]) -> None:
         """Set the weights of every split to `service`, by subset name, in every proxy at once.
@@ -300,111 +467,34 @@ class MeshControl:
             If no split has these subsets, the weights sum to zero, or a delay is missing or
             negative.
         """
-        rows = self._split_rows(service, weights)
-        delays_ns = self._delays_ns(delays)
+        rows = split_rows(self._kernel, service, weights)
+        waits_ns = delays_ns(self._kernel, delays)
         version = push_routes(self._kernel, rows, weights)
-        self._kernel.reserve_events(len(delays_ns))
-        for proxy, delay_ns in enumerate(delays_ns):
+        self._kernel.reserve_events(len(waits_ns))
+        for proxy, delay_ns in enumerate(waits_ns):
             schedule(
                 self._kernel.state, self._kernel.now_ns + delay_ns, pack(CONFIGURE, proxy, version)
             )
         return version
 
-    def _proxy_names(self) -> list[str]:
-        """Return the names of the PROXY rows, those of replicas added since included."""
-        kernel = self._kernel
-        declared = len(kernel.compiled.layout.endpoint_names)
-        gateways = [f"gateway-{name}" for name in kernel.compiled.catalog.traffic]
-        return kernel.endpoint_names[:declared] + gateways + kernel.endpoint_names[declared:]
+    # --- Helpers ---
 
-    def _delays_ns(self, delays: Mapping[str, float] | float) -> list[int]:
-        names = self._proxy_names()
-        if isinstance(delays, Mapping):
-            missing = [name for name in names if name not in delays]
-            if missing:
-                raise ConfigError([Problem("no delay is stated", found=", ".join(missing[:20]))])
-            values = [delays[name] for name in names]
-        else:
-            values = [delays] * len(names)
-        if min(values) < 0:
-            raise ConfigError([Problem("a delay is >= 0", found=str(min(values)))])
-        return [round(value * NS_PER_S) for value in values]
-
-    def _split_rows(self, service: str, weights: dict[str, int]) -> list[tuple[int, int, str]]:
-        """Return (ROUTE, SPLIT, subset) of the newest version that `weights` speaks of."""
-        rows = [
-            (route, split, subset)
-            for route, split, routed, subset in self._kernel.splits
-            if routed == service and subset
-        ]
-        unknown = set(weights) - {subset for _, _, subset in rows}
-        if unknown or not rows:
-            found = ", ".join(sorted(unknown)) or service
-            raise ConfigError([Problem("no weighted split has these subsets", found=found)])
-        if sum(weights.values()) <= 0 or min(weights.values()) < 0:
-            raise ConfigError([Problem("weights are >= 0 and not all 0", found=str(weights))])
-        return rows
-
-    def _heal(self, endpoint: int) -> None:
-        state = self._kernel.state
-        state.endpoints["alive"][endpoint] = 1
-        state.endpoints["error_rate"][endpoint] = self._nominal_errors[endpoint]
-        self._set_speed(endpoint, float(self._nominal_speed[endpoint]))
-
-    # --- Names ---
-
-    def _set_speed(self, endpoint: int, speed: float) -> None:
-        self._reserve_events(endpoint)
-        set_speed(self._kernel.state, endpoint, speed)
-
-    def _reserve_events(self, endpoint: int) -> None:
-        tasks = count_tasks(self._kernel.state, endpoint)
-        self._kernel.reserve_events(_EVENTS_A_TASK * tasks + 1)
-
-    def _endpoints(
-        self, service: str | None, workload: str | None, replica: int | None, zone: str | None
+    def _find(
+        self,
+        service: str | None,
+        *,
+        workload: str | None = None,
+        replica: int | None = None,
+        zone: str | None = None,
     ) -> list[int]:
-        catalog = self._kernel.compiled.catalog
-        if service is None and zone is None:
-            raise ConfigError("name a service or a zone")
-        if service is not None:
-            self._row("service", service, tuple(dict.fromkeys(row[0] for row in catalog.endpoints)))
-        found = []
-        layout = self._kernel.compiled.layout
-        rows = self._kernel.state.endpoints
-        numbers = [0] * len(layout.workloads)
-        for endpoint in range(len(rows)):  # those of the scenario, then those added since
-            index = int(rows["workload"][endpoint])
-            place = layout.workloads[index]
-            number = numbers[index]
-            numbers[index] += 1
-            if (
-                service in (None, place.service)
-                and workload in (None, place.workload)
-                and replica in (None, number)
-                and zone in (None, layout.zones[rows["zone"][endpoint]])
-            ):
-                found.append(endpoint)
-        if not found:
-            wanted = f"{service or ''}/{workload or '*'}/{'*' if replica is None else replica}"
-            raise ConfigError(
-                [Problem("no endpoint matches", found=f"{wanted} zone {zone or '*'}")]
-            )
-        return found
+        return self._replicas.find(service, workload, replica, zone)
 
-    @staticmethod
-    def _row(kind: str, name: str, names: Iterable[str]) -> int:
-        known = list(names)
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(
-                [
-                    Problem(
-                        f"unknown {kind}",
-                        found=name,
-                        allowed=", ".join(known[:20]),
-                        suggestion=near[0] if near else "",
-                    )
-                ]
-            )
-        return known.index(name)
+    def _begin(self, process: Process) -> Event:
+        """Begin what takes time."""
+        begun: Event = self._env.process(process)
+        return begun
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ConfigError([Problem("a share is in [0, 1]", found=str(share))])

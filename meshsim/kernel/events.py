@@ -48,6 +48,7 @@ __all__ = [
     "HEALTH_PICKED",
     "HEALTH_RESULT",
     "HEDGE_DUE",
+    "IMPAIRED_WIRE",
     "IS_CACHED",
     "KIND_COUNT",
     "LEAVE_FILTERS",
@@ -67,9 +68,12 @@ __all__ = [
     "ROUTE_TIMER",
     "RUN",
     "SEND_COPY",
+    "SLOW_SERVICE",
     "STIMULATE",
     "TAKE_REPORT",
     "TRY_TIMER",
+    "TURN_GRAY",
+    "WAIT_FOR_SYN",
     "next_time_ns",
     "pack",
     "pop_event",
@@ -133,7 +137,11 @@ HEDGE_DUE = 43  # exchange: it is time for another copy (an event)
 NOTE_LATENCY = 44  # task: its server, which is probed, has answered it
 PROBE_ARRIVE = 45  # pool: the probe in this place (in place of the generation) is at its server
 PROBED = 46  # pool: the answer to the probe in this place is back
-KIND_COUNT = 47
+IMPAIRED_WIRE = 47  # distribution and leg: returns the latency of a message over a bad wire
+WAIT_FOR_SYN = 48  # distribution: returns how long lost packets delay a connection
+TURN_GRAY = 49  # task: at an endpoint with a gray failure
+SLOW_SERVICE = 50  # task: returns how long a step takes there (now in place of the generation)
+KIND_COUNT = 51
 
 #: No follow-up.
 NOTHING = -1

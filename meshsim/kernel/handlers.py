@@ -44,6 +44,7 @@ from meshsim.kernel.events import (
     HEALTH_PICKED,
     HEALTH_RESULT,
     HEDGE_DUE,
+    IMPAIRED_WIRE,
     IS_CACHED,
     KIND_COUNT,
     LEAVE_FILTERS,
@@ -63,12 +64,16 @@ from meshsim.kernel.events import (
     ROUTE_TIMER,
     RUN,
     SEND_COPY,
+    SLOW_SERVICE,
     STIMULATE,
     TAKE_REPORT,
     TRY_TIMER,
+    TURN_GRAY,
+    WAIT_FOR_SYN,
     pack,
 )
 from meshsim.kernel.filters import filter_inbound, leave_filters, leave_gate
+from meshsim.kernel.gray import slow_service, turn_gray
 from meshsim.kernel.health import (
     answer_check,
     begin_check,
@@ -82,6 +87,7 @@ from meshsim.kernel.health import (
 from meshsim.kernel.idle import become_idle
 from meshsim.kernel.machine import stimulate
 from meshsim.kernel.memory import invoke
+from meshsim.kernel.network import impaired_wire, wait_for_syn
 from meshsim.kernel.passes import enter_proxy
 from meshsim.kernel.picks import pick_specially
 from meshsim.kernel.pools import drop_abandoned, free_task
@@ -407,6 +413,10 @@ _BY_KIND: dict[int, Handler] = {
     NOTE_LATENCY: note_latency,
     PROBE_ARRIVE: answer_probe,
     PROBED: end_probe,
+    IMPAIRED_WIRE: impaired_wire,
+    WAIT_FOR_SYN: wait_for_syn,
+    TURN_GRAY: turn_gray,
+    SLOW_SERVICE: slow_service,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

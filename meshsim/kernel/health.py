@@ -211,7 +211,11 @@ def begin_check(state: Any, health: int) -> int:
     now_ns = state.counters["now_ns"][0]
     healths["check_generation"][health] = (healths["check_generation"][health] + 1) & _NUMBER_MASK
     healths["check_started_ns"][health] = now_ns
-    latency_ns = _wire_ns(state, health, 0)
+    cluster = state.hosts["cluster"][healths["host"][health]]
+    rule = state.configs["health"][state.clusters["config"][cluster]]
+    # Nobody waits for a check that is later than that.
+    timeout_ns = state.health_rules["check_timeout_ns"][rule]
+    latency_ns = min(_wire_ns(state, health, 0), timeout_ns)
     what = pack(CHECK_ARRIVE, health, 0)
     if latency_ns == 0:
         return what

@@ -89,6 +89,7 @@ from meshsim.state.server import (
     CACHE_DTYPE,
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
+    GRAY_DTYPE,
     NODE_DTYPE,
     STEP_DTYPE,
     TASK_DTYPE,
@@ -101,7 +102,7 @@ from meshsim.state.upstream import (
     SPLIT_DTYPE,
     TABLE_DTYPE,
 )
-from meshsim.state.workload import ARRIVAL_DTYPE, DISTRIBUTION_DTYPE
+from meshsim.state.workload import ARRIVAL_DTYPE, DISTRIBUTION_DTYPE, IMPAIRMENT_DTYPE
 
 __all__ = ["FIELDS", "HANDLER", "KernelState", "Rows", "invoke", "prefetch", "prefetch_first"]
 
@@ -206,6 +207,8 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "steps": (STEP_DTYPE, 1),
     "branches": (_I4, 1),
     "programs": (_I4, 2),  # first STEP by [workload, operation]
+    "grays": (GRAY_DTYPE, 1),  # gray failures so far
+    "gray_callers": (_I1, 2),  # whom they hit: by [GRAY, workload], and gateways last
     "caches": (CACHE_DTYPE, 1),
     "popularity": (np.dtype("f8"), 1),  # cumulative, of the keys of a cache
     "cached_until_ns": (_I8, 1),  # by key of every cache of every endpoint; 0: not cached
@@ -218,6 +221,7 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "distributions": (DISTRIBUTION_DTYPE, 1),
     "values": (np.dtype("f8"), 1),  # numbers of distributions and arrival processes
     "wire": (_I4, 2),  # DISTRIBUTION by [zone, zone]; the last row is for one node
+    "impairments": (IMPAIRMENT_DTYPE, 1),  # of wires; none while all are sound
     "arrival_streams": (_U8, 2),
     "pick_streams": (_U8, 2),
     # recording

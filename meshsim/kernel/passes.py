@@ -16,14 +16,15 @@ import numpy as np
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.cores import add_to_container
 from meshsim.kernel.draws import draw_ns
-from meshsim.kernel.events import schedule
+from meshsim.kernel.events import IMPAIRED_WIRE, schedule
+from meshsim.kernel.memory import invoke
 from meshsim.kernel.pools import take_task
 from meshsim.rng import PURPOSE_WIRE, mix_in
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.server import TASK_PASSING
-from meshsim.state.workload import CONSTANT
+from meshsim.state.workload import CONSTANT, IMPAIRED
 
-__all__ = ["charge_handshake", "charge_pass", "enter_proxy", "wire_ns"]
+__all__ = ["charge_handshake", "charge_pass", "enter_proxy", "wire_between", "wire_ns"]
 
 
 @kernel_jit_inline
@@ -101,14 +102,21 @@ def wire_ns(state: Any, proxy: int, endpoint: int, key: np.uint64, leg: int) -> 
 
     `leg` tells the draws of one exchange apart (request, response, handshake of each try).
     """
-    node = state.endpoints["node"][endpoint]
-    if node != NO_INDEX and node == state.proxies["node"][proxy]:
-        row = state.wire.shape[0] - 1
-        distribution = state.wire[row, 0]
-    else:
-        row = state.proxies["zone"][proxy]
-        distribution = state.wire[row, state.endpoints["zone"][endpoint]]
-    if state.distributions["kind"][distribution] == CONSTANT:
+    distribution = wire_between(state, proxy, endpoint)
+    kind = state.distributions["kind"][distribution]
+    if kind == CONSTANT:
         return int(state.distributions["mean_ns"][distribution])
     draw_key = mix_in(key, (PURPOSE_WIRE << 24) + leg)
+    if kind == IMPAIRED:
+        row = 4 * int(distribution) + (leg & 3)
+        return int(invoke(state, IMPAIRED_WIRE, row, np.int64(draw_key)))
     return draw_ns(state, distribution, draw_key)
+
+
+@kernel_jit_inline
+def wire_between(state: Any, proxy: int, endpoint: int) -> int:
+    """Return the DISTRIBUTION of the wire between a client proxy and an endpoint."""
+    node = state.endpoints["node"][endpoint]
+    if node != NO_INDEX and node == state.proxies["node"][proxy]:
+        return state.wire[state.wire.shape[0] - 1, 0]
+    return state.wire[state.proxies["zone"][proxy], state.endpoints["zone"][endpoint]]

@@ -31,6 +31,7 @@ from meshsim.kernel.events import (
     RESPOND,
     RETURN,
     RUN,
+    TURN_GRAY,
     pack,
     schedule,
 )
@@ -147,6 +148,8 @@ def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
     if error_rate > 0.0 and key_uniform(mix_in(key, PURPOSE_FAULT << 24)) < error_rate:
         tasks["step"][task] = _END_STEP
         tasks["status"][task] = _FAILED
+    elif state.endpoints["gray"][endpoint] != NO_INDEX:
+        invoke(state, TURN_GRAY, task, 0)
     return task
 
 
@@ -214,6 +217,7 @@ def _branch(state: Any, task: int, step: int) -> int:
         tasks["number"][branch] = tasks["number"][task]
         tasks["span"][branch] = tasks["span"][task]
         tasks["key"][branch] = tasks["key"][task]
+        tasks["slowed"][branch] = tasks["slowed"][task]
         tasks["step"][branch] = state.branches[first + number]
         schedule(
             state,

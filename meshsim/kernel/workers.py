@@ -17,6 +17,7 @@ from meshsim.kernel.events import (
     GENERATION_MASK,
     RENEGE,
     RUN,
+    SLOW_SERVICE,
     pack,
     schedule,
 )
@@ -71,6 +72,8 @@ def begin_service(state: Any, task: int, step: int) -> bool:
     duration_ns = draw_ns(state, state.steps["distribution"][step], key)
     if duration_ns == 0:
         return False
+    if state.endpoints["gray"][endpoint] != NO_INDEX:
+        duration_ns = invoke(state, SLOW_SERVICE, task, duration_ns)
     computing = 1 if state.steps["kind"][step] == STEP_COMPUTE else 0
     tasks["state"][task] = TASK_RUNNING
     tasks["computing"][task] = computing

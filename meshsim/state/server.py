@@ -47,7 +47,8 @@ ENDPOINT_DTYPE = row_dtype(
         ("queue_ns", "i8"),  # integral of `queued` up to updated_ns
         ("cpu_ns", "i8"),
         ("error_rate", "f8"),
-        ("on_timeout", "i4"),
+        ("on_timeout", "i2"),
+        ("gray", "i2"),  # GRAY row, or NO_INDEX: it treats all requests alike
         ("patience", "i4"),  # DISTRIBUTION, or NO_INDEX
         ("running_head", "i4"),  # tasks in service; kept for PREEMPTIVE_PRIORITY only
         ("inbound", "i4"),  # INBOUND row: filters of its proxy; NO_INDEX: it has none
@@ -102,6 +103,7 @@ TASK_DTYPE = row_dtype(
         ("work_ns", "f8"),  # not yet done, while preempted or paused
         # the third line
         ("previous", "i4"),
+        ("slowed", "i4"),  # 1: hit by the gray failure of its endpoint, if that has one
         ("sibling", "i4"),
         ("left", "i4"),  # skew heap of its container
         ("right", "i4"),
@@ -169,6 +171,16 @@ CACHE_DTYPE = np.dtype(
         ("ttl_ns", "i8"),  # NEVER_NS: until it is flushed
         ("offset", "i8"),  # within what an endpoint has cached
         ("popularity_start", "i4"),  # popularity[popularity_start:][:keys], or NO_INDEX: all equal
+    ],
+    align=True,
+)
+
+#: A gray failure: what it does to the requests of some callers.
+GRAY_DTYPE = np.dtype(
+    [
+        ("share", "f8"),  # of the requests that it hits, 0 to 1
+        ("error_rate", "f8"),  # of those, 0 to 1
+        ("speed", "f8"),  # of the others that it hits, > 0
     ],
     align=True,
 )

@@ -17,6 +17,7 @@ GAMMA = 3
 PARETO_BOUNDED = 4
 HYPEREXPONENTIAL = 5
 EMPIRICAL = 6
+IMPAIRED = 7  # a wire of which `start` is the IMPAIRMENT row
 
 DISTRIBUTION_DTYPE = np.dtype(
     [
@@ -58,6 +59,18 @@ ARRIVAL_DTYPE = np.dtype(
         ("phase_end_ns", "i8"),
         ("key", "u8"),  # MODULATED_POISSON: draw key of the sojourns; 0: not begun
         ("next_ns", "i8"),  # the arrival announced last
+    ],
+    align=True,
+)
+
+#: What is wrong with the wire between a client's zone and a server's; *out* is towards the server.
+IMPAIRMENT_DTYPE = np.dtype(
+    [
+        ("base", "i4"),  # DISTRIBUTION of the sound wire
+        ("latency_out", "i4"),  # DISTRIBUTION that is added, or NO_INDEX
+        ("latency_back", "i4"),
+        ("loss_out", "f8"),  # share of the packets, 0 to 1
+        ("loss_back", "f8"),
     ],
     align=True,
 )

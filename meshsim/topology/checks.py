@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 from meshsim.topology import model
+from meshsim.topology.faults import fields_of, is_limit, is_momentary
 from meshsim.units import format_duration
 from meshsim.yamlfile import FieldPath
 
@@ -151,23 +152,67 @@ def _recorded(path: FieldPath, element: model.Recorded) -> Iterator[Finding]:
 
 
 def _fault(path: FieldPath, element: model.TimedFault) -> Iterator[Finding]:
-    if element.kind == "rate":
-        if element.traffic is None:
-            yield Finding(path, "a fault of kind rate names the traffic class it changes")
-    elif element.service is None and element.zone is None:
-        message = f"a fault of kind {element.kind} names the service or the zone it hits"
-        yield Finding(path, message)
+    yield from _fault_fields(path, element)
+    yield from _fault_target(path, element)
     if element.kind == "errors" and element.factor > 1:
         found = f"{element.factor:g}"
         yield Finding((*path, "factor"), "an error rate is a probability", found, "0 to 1")
-    if element.kind == "flush" and element.duration is not None:
-        yield Finding((*path, "duration"), "a flush is over at once", allowed="no duration")
     if element.workload is not None and element.service is None:
         yield Finding((*path, "workload"), "a workload is named with its service")
     if element.replica is not None and element.workload is None:
         yield Finding((*path, "replica"), "a replica is named with its service and workload")
     if element.duration is not None:
         yield from _positive(path, "duration", element.duration)
+        yield from _fault_spans(path, element, element.duration)
+
+
+def _fault_fields(path: FieldPath, element: model.TimedFault) -> Iterator[Finding]:
+    """Find what a fault says that its kind does not read."""
+    read = fields_of(element.kind)
+    for name, field in type(element).model_fields.items():
+        known = name in ("kind", "at", "duration", "trigger", *read)
+        if not known and getattr(element, name) != field.default:
+            message = f"a fault of kind {element.kind} has no {name}"
+            yield Finding((*path, name), message, allowed=", ".join(read))
+    if element.duration is not None and is_momentary(element.kind):
+        message = f"a fault of kind {element.kind} ends by itself"
+        yield Finding((*path, "duration"), message, allowed="no duration")
+
+
+def _fault_target(path: FieldPath, element: model.TimedFault) -> Iterator[Finding]:
+    """Find that a fault does not say what it hits."""
+    if element.kind == "rate":
+        if element.traffic is None:
+            yield Finding(path, "a fault of kind rate names the traffic class it changes")
+    elif element.kind == "rollout":
+        if element.service is None:
+            yield Finding(path, "a fault of kind rollout names the service it replaces")
+        for name in ("max_surge", "max_unavailable"):
+            limit = getattr(element, name)
+            if not is_limit(limit):
+                allowed = "a number >= 0, or a percentage, e.g. 25%"
+                yield Finding((*path, name), f"{name} is no limit", str(limit), allowed)
+    elif element.kind == "network":
+        if element.zones is None:
+            yield Finding(path, "a fault of kind network names the two zones it is between")
+    elif element.service is None and element.zone is None and element.node is None:
+        message = f"a fault of kind {element.kind} names the service or the zone it hits"
+        yield Finding(path, message)
+    if element.kind == "gray" and element.factor <= 0:
+        found, allowed = f"{element.factor:g}", "above 0; a pause is a kind of its own"
+        yield Finding((*path, "factor"), "a gray replica serves", found, allowed)
+    if element.kind == "squeeze" and not 0 < element.factor <= 1:
+        found = f"{element.factor:g}"
+        yield Finding((*path, "factor"), "a share of the cores", found, "above 0, up to 1")
+
+
+def _fault_spans(path: FieldPath, element: model.TimedFault, duration_ns: int) -> Iterator[Finding]:
+    """Find spans within a fault that are longer than it."""
+    within = {"drain": "grace", "rate": "ramp"}.get(element.kind)
+    if within is not None and getattr(element, within) > duration_ns:
+        found = format_duration(getattr(element, within))
+        allowed = f"up to the duration, {format_duration(duration_ns)}"
+        yield Finding((*path, within), f"the {within} is a part of the duration", found, allowed)
 
 
 # --- Policies -------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from meshsim.topology.base import (
     Size,
     one_of,
 )
+from meshsim.topology.faults import TimedFault
 from meshsim.topology.filters import (
     AdaptiveConcurrency,
     ConcurrencyLimitParams,
@@ -103,6 +104,7 @@ __all__ = [
     "CircuitBreakers",
     "ClosedLoop",
     "ClusterPolicy",
+    "ColdStart",
     "ConcurrencyLimitParams",
     "ConnectionPool",
     "Constant",
@@ -304,6 +306,19 @@ class Autoscale(Model):
     start_up: Duration = 0
 
 
+class ColdStart(Model):
+    """A replica that has just started computes slowly: caches, compilers and pools are cold.
+
+    Its speed goes from `initial_speed` (a share of its own) to 1 over `duration`, evenly or
+    exponentially (95 % of the way in that time).  This happens to replicas that are added, and to
+    those that come back from death; the replicas that a run begins with are warm.
+    """
+
+    duration: Duration = Field(gt=0)
+    initial_speed: Number = Field(default=0.1, gt=0, le=1)
+    shape: Literal["LINEAR", "EXPONENTIAL"] = "LINEAR"
+
+
 class Workload(Model):
     """A versioned set of equal replicas of one service.
 
@@ -330,6 +345,7 @@ class Workload(Model):
     concurrency_penalty: Number = Field(default=0.0, ge=0, le=100)
     error_rate: Probability = 0.0
     autoscale: Autoscale | None = None
+    cold_start: ColdStart | None = None
     nodes: tuple[str, ...] = ()
     meshed: Boolean = True
     steps: tuple[Step, ...] = ()
@@ -342,31 +358,6 @@ class Service(Model):
     port: Integer = Field(default=80, ge=1, le=65535)
     protocol: Literal["http"] = "http"
     workloads: dict[str, Workload] = Field(min_length=1)
-
-
-# --- Timed faults ---------------------------------------------------------------------------
-
-
-class TimedFault(Model):
-    """Something that happens to part of the mesh at a stated time, and may end.
-
-    kill: the endpoints reset their work and refuse connections; slow: compute runs at
-    `factor` times its speed; pause: nothing is served; rate: a traffic class's rate is
-    multiplied by `factor`; errors: the workload's error rate becomes `factor`; flush: what
-    replicas have cached is forgotten (at once, so there is no `duration`).
-    `trigger` declares the disturbance whose after-effect the metastability verdict tests.
-    """
-
-    kind: Literal["kill", "slow", "pause", "rate", "errors", "flush"]
-    at: Duration
-    duration: Duration | None = None
-    service: str | None = None
-    workload: str | None = None
-    replica: Integer | None = Field(default=None, ge=0)
-    zone: str | None = None
-    traffic: str | None = None
-    factor: Number = Field(default=1.0, ge=0, le=1e6)
-    trigger: Boolean = False
 
 
 # --- The whole ------------------------------------------------------------------------------

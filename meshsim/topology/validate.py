@@ -240,6 +240,16 @@ def _fault_targets(topology: Topology) -> Iterator[Finding]:
         if fault.zone is not None and fault.zone not in _zones(topology):
             at = (*path, "zone")
             yield _unknown(at, "zone", fault.zone, _zones(topology), ("nodes",))
+        for number, name in enumerate(fault.callers):
+            if name not in topology.services:
+                where = (*path, "callers", number)
+                yield _unknown(where, "service", name, topology.services, ("services", name))
+        for number, name in enumerate(fault.zones or ()):
+            if name not in _zones(topology):
+                where = (*path, "zones", number)
+                yield _unknown(where, "zone", name, _zones(topology), ("nodes",))
+        if fault.node is not None:
+            yield from _fault_node(topology, (*path, "node"), fault.node)
         if fault.service is None:
             continue
         refers = ("services", fault.service)
@@ -247,6 +257,9 @@ def _fault_targets(topology: Topology) -> Iterator[Finding]:
         if service is None:
             at = (*path, "service")
             yield _unknown(at, "service", fault.service, topology.services, refers)
+        elif fault.kind == "rollout" and fault.workload is None and len(service.workloads) > 1:
+            message, allowed = "which workload is replaced", ", ".join(service.workloads)
+            yield Finding((*path, "service"), message, fault.service, allowed, refers=refers)
         elif fault.workload is not None and fault.workload not in service.workloads:
             what = f"workload of {fault.service}"
             at = (*path, "workload")
@@ -257,6 +270,14 @@ def _fault_targets(topology: Topology) -> Iterator[Finding]:
                 at = (*path, "replica")
                 allowed = f"0 to {replicas - 1}" if replicas else "there is no replica"
                 yield Finding(at, "no such replica", str(fault.replica), allowed, refers=refers)
+
+
+def _fault_node(topology: Topology, at: FieldPath, name: str) -> Iterator[Finding]:
+    if name not in topology.nodes:
+        yield _unknown(at, "node", name, topology.nodes, ("nodes",))
+    elif topology.nodes[name].cores is None:
+        message = f"node {name} has no cores that are shared"
+        yield Finding(at, message, allowed="one that states its cores", refers=("nodes", name))
 
 
 def _endless(topology: Topology) -> Iterator[Finding]:

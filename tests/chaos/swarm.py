@@ -13,6 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from chaos_faults import Shaker
 from kernel_runs import NS_PER_MS, Run
 from probes import oracle, probed
 
@@ -42,6 +43,7 @@ class Swarm:
         self.hedge_rng = np.random.default_rng([seed, 8])
         self.probe_rng = np.random.default_rng([seed, 9])
         self.seed = seed
+        self.shaker = Shaker(self.fault_rng)
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -106,6 +108,8 @@ class Swarm:
             }
             if random.random() < 0.5:
                 cache["ttl"] = "20ms"
+            if random.random() < 0.3:
+                body["cold_start"] = {"duration": "15ms", "initial_speed": 0.3}
             body["steps"].append({"cache": cache, "optional": bool(random.random() < 0.5)})
         return body
 
@@ -400,22 +404,7 @@ class Swarm:
             status = str(self.spread_rng.choice(["HEALTHY", "DEGRADED", "UNHEALTHY"]))
             control.set_health(service, status, replica=0)
             verb = f"{status} and {verb}"
-        return f"{self.shake(control, run.topology.services)}{verb} {service}"
-
-    def shake(self, control, services) -> str:
-        """Do, now and then, one more thing, from draws of their own; return what."""
-        random = self.fault_rng
-        if random.random() >= 0.3:
-            return ""
-        cached = [
-            name
-            for name, service in services.items()
-            if any(step.cache for step in service.workloads["v1"].steps)
-        ]
-        if not cached:
-            return ""
-        control.flush(cached[0])
-        return f"flush {cached[0]} and "
+        return f"{self.shaker.shake(control, run.topology)}{verb} {service}"
 
 
 @dataclass
@@ -447,7 +436,7 @@ def story(seed: int, events: int = 37) -> Story:
     due = 0
     run = swarm.run(events, check)
     for number in range(1, SLICES + 1):
-        run.kernel.advance_to(number * SLICE_MS * NS_PER_MS)
+        run.advance(number * SLICE_MS)
         due = 0
         check(run.kernel.now_ns)
         if problems or run.kernel.limit:
@@ -467,6 +456,7 @@ def drain(run: Run) -> list[str]:
         run.control.restore(service)
         run.control.withdraw(service, healthy=True)
         run.control.set_health(service, "HEALTHY")
+    run.control.heal()
     for traffic in run.topology.traffic:
         run.control.set_rate(traffic, 0.0)
     begin_ms = SLICES * SLICE_MS
@@ -474,7 +464,7 @@ def drain(run: Run) -> list[str]:
     for seconds in DRAIN_S:
         if run.kernel.limit:
             return []
-        run.kernel.advance_to((begin_ms + 1000 * seconds) * NS_PER_MS)
+        run.advance(begin_ms + 1000 * seconds)
         if not left_over(run):
             break
     return [f"after draining: {text}" for text in [*validate(run.state), *left_over(run)]]

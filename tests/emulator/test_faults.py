@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from mesh_scenarios import assert_accounted, pair
 
-from emulator.running.faults import LiveControl, with_weights
+from emulator.running.faults import LiveControl
 from emulator.running.harness import emulate
+from emulator.running.weights import with_weights
 from meshsim.errors import ConfigError
 from meshsim.kernel.control import MeshControl
 from meshsim.meshes import resolve

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from kernel_runs import NS_PER_MS, Run, recorded, worker
 
+from emulator.workload.gray import GrayFailure
 from emulator.workload.station import Station
 from emulator.workload.tasks import ActionKind, Task
 from meshsim.rng import PURPOSE_ARRIVAL, make_streams, mix, mix_in
@@ -180,6 +181,7 @@ SCENARIOS = {
         ),
         "b": worker(COMPUTE, concurrency=2, error_rate=0.3),
     },
+    "gray": {"a": worker({"parallel": [[LOGNORMAL], [{"sleep": "1ms"}]]}, COMPUTE, concurrency=4)},
     "slow": {"a": worker(LOGNORMAL, {"sleep": "1ms"}, speed=0.5, concurrency=2)},
     "processor sharing": {"a": worker(COMPUTE, discipline="PROCESSOR_SHARING", concurrency=8)},
     "cpu limit and penalty": {
@@ -190,8 +192,13 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_requests_are_served_as_in_the_simulation(name):
-    run = Run(SCENARIOS[name], POISSON, seed=SEED).to(END_MS)
-    mesh = VirtualMesh(run).run(END_MS * NS_PER_MS)
+    run = Run(SCENARIOS[name], POISSON, seed=SEED)
+    mesh = VirtualMesh(run)
+    if name.endswith("gray"):
+        run.control.gray("a", 0.6, factor=0.4, error_rate=0.3)
+        mesh.stations[0].gray = GrayFailure(0.6, 0.3, 0.4)
+    run.to(END_MS)
+    mesh.run(END_MS * NS_PER_MS)
     expected = simulated(run)
     assert len(expected) > 60
     assert sorted(mesh.ended) == sorted(expected)

@@ -125,12 +125,19 @@ def cached() -> Topology:
             "name": "cached",
             "mesh": "istio-sidecar",
             "services": {
-                "web": body({"cache": CACHE, "optional": True}, compute("200us")),
-                "store": body(compute("8ms"), on_timeout="continue"),
+                "web": body({"cache": CACHE, "optional": True}, compute("200us"), cpu=1.0),
+                "store": body(
+                    compute("8ms"), on_timeout="continue", cold_start={"duration": "100ms"}
+                ),
             },
             "traffic": {"users": {"to": "web", "arrivals": {"poisson": 400}}},
             "policies": {"store": {"routes": [{"timeout": "30ms"}]}},
-            "faults": [{"kind": "flush", "service": "web", "at": "200ms"}],
+            "faults": [
+                {"kind": "flush", "service": "web", "at": "200ms"},
+                {"kind": "rate", "traffic": "users", "at": "100ms", "factor": 2.0, "ramp": "80ms"},
+                {"kind": "rollout", "service": "store", "at": "150ms", "grace": "50ms"},
+                {"kind": "squeeze", "service": "web", "at": "250ms", "factor": 0.3},
+            ],
         }
     )
 

@@ -226,7 +226,7 @@ def traced(
     kernel = Kernel(scenario, seed, number, duration_ns, sample_share=1.0)
     kernel.state.replace(spans=np.zeros(spans_max, SPAN_DTYPE))
     env = MeshEnvironment(kernel)
-    control = MeshControl(kernel)
+    control = MeshControl(kernel, env)
     for process in processes:
         env.process(process(env, control))
     for window in range(WINDOW_COUNT):

@@ -24,6 +24,7 @@ from meshsim.state.server import (
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
     FCFS,
+    GRAY_DTYPE,
     NODE_DTYPE,
     ON_TIMEOUT_CANCEL_QUEUED,
     ON_TIMEOUT_CANCEL_WORK,
@@ -79,6 +80,7 @@ def compile_servers(
     endpoints["alive"] = 1
     endpoints["running_head"] = NO_INDEX
     endpoints["inbound"] = upstreams.inbound
+    endpoints["gray"] = NO_INDEX
     for place in layout.workloads:
         workload = topology.services[place.service].workloads[place.workload]
         rows = slice(place.first_endpoint, place.first_endpoint + place.replicas)
@@ -95,6 +97,8 @@ def compile_servers(
     workers = int(proxies["workers"].sum())
     arrays = {
         "endpoints": endpoints,
+        "grays": np.zeros(0, GRAY_DTYPE),
+        "gray_callers": np.zeros((0, 1), np.int8),
         "queue_heads": queues,
         "queue_tails": queues.copy(),
         "proxies": proxies,

@@ -10,6 +10,7 @@ import numpy as np
 
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import TRAFFIC_DTYPE
+from meshsim.state.workload import IMPAIRMENT_DTYPE
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows
 from meshsim.topology.compiled.programs import Programs
@@ -46,6 +47,7 @@ def compile_traffic(
         "distributions": distributions,
         "values": values,
         "wire": wire,
+        "impairments": np.zeros(0, IMPAIRMENT_DTYPE),
     }
 
 

@@ -4,7 +4,6 @@ import pytest
 from kernel_runs import NO_WIRE, Run, recorded, worker
 
 import meshsim as ms
-from meshsim.kernel.control import MeshControl
 from meshsim.topology.model import Topology
 
 
@@ -14,7 +13,7 @@ def test_a_removed_replica_finishes_what_it_has_and_gets_no_more():
         recorded(*["0s"] * 4, "5ms", "6ms"),
         policies={"a": {"load_balancing": {"policy": "ROUND_ROBIN"}}},
     )
-    mesh = MeshControl(run.kernel)
+    mesh = run.control
     run.to(1)
     mesh.remove_replicas("a", "v1")
     run.to(100)
@@ -35,7 +34,7 @@ def test_replicas_may_go_and_others_come(policy):
         traffic={"load": {"to": "a", "users": 20, "arrivals": {"poisson": 500.0}}},
         policies={"a": {"load_balancing": balancing}},
     )
-    mesh = MeshControl(run.kernel)
+    mesh = run.control
     run.to(500)
     mesh.remove_replicas("a", "v1", 2)
     run.to(1000)
@@ -51,7 +50,7 @@ def test_replicas_may_go_and_others_come(policy):
 
 
 def test_not_all_replicas_can_be_removed():
-    mesh = MeshControl(Run({"a": worker(replicas=2)}, recorded("0s")).kernel)
+    mesh = Run({"a": worker(replicas=2)}, recorded("0s")).control
     with pytest.raises(ms.ConfigError, match="replicas to remove; found 2; allowed: 1 to 1"):
         mesh.remove_replicas("a", "v1", 2)
 

@@ -113,7 +113,7 @@ def test_an_operation_is_one_that_every_workload_has():
         ),
         ({"faults": [{"kind": "kill", "at": "1s", "zone": "b"}]}, "faults[0].zone"),
         ({"faults": [{"kind": "rate", "at": "1s", "traffic": "t"}]}, "faults[0].traffic"),
-        ({"faults": [{"kind": "rate", "at": "1s", "service": "web"}]}, "faults[0]"),
+        ({"faults": [{"kind": "rate", "at": "1s"}]}, "faults[0]"),
         ({"faults": [{"kind": "kill", "at": "1s"}]}, "faults[0]"),
         (
             {"faults": [{"kind": "errors", "at": "1s", "service": "web", "factor": 2}]},
@@ -441,3 +441,43 @@ def test_health_policies_that_envoy_refuses():
 def test_health_policies_without_effect_are_told(policy, text):
     topology = validated(Topology.model_validate(build(policies={"web": policy})))
     assert any(text in notice for notice in topology.notices)
+
+
+FAULTS = """
+name: faulty
+nodes: {n0: {}}
+services:
+  web:
+    workloads: {v1: {}, v2: {}}
+traffic: {users: {to: web, arrivals: {poisson: 1}}}
+faults:
+  - {kind: drain, at: 1s, service: wbe}
+  - {kind: kill, at: 1s, service: web, ramp: 1s}
+  - {kind: rate, at: 1s, duration: 1s, traffic: users, ramp: 2s}
+  - {kind: drain, at: 1s, duration: 1s, service: web}
+  - {kind: rollout, at: 1s, service: web, max_surge: lots}
+  - {kind: rollout, at: 1s, duration: 1s, service: web, workload: v1}
+  - {kind: squeeze, at: 1s, node: n1, factor: 0.5}
+  - {kind: squeeze, at: 1s, node: n0, factor: 1.5}
+  - {kind: flap, at: 1s}
+"""
+
+
+def test_all_bad_faults_are_told_at_once_each_with_its_place():
+    with pytest.raises(ConfigError) as caught:
+        loads_topology(FAULTS)
+    told = {(problem.line, problem.path) for problem in caught.value.problems}
+    assert told == {
+        (9, "faults[0].service"),
+        (10, "faults[1].ramp"),
+        (11, "faults[2].ramp"),
+        (12, "faults[3].grace"),
+        (13, "faults[4].max_surge"),
+        (13, "faults[4].service"),
+        (14, "faults[5].duration"),
+        (15, "faults[6].node"),
+        (16, "faults[7].node"),
+        (16, "faults[7].factor"),
+        (17, "faults[8]"),
+    }
+    assert caught.value.problems[0].suggestion == "web"
