@@ -74,11 +74,13 @@ def station(
     )
 
 
-def balanced(rate: float, replicas: int, policy: str, **fields: object) -> Topology:
+def balanced(
+    rate: float, replicas: int, policy: str, mean: float = 1.0, **fields: object
+) -> Topology:
     """Return exponential replicas of one worker behind a load balancer; `rate` is in total."""
     return station(
         poisson(rate),
-        exponential(),
+        exponential(mean),
         {"load_balancing": {"policy": policy, **fields}},
         replicas=replicas,
     )

@@ -28,8 +28,6 @@ _SOLVED_SERVERS = 3
 
 def study(case: Case) -> Replicated:
     params = case.params
-    if params.get("mu", 1.0) != 1:
-        raise NotYet("servers of mean service 1")
     if _is_distinct(params) and params.get("d", 2) != 2:
         raise NotYet("no load balancer compares more than two *distinct* random hosts")
     if case.metric.startswith("fraction of servers"):
@@ -42,7 +40,9 @@ def study(case: Case) -> Replicated:
         load,
         requests=_requests(count, load),
         visits=2.0,
-        second=None if _is_distinct(params) else _second(count, load, choices),
+        # Simulated in units of a mean service.
+        unit_ms=params.get("mu", 1.0),
+        second=None if _is_distinct(params) else _second(count, load, choices, params),
         cheap=False,
         first_window=_FIRST_WINDOW,
     )
@@ -50,7 +50,7 @@ def study(case: Case) -> Replicated:
 
 def _sizes(params: dict) -> tuple[int, float, int]:
     """Return (hosts, load, choices); ">=1000 (>=5000 for .99)" asks for more at high load."""
-    count, load = params["n"], params["lam"]
+    count, load = params["n"], params["lam"] / params.get("mu", 1.0)
     if isinstance(count, str):
         sizes = [int(number) for number in re.findall(r">=\s*(\d+)", count)]
         condition = re.search(r"for\s+(\d*\.\d+)", count)
@@ -78,11 +78,14 @@ def _requests(count: int, load: float) -> int:
     return max(50_000, round(count * load * _duration(load)))
 
 
-def _second(count: int, load: float, choices: int) -> Callable[[], tuple[float, str]] | None:
+def _second(
+    count: int, load: float, choices: int, params: dict
+) -> Callable[[], tuple[float, str]] | None:
     if count > _SOLVED_SERVERS:
         return None
     return lambda: (
-        theory.power_of_choices_sojourn(load * count, count, choices=choices),
+        theory.power_of_choices_sojourn(load * count, count, choices=choices)
+        / params.get("mu", 1.0),
         "meshsim.theory.power_of_choices_sojourn",
     )
 

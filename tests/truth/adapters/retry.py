@@ -1,15 +1,23 @@
 """Retries: how many attempts a request makes, alone, in layers, and within a budget."""
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from theory_scenarios import poisson, topology
+from adapters.p_retry import adaptive_bucket
+from theory_scenarios import exponential, poisson, station, topology
 from truth_cases import Case
 from truth_laws import number_after
-from truth_metrics import ratio
+from truth_metrics import NS_PER_MS, ratio
 from truth_runs import EngineRuns, compiled, traced
 from truth_scenarios import queue_study
 from truth_study import Exact, NotYet, Replicated
+
+import meshsim
+from meshsim.rng import next_uniform
+from meshsim.topology.model import Topology
 
 _MANY = 1_000_000
 #: Back-off that takes no time worth speaking of.
@@ -30,8 +38,12 @@ def study(case: Case) -> Replicated | Exact:
         return _token_budget(case)
     if case.model == "independent failures":
         return _independent(case)
+    if "gRPC retryThrottling" in case.model:
+        return _grpc(case)
+    if "deposit_per_call" in params:
+        return _adaptive(case)
     if "retrial" in case.model:
-        raise NotYet("back-off is Envoy's, uniform and growing, not exponential and constant")
+        return _orbit(case)
     raise NotYet(f"no policy for: {case.model}")
 
 
@@ -74,6 +86,86 @@ def _independent(case: Case) -> Replicated:
         visits=attempts,
         read=(lambda runs: 1 - runs.failed()) if succeeds else _attempts,
         second=lambda: (found[case.metric], "geometric series"),
+    )
+
+
+def _grpc(case: Case) -> Replicated:
+    """Each try of a client fails with one probability; the failures pay for the retries."""
+    tokens, ratio = (number_after(case.model, name) for name in ("maxTokens", "tokenRatio"))
+    grpc = {"max_tokens": int(tokens or 10), "token_ratio": ratio or 0.1}
+    attempts = int(case.params.get("max_attempts", number_after(case.model, "max_attempts") or 4))
+    policy = _retrying(attempts, retry_throttling={"grpc": grpc})
+    return _long_run(case, case.params["p"], lambda: policy)
+
+
+def _adaptive(case: Case) -> Replicated:
+    """Each call of a client deposits a part of a retry."""
+
+    def policy() -> dict:
+        declared = _retrying(_RETRIES_MAX)
+        bucket = adaptive_bucket(case.params["bucket"], case.params["deposit_per_call"])
+        declared["admission"], declared["routes"][0]["retry"]["custom"] = bucket
+        return declared
+
+    return _long_run(case, case.params["p_fail"], policy)
+
+
+def _long_run(case: Case, fails: float, policy: Callable[[], dict]) -> Replicated:
+    """Return what one client makes of a server that is never busy."""
+    succeeds = case.metric == "success fraction"
+    return queue_study(
+        case,
+        lambda: topology(
+            {"station": _failing(fails, "1us")},
+            {"load": {"to": "station", "arrivals": poisson(1.0)}},
+            {"station": policy()},
+        ),
+        1.0,
+        0.0,
+        requests=100_000,
+        visits=2.0,
+        variant=(case.model.split(" (")[0],),
+        read=(lambda runs: 1 - runs.failed()) if succeeds else _attempts,
+    )
+
+
+def exponential_back_off(mean_ns: float) -> Any:
+    """Return the retry policy of clients who come again after an exponential time."""
+
+    def come_again(outcome, memory, now_ns, rng):
+        if outcome.status < 500:
+            return -1
+        return int(-mean_ns * math.log(1.0 - next_uniform(rng)))
+
+    return meshsim.policy.retry_policy(come_again)
+
+
+def _orbit(case: Case) -> Replicated:
+    """A server without a waiting room, whose clients come again until they find it free."""
+    params = case.params
+    rate, mu, theta = params["lam"], params["mu"], params["theta"]
+    load = rate / mu
+    if case.metric != "mean number retrying":
+        raise NotYet(f"no reader for the metric {case.metric!r}")
+
+    def scenario() -> Topology:
+        policy = _retrying(_RETRIES_MAX)
+        policy["routes"][0]["retry"]["custom"] = exponential_back_off(NS_PER_MS / theta)
+        return station(poisson(rate), exponential(1 / mu), policy, queue_limit=0)
+
+    def read(runs: EngineRuns) -> np.ndarray:
+        waiting_ns = runs.field("in_flight_ns") - runs.field("service_ns")
+        return waiting_ns / NS_PER_MS / runs.measured_ms
+
+    return queue_study(
+        case,
+        scenario,
+        rate,
+        load,
+        variability=1 + mu / theta,
+        visits=1 + (rate + load * theta) / ((1 - load) * mu),
+        read=read,
+        second=lambda: (load * (rate + load * theta) / ((1 - load) * theta), "Falin"),
     )
 
 

@@ -36,9 +36,7 @@ def _sizes(params: dict) -> tuple[int, float, float]:
 
 
 def _scenario(params: dict, policy: str):
-    if params["mu"] != 1:
-        raise NotYet("servers of mean service 1")
-    return balanced(params["lam_total"], params["n"], policy)
+    return balanced(params["lam_total"], params["n"], policy, mean=1 / params["mu"])
 
 
 def _second(params: dict) -> tuple[float, float]:
