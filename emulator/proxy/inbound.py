@@ -2,8 +2,8 @@
 
 Rule: who may come in is decided by the listener (`emulator.access.listener`); the access rules
 of the proxy's configuration judge each request by who the listener says is asking, and answer
-403 as Envoy's RBAC filter does.  They answer when a short body is here, because bodies stand for
-the bytes of requests; Envoy would not wait, and close the connection.
+403 as Envoy's RBAC filter does.  They answer when a short body is here, as limits do, because
+bodies stand for the bytes of requests; Envoy would not wait, and close the connection.
 
 A request that came in is passed to the workload at once over a connection of its own while it
 lasts, kept for the next one, the one used last first.  No policy of a client applies here: no
@@ -298,18 +298,26 @@ class _Exchange:
         ]  # not sent, as there is no connection yet
         self._held_bytes = 0
         self._request_done = head.length == 0
-        self._refusal: int | None = None  # what the access rules say, if they refuse
+        # What answers, once the body is here, what the access rules or a limit refuse.
+        self._refusal: Callable[[], None] | None = None
         self._started = False
         self.ended = False
         self.leave: Leave | None = None
 
     def forbid(self, outcome: int) -> None:
         """Answer what the access rules refuse when its body is here."""
-        self._refusal = outcome
-        if self._request_done:
-            self._answer_refusal(outcome)
+        self._when_complete(lambda: self._answer_forbidden(outcome))
 
-    def _answer_refusal(self, outcome: int) -> None:
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer a request that is over a limit when its body is here."""
+        self._when_complete(lambda: self._answer_refused(refusal))
+
+    def _when_complete(self, answer: Callable[[], None]) -> None:
+        self._refusal = answer
+        if self._request_done:
+            answer()
+
+    def _answer_forbidden(self, outcome: int) -> None:
         """Send the status, or close the connection without an answer."""
         status = _STATUS.get(outcome)
         self._end(FLAG_NONE if status is not None else FLAG_LR)
@@ -317,6 +325,13 @@ class _Exchange:
             self._downstream.respond(status, ())
         else:
             self._downstream.cut()
+
+    def _answer_refused(self, refusal: Refusal) -> None:
+        self._end(refusal.response_flag)
+        flagged: list[tuple[bytes, bytes]] = []
+        if refusal.response_flag != FLAG_NONE:
+            flagged = [(b"x-meshsim-flag", FLAG_NAMES[refusal.response_flag].encode())]
+        self._downstream.respond(refusal.status, (*flagged, *refusal.headers))
 
     # --- As the client of the workload's connection ------------------------------------------
 
@@ -381,7 +396,7 @@ class _Exchange:
         if self._refusal is not None:
             self._held_bytes += len(piece)
             if self._held_bytes >= WAITING_MAX_BYTES and not self.ended:
-                self._answer_refusal(self._refusal)
+                self._refusal()
             return
         data = encode_chunk(piece) if self._chunked else piece
         if self._connection is not None:
@@ -398,7 +413,7 @@ class _Exchange:
             return
         self._request_done = True
         if self._refusal is not None and not self.ended:
-            self._answer_refusal(self._refusal)
+            self._refusal()
         if not self._chunked:
             return
         if self._connection is not None:
@@ -425,14 +440,6 @@ class _Exchange:
         self._connection = None
         if connection is not None:
             self._proxy.forget(connection)
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer a request that is over a limit."""
-        self._end(refusal.response_flag)
-        flagged: list[tuple[bytes, bytes]] = []
-        if refusal.response_flag != FLAG_NONE:
-            flagged = [(b"x-meshsim-flag", FLAG_NAMES[refusal.response_flag].encode())]
-        self._downstream.respond(refusal.status, (*flagged, *refusal.headers))
 
     def _fail(self, response_flag: int) -> None:
         self._end(response_flag, answered=True)

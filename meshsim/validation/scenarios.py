@@ -310,7 +310,8 @@ def _limits() -> list[Scenario]:
         "circuit_breakers": {"retry_budget": {"budget_percent": 20.0, "min_retry_concurrency": 1}},
         "routes": [{"retry": {"num_retries": 3, "retry_on": ["5xx"], "base_interval": "40ms"}}],
     }
-    bucket = {"max_tokens": 10, "tokens_per_fill": 10, "fill_interval": "250ms"}
+    # Often filled: when the ticks of a live proxy begin is not known.
+    bucket = {"max_tokens": 10, "tokens_per_fill": 2, "fill_interval": "50ms"}
     # Refused with 503, because a 429 does not count as a failure.
     enforced = {"status": 503, "filter_enabled": 100, "filter_enforced": 100}
     limit = {
