@@ -77,11 +77,11 @@ class Replicated:
     read: Callable[[Any], np.ndarray]
     load: float
     replications_max: int = 640
-    replications_min: int = FIRST_REPLICATIONS
     about: str = ""
-    tell: Callable[[Any], str] | None = None
     cheap: bool = True
     second: Callable[[], tuple[Any, str]] | None = None
+    replications_min: int = FIRST_REPLICATIONS
+    tell: Callable[[Any], str] | None = None
 
 
 Study = Exact | Claims | Replicated
