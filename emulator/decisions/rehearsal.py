@@ -20,18 +20,21 @@ from meshsim.controlplane.configuration import (
 from meshsim.policy.custom.decisions import learn
 from meshsim.policy.transitions import STIMULUS_DOWNSTREAM_RESET, STIMULUS_RESPONSE
 from meshsim.state.codes import RESET_NONE
-from meshsim.state.health import CHECK_PASSED
+from meshsim.state.health import CHECK_DEGRADED
 from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, CLUSTER_DTYPE
 from meshsim.topology.compiled.policies import no_hosts
 from meshsim.topology.model import (
+    AdaptiveConcurrency,
     CircuitBreakers,
     ClusterPolicy,
+    ConcurrencyLimitParams,
     ConnectionPool,
     FailureAccrual,
     HealthCheck,
     LoadBalancing,
     LocalityLoadBalancing,
     LocalRateLimit,
+    MinRttCalcParams,
     Model,
     OutlierDetection,
     Route,
@@ -43,7 +46,7 @@ __all__ = ["rehearse"]
 
 _Element = TypeVar("_Element", bound=Model)
 _MS = 1_000_000
-_PLAIN, _GROUPED, _BY_SUBSET = "service", "grouped", "labelled"
+_PLAIN, _GROUPED, _BY_SUBSET, _HASHED = "service", "grouped", "labelled", "hashed"
 
 
 def rehearse() -> None:
@@ -54,6 +57,7 @@ def rehearse() -> None:
         (_PLAIN, "response", 200),
         (_GROUPED, "abandoned", 500),
         (_BY_SUBSET, "response", 200),
+        (_HASHED, "response", 200),
     )
     for service, outcome, status in rounds:
         exchange = engine.start(service, "GET", "/", {}, None, 0)
@@ -64,6 +68,7 @@ def rehearse() -> None:
         engine.can_open(host)
         engine.opened(host)
         engine.pending_added(host)
+        engine.wants_connection(host, 0)
         engine.pending_removed(host)
         engine.can_send(host)
         engine.sent(exchange, host, 0)
@@ -87,7 +92,14 @@ def rehearse() -> None:
     engine.finish(dropped)
     for watched in engine.checked_hosts():
         engine.first_check(watched, _MS)
-        engine.checked(watched, CHECK_PASSED, _MS)
+        engine.checked(watched, CHECK_DEGRADED, _MS)
+    degraded = engine.start(_GROUPED, "GET", "/", {}, None, 0)
+    engine.route(degraded, 0)
+    engine.route(degraded, 0)
+    engine.pick(degraded, 0)
+    for answered in (True, False):
+        _, life = engine.gate.enter(_MS)
+        engine.gate.leave(life, _MS, answered, _MS)
 
 
 def _filled(element: type[_Element], **fields: Any) -> _Element:
@@ -110,9 +122,11 @@ def _configuration() -> ProxyConfiguration:
     )
     locality = LocalityLoadBalancing(overprovisioning_factor=140, locality_weighted=False)
     by_subset = SubsetConfig(fallback_policy="ANY_ENDPOINT")
+    hashing = LoadBalancing(policy="MAGLEV", table_size=2, hash_source_ip=True)
     clusters = {
         _PLAIN: policy,
         _GROUPED: policy.model_copy(update={"locality": locality}),
+        _HASHED: policy.model_copy(update={"locality": locality, "load_balancing": hashing}),
         _BY_SUBSET: policy.model_copy(update={"subset_config": by_subset}),
     }
     # A split in two, because one destination needs no draw.
@@ -138,5 +152,12 @@ def _configuration() -> ProxyConfiguration:
         clusters=clusters,
         endpoints=dict.fromkeys(clusters, (address,)),
         routes=dict.fromkeys(clusters, (route,)),
-        listener=ListenerPolicy(rate_limit=LocalRateLimit.model_validate(limit)),
+        listener=ListenerPolicy(
+            rate_limit=LocalRateLimit.model_validate(limit),
+            adaptive_concurrency=_filled(
+                AdaptiveConcurrency,
+                concurrency_limit_params=_filled(ConcurrencyLimitParams),
+                min_rtt_calc_params=_filled(MinRttCalcParams),
+            ),
+        ),
     )
