@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from emulator.decisions.exchanges import ASK
+from emulator.decisions.rate_limit_service import RateLimitService
+from meshsim.policy.global_rate_limit import SERVICE_FAILED
 from meshsim.policy.transitions import (
     ACTION_BACK_OFF,
     ACTION_DELAY,
@@ -94,6 +97,7 @@ class Mesh:
         self._order = count()
         self._idle = {}
         self._pending = {}
+        self.service_of_limits = RateLimitService(0)
 
     def at(self, time_ns, action, *values):
         heapq.heappush(self._heap, (time_ns, next(self._order), action, values))
@@ -112,9 +116,27 @@ class Mesh:
 
     def route(self, request):
         engine, exchange = self.engine, request.exchange
-        decision = engine.route(exchange, self.now_ns)
+        self.routed(request, engine.route(exchange, self.now_ns))
+
+    def ask(self, request, decision):
+        """Ask the rate limit service, which answers when its latency has passed."""
+        question = self.engine.question(request.exchange)
+        answer = self.service_of_limits.count(question.domain, question.descriptors, self.now_ns)
+        answered_ns = self.now_ns + question.latency_ns
+        if answered_ns >= decision.deadline_ns:
+            answer, answered_ns = SERVICE_FAILED, decision.deadline_ns
+        self.at(answered_ns, self.heard, request, answer)
+
+    def heard(self, request, answer):
+        self.routed(request, self.engine.heard(request.exchange, answer, self.now_ns))
+
+    def routed(self, request, decision):
+        engine, exchange = self.engine, request.exchange
         if decision.action == ACTION_DELAY:
             self.at(decision.deadline_ns, self.route, request)
+            return
+        if decision.action == ASK:
+            self.ask(request, decision)
             return
         for number in range(engine.mirror_count(exchange) * (decision.action == ACTION_SEND)):
             copy, key = engine.mirror(exchange, number, self.now_ns)

@@ -10,6 +10,7 @@ The way of a request::
 
     start -> route -> pick -> can_send -> sent -> tell -> ended -> finish
               |  a fault delays it: route again, when the delay has ended
+              |  a rate limit service is to be asked: heard, when it has answered
                       |  no idle connection: can_wait, can_open, opened, pending_added, ...
                       |  the try failed: tell says BACK_OFF, later SEND: pick again
 
@@ -29,16 +30,17 @@ import numpy as np
 from emulator.decisions.concurrency import ConcurrencyGate
 from emulator.decisions.connections import ConnectionDecisions
 from emulator.decisions.exchanges import Decision, Exchange, Exchanges
-from emulator.decisions.filtering import FilterDecisions
 from emulator.decisions.filters import ProxyFilters
 from emulator.decisions.health import Health
 from emulator.decisions.hedging import ENDS_OF_TRIES, HedgeDecisions
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.picking import pick_once
+from emulator.decisions.quotas import ProxyQuotas
 from emulator.decisions.route_table import RouteTable
+from emulator.decisions.routing import RouteDecisions
 from emulator.decisions.stimuli import StimulusLog, changed_parts
-from emulator.decisions.streams import own_key, pick_stream, run_seed_of, split_uniform
+from emulator.decisions.streams import pick_stream, run_seed_of
 from emulator.decisions.table import DECISIONS
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.errors import InvariantError
@@ -54,10 +56,9 @@ from meshsim.policy.load_balancing import (
     on_response,
 )
 from meshsim.policy.request import step
-from meshsim.policy.routing import choose_split
 from meshsim.policy.timeout import per_try_deadline_ns
-from meshsim.policy.transitions import ACTION_RESPOND, STIMULUS_DELAY_EXPIRED, STIMULUS_REQUEST
-from meshsim.state.codes import HEDGE_NEVER, NEVER_NS, NO_HOST, NO_INDEX, RESET_NONE
+from meshsim.policy.transitions import ACTION_RESPOND
+from meshsim.state.codes import HEDGE_NEVER, NEVER_NS, NO_HOST
 from meshsim.state.exchange import (
     EXCHANGE_ATTEMPTING,
     EXCHANGE_BACKING_OFF,
@@ -70,7 +71,7 @@ __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
 _ADDRESSES = {"custom_pick", "custom_learn", "custom_admit"}
 
 
-class ProxyEngine(ConnectionDecisions, FilterDecisions, HedgeDecisions):
+class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions):
     """Policy state and decisions of one proxy.
 
     Parameters
@@ -108,6 +109,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions, HedgeDecisions):
         self._identity = run_seed, index
         self._rng = pick_stream(run_seed, index)
         self._filters = ProxyFilters()
+        self._quotas = ProxyQuotas()
         self._exchanges = Exchanges()
         self._live = self._exchanges.live
         self._bind(0)
@@ -214,49 +216,6 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions, HedgeDecisions):
             seen = self._table.looked_at(service, headers)
             self._note("start", service, method, path, seen, traffic_key, now_ns, number)
         return number
-
-    def route(self, exchange: int, now_ns: int) -> Decision:
-        """Route a request that is complete enough to be sent: match, filter, split, begin.
-
-        After ACTION_DELAY this is called again when the delay has ended.
-        """
-        item = self._live[exchange]
-        table = item.table
-        delayed = self._exchanges.states[item.row] == EXCHANGE_DELAYED
-        if delayed:
-            self._step(item, STIMULUS_DELAY_EXPIRED, 0, RESET_NONE, now_ns)
-        else:
-            item.route = table.match(item.service, item.method, item.path, item.headers)
-            self._exchanges.routes[item.row] = item.route
-        route = item.route
-        stimulus, value = STIMULUS_REQUEST, 0
-        filters = table.filters[route] if route != NO_INDEX else None
-        if filters is not None:
-            key = self._key(exchange, item)
-            stimulus, value = self._filters.outbound(filters, item, key, delayed, now_ns)
-        cluster = limits = NO_INDEX
-        if stimulus == STIMULUS_REQUEST and route != NO_INDEX and table.split_counts[route] > 0:
-            split = table.split_starts[route]
-            if table.split_counts[route] > 1:
-                count, total = table.split_counts[route], table.weight_totals[route]
-                uniform = split_uniform(self._key(exchange, item))
-                split = choose_split(table.splits, split, count, total, uniform)
-            cluster, limits = table.split_clusters[split], table.split_limits[split]
-            item.asked = table.split_asked[split]
-            item.hash_key = np.uint64(table.hash_key(route, item.headers))
-        item.cluster, item.high = cluster, limits != cluster
-        self._exchanges.clusters[item.row] = limits
-        decision = self._step(item, stimulus, value, RESET_NONE, now_ns)
-        if self._log is not None:
-            self._log.write(
-                f'[{self.index},"route",{exchange},{now_ns},'
-                f"[{route},{cluster},{','.join(map(str, decision))}]]"
-            )
-        return decision
-
-    def _key(self, exchange: int, item: Exchange) -> int:
-        """Return the draw key of a request; one that has none gets one of the proxy's own."""
-        return own_key(*self._identity, exchange) if item.key is None else item.key
 
     def tell(self, exchange: int, stimulus: int, status: int, reset: int, now_ns: int) -> Decision:
         """Tell the request machine what happened; return what to do.
@@ -451,7 +410,7 @@ class ProxyEngine(ConnectionDecisions, FilterDecisions, HedgeDecisions):
             digest.update(array.tobytes())
         for field in sorted(set(self._configs.dtype.names or ()) - _ADDRESSES):
             digest.update(self._configs[field].tobytes())  # without what is between the fields
-        for part in (*self._filters.state(), *self.gate.state()):
+        for part in (*self._filters.state(), *self._quotas.state(), *self.gate.state()):
             digest.update(part)
         for rows in self._holdings.lanes.arrays.values():
             digest.update(rows.tobytes())

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emulator.decisions.grouping import Asked
+from emulator.decisions.quotas import Question
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
@@ -21,11 +22,13 @@ from meshsim.state.codes import FLAG_NONE, NO_HOST, NO_INDEX
 from meshsim.state.exchange import EXCHANGE_DELAYED, EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.topology.compiled.layout import Rows
 
-__all__ = ["EXCHANGES_MAX", "Decision", "Exchange", "Exchanges"]
+__all__ = ["ASK", "EXCHANGES_MAX", "Decision", "Exchange", "Exchanges"]
 
 #: Requests that one proxy may have under way; more are a leak, or a flood.
 EXCHANGES_MAX = 1 << 16
 _ROWS_FIRST = 64
+#: In place of an action: a rate limit service is to be asked before the request goes on.
+ASK = -1
 
 
 class Decision(NamedTuple):
@@ -34,10 +37,11 @@ class Decision(NamedTuple):
     Parameters
     ----------
     action : int
-        `ACTION_*` code of `meshsim.policy.request`.
+        `ACTION_*` code of `meshsim.policy.request`, or ASK.
     deadline_ns : int
         When the back-off or the delay ends, for ACTION_BACK_OFF and ACTION_DELAY; when the try
-        times out if it gets its connection now, for ACTION_SEND; else `NEVER_NS` [ns].
+        times out if it gets its connection now, for ACTION_SEND; when the service has failed, for
+        ASK; else `NEVER_NS` [ns].
     status, response_flag : int
         What to send down, for ACTION_RESPOND; else 0.
     """
@@ -72,6 +76,10 @@ class Exchange:
         Whether its priority is HIGH.
     holds_fault : bool
         Whether it counts among the active faults of the proxy.
+    question : Question or None
+        What the rate limit service is asked about it, until it has been heard.
+    over_quota : bool
+        Whether that said that it is over the limit.
     host : int
         Of the live try in a cluster whose health is watched, or `NO_HOST`.
     sent : bool
@@ -91,7 +99,9 @@ class Exchange:
         "host",
         "key",
         "method",
+        "over_quota",
         "path",
+        "question",
         "route",
         "row",
         "sent",
@@ -124,6 +134,8 @@ class Exchange:
         self.tried: list[int] = []
         self.high = False
         self.holds_fault = False
+        self.question: Question | None = None
+        self.over_quota = False
         self.host = NO_HOST
         self.sent = False
         self.earlier: list[tuple[int, bool]] = []

@@ -15,12 +15,16 @@ import numpy as np
 
 from emulator.decisions.exchanges import Decision, Exchange, Exchanges
 from emulator.decisions.filters import AUTHORITY, ProxyFilters
+from emulator.decisions.quotas import ProxyQuotas
 from meshsim.policy.routing import RequestAttributes, is_mirrored, mirror_key
 from meshsim.policy.transitions import STIMULUS_REQUEST
 from meshsim.state.codes import NO_INDEX, RESET_NONE
 from meshsim.state.filters import INBOUND, OUTBOUND
 
 __all__ = ["FilterDecisions"]
+
+#: What Envoy adds to a refusal by a rate limit service (ratelimit.cc: complete).
+_RATELIMITED = (b"x-envoy-ratelimited", b"true")
 
 
 class FilterDecisions(ABC):
@@ -29,6 +33,7 @@ class FilterDecisions(ABC):
     _exchanges: Exchanges
     _live: dict[int, Exchange]
     _filters: ProxyFilters
+    _quotas: ProxyQuotas
 
     @abstractmethod
     def _key(self, exchange: int, item: Exchange) -> int:
@@ -107,6 +112,8 @@ class FilterDecisions(ABC):
             limit = self._filters.listener
         else:
             item = self._live[exchange]
+            if item.over_quota:
+                return [_RATELIMITED]
             filters = item.table.filters[item.route]
             limit = filters.limit if filters is not None else None
         added = limit.limit.response_headers_to_add if limit is not None else {}
@@ -143,4 +150,6 @@ class FilterDecisions(ABC):
 
     def filter_counters(self, inbound: bool = False) -> dict[str, int]:
         """Return Envoy's counters of the filters of one side that are not 0."""
-        return self._filters.counters(INBOUND if inbound else OUTBOUND)
+        if inbound:
+            return self._filters.counters(INBOUND)
+        return self._filters.counters(OUTBOUND) | self._quotas.counters()

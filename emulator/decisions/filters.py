@@ -37,7 +37,7 @@ from meshsim.topology.compiled.filters import FilterRows, bucket_rows, fitting_b
 if TYPE_CHECKING:
     from emulator.decisions.exchanges import Exchange
     from meshsim.topology.compiled.layout import Rows
-    from meshsim.topology.model import Fault, LocalRateLimit, Route, TokenBucket
+    from meshsim.topology.model import Fault, GlobalRateLimit, LocalRateLimit, Route, TokenBucket
 
 __all__ = [
     "AUTHORITY",
@@ -45,6 +45,7 @@ __all__ = [
     "Limit",
     "ProxyFilters",
     "RouteFilters",
+    "attributes_of",
     "filtered",
     "limited_by",
 ]
@@ -69,9 +70,16 @@ class RouteFilters(NamedTuple):
 
     fault: Fault | None
     limit: Limit | None
+    quota: GlobalRateLimit | None = None
 
 
-def limited_by(limit: LocalRateLimit) -> set[str]:
+def attributes_of(item: Exchange) -> RequestAttributes:
+    """Return what limits look at of a request."""
+    authority = item.headers.get(AUTHORITY, item.service)
+    return RequestAttributes(item.method, item.path, authority, item.headers)
+
+
+def limited_by(limit: LocalRateLimit | GlobalRateLimit) -> set[str]:
     """Return the headers that a limit looks at, in lower case; ``:path`` and the like too."""
     return {name.lower() for item in limit.descriptors for name in item.entries}
 
@@ -85,11 +93,11 @@ def _limit(owner: str, limit: LocalRateLimit | None) -> Limit | None:
 def filtered(service: str, routes: Sequence[Route]) -> Iterator[RouteFilters | None]:
     """Yield the filters of each route of `service`, None for one that has none."""
     for number, route in enumerate(routes):
-        if route.fault is None and route.rate_limit is None:
+        if route.fault is None and route.rate_limit is None and route.global_rate_limit is None:
             yield None
         else:
             limit = _limit(f"{service}[{number}]", route.rate_limit)
-            yield RouteFilters(route.fault, limit)
+            yield RouteFilters(route.fault, limit, route.global_rate_limit)
 
 
 class ProxyFilters:
@@ -157,9 +165,7 @@ class ProxyFilters:
             if status != NO_FAULT:
                 return STIMULUS_FAULT_ABORT, status
         if filters.limit is not None:
-            authority = item.headers.get(AUTHORITY, item.service)
-            request = RequestAttributes(item.method, item.path, authority, item.headers)
-            status = self._check(filters.limit, request, OUTBOUND, draws, now_ns)
+            status = self._check(filters.limit, attributes_of(item), OUTBOUND, draws, now_ns)
             if status != NOT_LIMITED:
                 return STIMULUS_RATE_LIMITED, status
         return STIMULUS_REQUEST, 0

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emulator.decisions.engine import ProxyEngine
+from emulator.decisions.rate_limit_service import RateLimitService
 from meshsim.controlplane.configuration import (
     EndpointAddress,
     ListenerPolicy,
@@ -61,8 +62,7 @@ def rehearse() -> None:
     )
     for service, outcome, status in rounds:
         exchange = engine.start(service, "GET", "/", {}, None, 0)
-        engine.route(exchange, 0)  # is delayed
-        engine.route(exchange, 0)
+        _route(engine, exchange)
         host = engine.pick(exchange, 0)
         engine.can_wait(host)
         engine.can_open(host)
@@ -85,8 +85,7 @@ def rehearse() -> None:
     clusters, configs = np.zeros(1, CLUSTER_DTYPE), np.zeros(1, CLUSTER_CONFIG_DTYPE)
     learn(no_hosts(1), 0, clusters, configs, np.zeros(1), False, 0, 0)
     dropped = engine.start("service", "GET", "/", {}, None, 0)
-    engine.route(dropped, 0)
-    engine.route(dropped, 0)
+    _route(engine, dropped)
     engine.pick(dropped, 0)
     engine.tell(dropped, STIMULUS_DOWNSTREAM_RESET, 0, RESET_NONE, _MS)
     engine.finish(dropped)
@@ -94,12 +93,20 @@ def rehearse() -> None:
         engine.first_check(watched, _MS)
         engine.checked(watched, CHECK_DEGRADED, _MS)
     degraded = engine.start(_GROUPED, "GET", "/", {}, None, 0)
-    engine.route(degraded, 0)
-    engine.route(degraded, 0)
+    _route(engine, degraded)
     engine.pick(degraded, 0)
     for answered in (True, False):
         _, life = engine.gate.enter(_MS)
         engine.gate.leave(life, _MS, answered, _MS)
+
+
+def _route(engine: ProxyEngine, exchange: int) -> None:
+    """Route a request, which is delayed, and whose rate limit service is asked."""
+    engine.route(exchange, 0)
+    engine.route(exchange, 0)
+    domain, descriptors, _ = engine.question(exchange)
+    answer = RateLimitService(1).count(domain, descriptors, 0)
+    engine.heard(exchange, answer, 0)
 
 
 def _filled(element: type[_Element], **fields: Any) -> _Element:
@@ -144,6 +151,11 @@ def _configuration() -> ProxyConfiguration:
             },
             "mirrors": [{"percentage": 100.0}],
             "rate_limit": limit,
+            "global_rate_limit": {
+                "descriptors": [{"requests_per_unit": 9, "unit": "SECOND"}],
+                "latency": {"exponential": "1ms"},
+                "timeout": "20ms",
+            },
         }
     )
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)

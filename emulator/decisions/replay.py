@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from emulator.decisions.engine import ProxyEngine
+from emulator.decisions.exchanges import ASK
+from emulator.decisions.rate_limit_service import RateLimitService
 from emulator.decisions.stimuli import Stimulus, StimulusFile
 from meshsim.controlplane.configuration import ProxyConfiguration, with_resource
 from meshsim.errors import MeshsimError
@@ -32,7 +34,7 @@ __all__ = ["Divergence", "Life", "Replay", "describe", "replay"]
 _STORY_MAX = 32
 #: Stimuli that belong to an exchange: their first argument is its number.
 _OF_EXCHANGE = frozenset(
-    ("route", "tell", "tell_of", "pick", "sent", "ended", "finish", "mirror", "pace")
+    ("route", "heard", "tell", "tell_of", "pick", "sent", "ended", "finish", "mirror", "pace")
 )
 #: Position of the host among the arguments.
 _HOST_AT = {
@@ -171,7 +173,7 @@ def replay(path: str | Path, report: Callable[[int], None] | None = None) -> Rep
     tellers: dict[int, _Teller] = {}
     lives: list[Life] = []
     for stimulus in file:
-        if stimulus.name == "open":
+        if stimulus.name in ("open", "serve"):
             if stimulus.proxy in tellers:
                 tellers[stimulus.proxy].end()
             tellers[stimulus.proxy] = teller = _Teller(stimulus)
@@ -195,9 +197,14 @@ class _Teller:
     """Tells one life's stimuli to a new engine."""
 
     def __init__(self, opening: Stimulus, life: Life | None = None) -> None:
-        name, run_seed = opening.arguments if life is None else (life.name, 0)
+        self._engine: ProxyEngine | RateLimitService
+        if opening.name == "serve":
+            name = "rate limit service"
+            self._engine = RateLimitService(opening.proxy)
+        else:
+            name, run_seed = opening.arguments if life is None else (life.name, 0)
+            self._engine = ProxyEngine(name, opening.proxy, run_seed)
         self.life = life or Life(name, opening.proxy, opening.line, stimuli=1)
-        self._engine = ProxyEngine(name, opening.proxy, run_seed)
         self._stories: dict[int, deque[Stimulus]] = {}
         self._last: deque[Stimulus] = deque(maxlen=_STORY_MAX)
 
@@ -239,6 +246,8 @@ class _Teller:
         engine = self._engine
         if self.life.closed:
             raise _Impossible("the proxy had ended")
+        if isinstance(engine, RateLimitService) or stimulus.name == "count":
+            return _answer_of_service(engine, stimulus)
         if stimulus.name == "apply":
             parts, versions, now_ns = stimulus.arguments
             configuration = _with_parts(engine.configuration, parts, versions)
@@ -253,10 +262,17 @@ class _Teller:
             return engine.inbound.authorize(*stimulus.arguments)
         of = engine.gate if stimulus.name in ("enter", "leave") else engine
         answer = getattr(of, stimulus.name)(*stimulus.arguments)
-        if stimulus.name == "route":
+        if stimulus.name in ("route", "heard"):
             return [*engine.routed_to(stimulus.arguments[0]), *answer]
         listed = ("tell", "tell_of", "mirror", "enter")
         return list(answer) if stimulus.name in listed else answer
+
+
+def _answer_of_service(engine: ProxyEngine | RateLimitService, stimulus: Stimulus) -> Any:
+    """Return what a new rate limit service answers."""
+    if not isinstance(engine, RateLimitService) or stimulus.name not in ("count", "close"):
+        raise _Impossible("it is told to the wrong one")
+    return getattr(engine, stimulus.name)(*stimulus.arguments)
 
 
 class _Impossible(MeshsimError):
@@ -291,6 +307,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "apply": ("parts", "versions", "now"),
     "start": ("service", "method", "path", "headers", "key", "now"),
     "route": ("exchange", "now"),
+    "heard": ("exchange", "answer", "now"),
     "tell": ("exchange", "stimulus", "status", "reset", "now"),
     "tell_of": ("exchange", "host", "stimulus", "status", "reset", "now"),
     "pick": ("exchange", "now"),
@@ -306,6 +323,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "first_check": ("host", "now"),
     "checked": ("host", "result", "now"),
     "close": (),
+    "serve": (),
+    "count": ("domain", "descriptors", "now"),
 }
 
 
@@ -348,7 +367,7 @@ def _answer_in_words(name: str, answer: Any) -> str:
         return f"times out {_ms(answer)}"
     if name in ("first_check", "checked"):
         return f"asks at {_ms(answer)}"
-    if name == "route" and len(answer) == 6:
+    if name in ("route", "heard") and len(answer) == 6:
         route, cluster, *decision = answer
         return f"route {route}, cluster {cluster}, {_decision(decision)}"
     if name in ("tell", "tell_of") and len(answer) == 4:
@@ -358,6 +377,8 @@ def _answer_in_words(name: str, answer: Any) -> str:
 
 def _decision(decision: list[int]) -> str:
     action, deadline_ns, status, flag = decision
+    if action == ASK:
+        return f"ASK until {_ms(deadline_ns)}"
     if not 0 <= action < len(ACTION_NAMES):
         return "INVALID"
     said = ACTION_NAMES[action]

@@ -53,8 +53,8 @@ class _Service:
         self.method = any(match.method is not None for match in matches)
         self.authority = any(match.authority is not None for match in matches)
         self.headers = tuple(sorted({name.lower() for match in matches for name in match.headers}))
-        limited = [route.rate_limit for route in routes if route.rate_limit is not None]
-        by_limits = {name for limit in limited for name in limited_by(limit)}
+        limits = [item for route in routes for item in (route.rate_limit, route.global_rate_limit)]
+        by_limits = {name for limit in limits if limit is not None for name in limited_by(limit)}
         authority = self.authority or ":authority" in by_limits
         read = {*self.headers, *([AUTHORITY] if authority else [])}
         read.update(name for name in by_limits if not name.startswith(":"))

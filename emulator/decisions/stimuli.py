@@ -2,9 +2,10 @@
 
 Rule: the first line is a header, a JSON object with the format's version.  Every other line is
 a JSON array: proxy index, stimulus, its arguments, its result.  A proxy's life begins with
-"open" and ends with "close", which carries the digest of its state; a proxy that is killed and
-comes back has two lives.  Lines of different proxies may be mixed in any way, and files may be
-joined end to end, headers and all, because only the order within one proxy matters.
+"open", that of a rate limit service with "serve"; it ends with "close", which carries the digest
+of its state; a proxy that is killed and comes back has two lives.  Lines of different proxies may
+be mixed in any way, and files may be joined end to end, headers and all, because only the order
+within one proxy matters.
 
 A log is written as it grows: memory is bounded by one buffer, and what is lost when the process
 is killed is what was in it.  A file without its last newline was cut off in the middle of a
@@ -135,6 +136,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "apply": (dict, dict, int, _NUMBERS),
     "start": (str, str, str, dict, (int, None), int, int),
     "route": (int, int, _NUMBERS),
+    "heard": (int, int, int, _NUMBERS),
     "tell": (int, int, int, int, int, _NUMBERS),
     "tell_of": (int, int, int, int, int, int, _NUMBERS),
     "pick": (int, int, int),
@@ -157,6 +159,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "pending_added": (int, None),
     "pending_removed": (int, None),
     "close": (str,),
+    "serve": (None,),
+    "count": (str, list, int, int),
 }
 
 

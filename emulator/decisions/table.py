@@ -20,6 +20,7 @@ from meshsim.policy.circuit_breakers import (
 )
 from meshsim.policy.custom.decisions import learn
 from meshsim.policy.fault import abort_status, delay_ns, on_fault_ended, pace_ns
+from meshsim.policy.global_rate_limit import count_request, take_answer
 from meshsim.policy.health import (
     on_check_result,
     on_picked,
@@ -59,6 +60,7 @@ DECISIONS = {
         check_limit,
         choose_lane,
         choose_split,
+        count_request,
         delay_ns,
         first_check_ns,
         is_mirrored,
@@ -91,6 +93,7 @@ DECISIONS = {
         renew_table,
         settle_health,
         step,
+        take_answer,
         wants_connection,
         weighted_localities,
     )

@@ -32,9 +32,9 @@ from emulator.proxy.account import TimeAccount
 from emulator.proxy.answers import flagged, own_headers
 from emulator.proxy.context import RequestContext, TextHeaders, draw_key, joined
 from emulator.proxy.downstream_connection import DownstreamConnection
-from emulator.proxy.hedged_tries import HedgedTries
 from emulator.proxy.hedging import reset_mark
 from emulator.proxy.kept_body import REPLAY_MAX_BYTES, KeptBody
+from emulator.proxy.routed_request import RoutedRequest
 from emulator.proxy.services import ProxyServices
 from emulator.proxy.upstream import Overflow
 from meshsim.errors import InvariantError, LimitError
@@ -73,13 +73,12 @@ __all__ = ["WAITING_MAX_BYTES", "OutboundExchange"]
 WAITING_MAX_BYTES = 1 << 16
 
 
-class OutboundExchange(HedgedTries):
+class OutboundExchange(RoutedRequest):
     """One request, from its head to the last byte of its response."""
 
     __slots__ = (
-        "_clock", "_context", "_copied", "_copy_follows", "_deadline_ns", "_discarding",
-        "_downstream", "_ended", "_failure", "_freed", "_head", "_held", "_paced",
-        "_response_flag", "_response_status", "_route_timer", "_values",
+        "_clock", "_context", "_copy_follows", "_discarding", "_downstream", "_failure", "_freed",
+        "_held", "_response_flag", "_response_status",
     )  # fmt: skip
 
     def __init__(
@@ -110,7 +109,8 @@ class OutboundExchange(HedgedTries):
         self._held = b""  # the last part of a response whose rate is limited
         self._freed = False  # the machine was told that nobody waits
         self._failure = (503, FLAG_UC)  # of the last try, should its body be gone
-        self._route_timer: asyncio.TimerHandle | None = None
+        self._route_timer = None
+        self._asked = None
         self._try_timer = None
         self._back_off_timer = None
         self._deadline_ns = NEVER_NS
@@ -141,29 +141,6 @@ class OutboundExchange(HedgedTries):
             self._answer(503, FLAG_UO)
             return
         self._route(now_ns)
-
-    def _route(self, now_ns: int) -> None:
-        """Route the request, or go on with one that was delayed, and send its first try."""
-        self._back_off_timer = None
-        decision = self._engine.route(self._id, now_ns)
-        if decision.action != ACTION_SEND:
-            self._act(decision)
-            return
-        self._deadline_ns = self._engine.exchange_deadline_ns(self._id)
-        if self._deadline_ns != NEVER_NS:
-            self._route_timer = self._call_at(self._deadline_ns, self._on_route_timeout)
-        self._paced = self._engine.is_paced(self._id)
-        self._copied = self._engine.mirror_count(self._id) == 0
-        self._begin_hedging()
-        self._send(now_ns)
-        self._copy_if_complete()
-
-    def _copy_if_complete(self) -> None:
-        """Send copies to the mirrors of the route, once the request is complete."""
-        if self._body.is_whole and not self._copied and not self._ended:
-            self._copied = True
-            if self._body.is_kept:
-                self._services.mirror(self._id, self._head, self._values, tuple(self._body.pieces))
 
     def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
         return self._clock.call_at(asyncio.get_running_loop(), time_ns, callback)
@@ -215,9 +192,6 @@ class OutboundExchange(HedgedTries):
     def _on_back_off(self) -> None:
         self._back_off_timer = None
         self._act(self._tell(STIMULUS_BACK_OFF_EXPIRED))
-
-    def _on_delay_expired(self) -> None:
-        self._route(self._now_ns())
 
     def _on_route_timeout(self) -> None:
         self._route_timer = None
@@ -482,6 +456,8 @@ class OutboundExchange(HedgedTries):
         self._stop_route_timer()
         if self._back_off_timer is not None:
             self._back_off_timer.cancel()
+        if self._asked is not None:
+            self._asked.cancel()
         self._give_up_try()
         if self._hedging is not None:
             self._hedging.give_up(failed=True)

@@ -57,6 +57,7 @@ class HedgedTries:
     _pass_down: Any
     _send: Any
     _call_at: Any
+    _on_route_timeout: Any
     _on_try_timeout: Any
     _stop_try_timer: Any
     _tell: Any

@@ -20,6 +20,7 @@ from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
 from emulator.proxy.health_checks import HealthChecks
 from emulator.proxy.mirror import Copies
+from emulator.proxy.rate_limits import RateLimits
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
 from emulator.proxy.wire import Impairment, Wire
@@ -42,6 +43,8 @@ class OutboundProxy(AcceptingProxy):
         Told of each ended request.
     host : str
         Address to listen on; loopback unless the user says otherwise.
+    rate_limit_service : (str, int), optional
+        Where the rate limit service listens; without one, it has failed for whoever asks.
     """
 
     def __init__(
@@ -52,19 +55,24 @@ class OutboundProxy(AcceptingProxy):
         recorder: ExchangeRecorder | None = None,
         *,
         host: str = "127.0.0.1",
+        rate_limit_service: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(self._begin, host)
         self._wire = Wire(clock, crc32(engine.name.encode()))
         self.pools = UpstreamPools(engine, clock, contexts, self._wire)
         self._checks = HealthChecks(engine, clock, contexts, self._wire)
         counted = (self.downstream.ended, self.downstream.counts)
-        self._services = ProxyServices(engine, clock, self.pools, recorder, *counted, self._copy)
+        self._limits = RateLimits(clock, rate_limit_service)
+        self._services = ProxyServices(
+            engine, clock, self.pools, self._limits, recorder, *counted, self._copy
+        )
         self._copies = Copies(self._services)
         self._request_number = 0
 
     def _abort_upstream(self) -> None:
         self._copies.abort()
         self._checks.abort()
+        self._limits.abort()
         self.pools.abort()
 
     def partition(self, names: Iterable[str]) -> None:

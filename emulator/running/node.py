@@ -129,6 +129,7 @@ class Node:
             spec.key_type,
             spec.host,
             self._log,
+            spec.rate_limit_service,
         )
         addresses = {}
         for name in spec.endpoints:

@@ -56,6 +56,8 @@ class NodeSpec:
     record: str = ""
     #: Custom policies by name, as `emulator.running.definitions` packs them.
     policies: Mapping[str, str] = field(default_factory=dict)
+    #: Where the rate limit service listens.
+    rate_limit_service: tuple[str, int] | None = None
     #: Ports of endpoints that listened before their process was killed.
     ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -75,6 +77,8 @@ class NodeSpec:
         plain = dict(values)
         for name in ("endpoints", "classes"):
             plain[name] = tuple(plain[name])
+        if (address := plain.get("rate_limit_service")) is not None:
+            plain["rate_limit_service"] = (str(address[0]), int(address[1]))
         return NodeSpec(**plain)
 
 

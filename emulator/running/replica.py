@@ -89,6 +89,8 @@ class Surroundings:
         Address to listen on.
     log : StimulusLog, optional
         Gets every stimulus of every engine.
+    rate_limit_service : (str, int), optional
+        Where it listens.
     """
 
     compiled: CompiledTopology
@@ -101,6 +103,7 @@ class Surroundings:
     key_type: str = "ecdsa-p256"
     host: str = "127.0.0.1"
     log: StimulusLog | None = None
+    rate_limit_service: tuple[str, int] | None = None
 
 
 def _impairment(out: tuple[Any, float], back: tuple[Any, float]) -> Impairment:
@@ -133,7 +136,11 @@ class Sidecar:
             self.identity = Identity(enrolment.principal, surroundings.key_type)
         self.engine = ProxyEngine(name, index, surroundings.run_seed, surroundings.log)
         self.outbound = OutboundProxy(
-            self.engine, surroundings.clock, self.identity, surroundings.recorder
+            self.engine,
+            surroundings.clock,
+            self.identity,
+            surroundings.recorder,
+            rate_limit_service=surroundings.rate_limit_service,
         )
         self.agent = Agent(
             name,

@@ -19,14 +19,15 @@ from emulator.running.run import Outcome
 from meshsim.errors import ConfigError
 from meshsim.explanation import explain
 from meshsim.results import Result
-from meshsim.state.filters import FAULT_STATS, LIMIT_STATS
+from meshsim.state.filters import FAULT_STATS, LIMIT_STATS, QUOTA_STATS
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S, format_duration
 
 __all__ = ["result_of"]
 
 _SIDES = ("outbound.", "inbound.")
-_STATS = {f"{side}{name}" for side in _SIDES for name in (*LIMIT_STATS, *FAULT_STATS)}
+_FILTERS = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS)
+_STATS = {f"{side}{name}" for side in _SIDES for name in _FILTERS}
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0
 #: Pushes that are told of one by one; more are told of together.

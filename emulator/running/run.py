@@ -22,6 +22,9 @@ from emulator.clock import Clock, unix_s
 from emulator.control.broker import Broker
 from emulator.control.broker_url import EMBEDDED_MESH, credential_for, new_mesh, password_in
 from emulator.control.controlplane import ControlPlane
+from emulator.control.rate_limits import RateLimitServer
+from emulator.decisions.rate_limit_service import RateLimitService
+from emulator.decisions.stimuli import StimulusLog
 from emulator.results.recording import Arrays
 from emulator.running.budget import EDGE, Share
 from emulator.running.definitions import packed
@@ -145,6 +148,7 @@ class Run:
             else Broker.embedded(self.mesh, self._passwords)
         )
         self.control: ControlPlane
+        self._limits_address = ("", 0)
         self.remote = RemoteNodes(plan.remote, self.mesh)
         if not plan.broker_url:
             self.remote.admit(self.broker)
@@ -192,6 +196,7 @@ class Run:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start everything; `stack` gets what ends it."""
+        self._limits_address = await stack.enter_async_context(self._rate_limits())
         await self.broker.start()
         stack.push_async_callback(self.broker.stop)
         stack.push_async_callback(self.remote.close)
@@ -250,6 +255,7 @@ class Run:
             if plan.record
             else "",
             policies=packed(plan.compiled.topology),
+            rate_limit_service=self._limits_address,
             ports={name: self._addresses[name][1] for name in names if name in self._addresses},
         )
 
@@ -338,6 +344,20 @@ class Run:
             await self._start_member(share)
             await self.begin(self.members[share.process])
             self._killed.discard(share.process)
+
+    @contextlib.asynccontextmanager
+    async def _rate_limits(self) -> AsyncIterator[tuple[str, int]]:
+        """Run the rate limit service, which is where this says."""
+        record = self.plan.record
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(StimulusLog(f"{record}/rate limits")) if record else None
+            service = RateLimitService(len(proxies_of(self.compiled)), log)
+            server = RateLimitServer(service, self.clock, self.plan.host)
+            try:
+                yield await server.start()
+            finally:
+                await server.stop()
+                service.close()
 
     async def _stop_members(self) -> None:
         await asyncio.gather(*(member.stop() for member in self.members.values()))

@@ -47,7 +47,6 @@ def simulated_only(topology: Topology) -> list[Problem]:
     problems: list[Problem] = []
     for name, policy in topology.policies.items():
         problems += _oracles(f"policies.{name}", policy)
-        problems += _quotas(f"policies.{name}.routes", policy.routes)
         for key, subset in policy.subsets.items():
             problems += _oracles(f"policies.{name}.subsets.{key}", subset)
     return problems
@@ -65,14 +64,6 @@ def _oracles(path: str, policy: ClusterPolicy) -> Iterable[Problem]:
     if message:
         at = f"{path}.load_balancing.policy"
         yield Problem(f"{message}: this is for the simulator only", path=at, found=balancing or "")
-
-
-def _quotas(path: str, table: tuple[Route, ...]) -> Iterable[Problem]:
-    message = "no rate limit service runs beside live proxies: this is for the simulator only"
-    for index, route in enumerate(table):
-        if route.global_rate_limit is not None:
-            at = f"{path}[{index}].global_rate_limit"
-            yield Problem(message, path=at, found=route.global_rate_limit.domain)
 
 
 #: Blocks that may be absent, and everything an engine reads of them.
@@ -116,8 +107,10 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
 
 def _open_routes(service: str, table: tuple[Route, ...]) -> Iterable[Problem]:
     """Yield what the route table of `service` leaves open."""
-    yield from _quotas(f"routes.{service}", table)
     for index, route in enumerate(table):
+        if route.global_rate_limit is not None and route.global_rate_limit.timeout is None:
+            path = f"routes.{service}[{index}].global_rate_limit.timeout"
+            yield Problem("is missing", path=path)
         if route.answer is None and not route.split:
             yield Problem("goes nowhere", path=f"routes.{service}[{index}].split")
 

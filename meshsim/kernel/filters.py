@@ -24,7 +24,9 @@ from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ende
 from meshsim.policy.global_rate_limit import (
     QUOTA_FAILED,
     QUOTA_OK,
-    ask_service,
+    answer_in_time,
+    count_request,
+    take_answer,
     wait_for_service_ns,
 )
 from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
@@ -53,9 +55,8 @@ __all__ = [
 ANSWERED = -1
 #: In place of a stimulus.
 ASKED = -1
-#: More than any status: added to that of a refusal because the service failed.
-_BY_FAILURE = 1000
-_PASSES = -1
+#: In place of a status while a service is asked: this, less its answer.
+_HEARD = -1
 
 
 @kernel_jit
@@ -124,23 +125,12 @@ def _ask(state: Any, exchange: int, quota: int) -> tuple[int, int, int]:
     now_ns = state.counters["now_ns"][0]
     draw_key = mix_in(exchanges["key"][exchange], PURPOSE_QUOTA << 24)
     latency_ns = draw_ns(state, state.quotas["distribution"][quota], draw_key)
-    answer = ask_service(
-        state.quotas,
-        quota,
-        state.windows_of_quotas,
-        state.quota_windows,
-        state.quota_counts,
-        exchanges["proxy"][exchange],
-        latency_ns,
-        now_ns,
-    )
-    said = _PASSES
-    if answer == QUOTA_FAILED:
-        said = -int(state.quotas["status_on_error"][quota]) - _BY_FAILURE
-    elif answer != QUOTA_OK:
-        said = -answer
-    exchanges["status"][exchange] = said
-    wait_ns = wait_for_service_ns(state.quotas, quota, latency_ns)
+    quotas = state.quotas
+    start, count = quotas["window_start"][quota], quotas["window_count"][quota]
+    answer = count_request(state.quota_windows, state.windows_of_quotas, start, count, now_ns)
+    answer = answer_in_time(quotas, quota, answer, latency_ns)
+    exchanges["status"][exchange] = _HEARD - answer
+    wait_ns = wait_for_service_ns(quotas, quota, latency_ns)
     if wait_ns == 0:
         return _heard(state, exchange)
     # It will be added whole when the request is routed again.
@@ -152,13 +142,18 @@ def _ask(state: Any, exchange: int, quota: int) -> tuple[int, int, int]:
 @kernel_jit
 def _heard(state: Any, exchange: int) -> tuple[int, int, int]:
     """Take the answer of the rate limit service; return as `filter_outbound`."""
-    said = state.exchanges["status"][exchange]
-    state.exchanges["status"][exchange] = 0
-    if said == _PASSES:
-        return STIMULUS_REQUEST, 0, RESET_NONE
-    if said < -_BY_FAILURE:
-        return STIMULUS_RATE_LIMITED, -said - _BY_FAILURE, RESET_REMOTE
-    return STIMULUS_RATE_LIMITED, -said, RESET_NONE
+    exchanges = state.exchanges
+    answer = _HEARD - exchanges["status"][exchange]
+    exchanges["status"][exchange] = 0
+    quota = state.filters["quota"][state.routes["filters"][exchanges["route"][exchange]]]
+    proxy = exchanges["proxy"][exchange]
+    status = take_answer(state.quotas, quota, state.quota_counts, proxy, answer)
+    if status == QUOTA_FAILED:
+        status = int(state.quotas["status_on_error"][quota])
+        return STIMULUS_RATE_LIMITED, status, RESET_REMOTE
+    if status != QUOTA_OK:
+        return STIMULUS_RATE_LIMITED, status, RESET_NONE
+    return STIMULUS_REQUEST, 0, RESET_NONE
 
 
 @kernel_jit

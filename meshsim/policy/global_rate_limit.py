@@ -8,8 +8,9 @@ exceeds its `requests_per_unit` the request is over the limit: 429, flag RL, mar
 goes on, or is refused with 500 and flag RLSE if `failure_mode_deny` says so; the service has
 counted it all the same.  A quota is such a limit by the hour or by the day.
 
-The service counts a request when it is asked, so that counts are in the order of the questions;
-its latency passes before the answer.
+The service counts a request when it is asked (`count_request`), so that counts are in the order
+of the questions; its latency passes before the answer.  The proxy counts what it has heard
+(`take_answer`), so that a request whose caller goes meanwhile is in no counter of the proxy.
 
 References
 ----------
@@ -25,9 +26,24 @@ from typing import Any
 
 from meshsim.jit import kernel_jit
 
-__all__ = ["QUOTA_FAILED", "QUOTA_OK", "ask_service", "wait_for_service_ns"]
+__all__ = [
+    "QUOTA_FAILED",
+    "QUOTA_OK",
+    "SERVICE_FAILED",
+    "SERVICE_OK",
+    "SERVICE_OVER_LIMIT",
+    "answer_in_time",
+    "count_request",
+    "take_answer",
+    "wait_for_service_ns",
+]
 
-#: Answers of `ask_service`: the request may pass; the service failed; else a status.
+#: What the service answers, or that it did not.
+SERVICE_OK = 0
+SERVICE_OVER_LIMIT = 1
+SERVICE_FAILED = 2
+#: Answers of `take_answer`: the request may pass; it is refused as the service failed; else a
+#: status.
 QUOTA_OK = 0
 QUOTA_FAILED = -1
 
@@ -39,17 +55,47 @@ def wait_for_service_ns(quotas: Any, quota: int, latency_ns: int) -> int:
 
 
 @kernel_jit
-def ask_service(
-    quotas: Any,
-    quota: int,
-    quota_windows: Any,
-    windows: Any,
-    counts: Any,
-    row: int,
-    latency_ns: int,
-    now_ns: int,
-) -> int:
-    """Ask the service about one request; return what it will have answered.
+def count_request(windows: Any, listed: Any, start: int, count: int, now_ns: int) -> int:
+    """Let the service count one request; return what it answers.
+
+    Parameters
+    ----------
+    windows : ndarray[QUOTA_WINDOW_DTYPE], shape (n_windows,)
+        Those of the request are modified in place.
+    listed : ndarray[int32], shape (n,)
+        Rows of `windows`; the request's are ``listed[start : start + count]``.  Read only.
+    start, count : int
+        See `listed`.
+    now_ns : int
+        Not before that of the last question of any proxy [ns].
+
+    Returns
+    -------
+    int
+        SERVICE_OK or SERVICE_OVER_LIMIT.
+    """
+    answer = SERVICE_OK
+    for place in range(start, start + count):
+        window = listed[place]
+        number = now_ns // windows["unit_ns"][window]
+        if windows["number"][window] != number:
+            windows["number"][window] = number
+            windows["requests"][window] = 0
+        windows["requests"][window] += 1
+        if windows["requests"][window] > windows["requests_per_unit"][window]:
+            answer = SERVICE_OVER_LIMIT
+    return answer
+
+
+@kernel_jit
+def answer_in_time(quotas: Any, quota: int, answer: int, latency_ns: int) -> int:
+    """Return what a proxy hears of an answer that takes `latency_ns` to come."""
+    return SERVICE_FAILED if latency_ns >= quotas["timeout_ns"][quota] else answer
+
+
+@kernel_jit
+def take_answer(quotas: Any, quota: int, counts: Any, row: int, answer: int) -> int:
+    """Decide on a request by what was heard of the service.
 
     Parameters
     ----------
@@ -57,41 +103,24 @@ def ask_service(
         Read only.
     quota : int
         Row of `quotas`.
-    quota_windows : ndarray[int32], shape (n,)
-        See QUOTA_DTYPE.  Read only.
-    windows : ndarray[WINDOW_DTYPE], shape (n_windows,)
-        Those of the quota are modified in place.
     counts : ndarray[QUOTA_COUNTS_DTYPE], shape (n_proxies,)
         Row `row` is modified in place.
     row : int
-    latency_ns : int
-        Until the service answers; from the timeout on it has failed [ns].
-    now_ns : int
-        Not before that of the last question of any proxy [ns].
+    answer : int
+        SERVICE_OK, SERVICE_OVER_LIMIT, or SERVICE_FAILED: it was late, or cannot be reached.
 
     Returns
     -------
     int
         QUOTA_OK, QUOTA_FAILED (it is to be refused), or the status of a request over the limit.
     """
-    over = False
-    start = quotas["window_start"][quota]
-    for place in range(start, start + quotas["window_count"][quota]):
-        window = quota_windows[place]
-        number = now_ns // windows["unit_ns"][window]
-        if windows["number"][window] != number:
-            windows["number"][window] = number
-            windows["requests"][window] = 0
-        windows["requests"][window] += 1
-        if windows["requests"][window] > windows["requests_per_unit"][window]:
-            over = True
-    if latency_ns >= quotas["timeout_ns"][quota]:
+    if answer == SERVICE_FAILED:
         counts["error"][row] += 1
         if quotas["failure_mode_deny"][quota] == 1:
             return QUOTA_FAILED
         counts["failure_mode_allowed"][row] += 1
         return QUOTA_OK
-    if over:
+    if answer == SERVICE_OVER_LIMIT:
         counts["over_limit"][row] += 1
         return int(quotas["status"][quota])
     counts["ok"][row] += 1

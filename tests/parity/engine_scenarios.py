@@ -75,6 +75,37 @@ SCENARIOS = {
             }
         ],
     },
+    "global_limit": {
+        "routes": [
+            {
+                "timeout": "40.5ms",
+                "retry": RETRY,
+                "fault": {"delay": {"fixed_delay": "13ms", "percentage": 20.0}},
+                "global_rate_limit": {
+                    "descriptors": [
+                        {"entries": {":method": "*"}, "requests_per_unit": 90, "unit": "SECOND"},
+                        {"entries": {":path": "/"}, "requests_per_unit": 230, "unit": "MINUTE"},
+                        {"entries": {"x-user": "nobody"}, "requests_per_unit": 0, "unit": "DAY"},
+                    ],
+                    "latency": {"exponential": "7ms"},
+                },
+            }
+        ],
+    },
+    "global_limit_closed": {
+        "routes": [
+            {
+                "global_rate_limit": {
+                    "descriptors": [{"requests_per_unit": 200, "unit": "MINUTE"}],
+                    "latency": {"exponential": "2ms"},
+                    "timeout": "3.3ms",
+                    "failure_mode_deny": True,
+                    "status_on_error": 503,
+                    "rate_limited_status": 420,
+                },
+            }
+        ],
+    },
     "fault": {
         "routes": [
             {

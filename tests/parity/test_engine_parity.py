@@ -25,6 +25,7 @@ from meshsim.policy import (
     circuit_breakers,
     custom,
     fault,
+    global_rate_limit,
     health,
     health_check,
     load_balancing,
@@ -256,6 +257,8 @@ def test_the_scenarios_meet_what_they_are_for():
     assert flags("pending") == {"-"}
     for name in ("limit_ticks", "limit_shares", "limit_descriptors"):
         assert flags(name) >= {"-", "RL"}
+    assert flags("global_limit") >= {"-", "RL", "DI"}
+    assert flags("global_limit_closed") >= {"-", "RL", "RLSE"}
     assert flags("fault") >= {"-", "DI", "FI"}
 
 
@@ -276,6 +279,7 @@ POLICIES = (
     circuit_breakers,
     custom.decisions,
     fault,
+    global_rate_limit,
     health,
     health_check,
     load_balancing,
@@ -320,6 +324,8 @@ def test_the_engine_calls_no_other_policy_function():
         filters,
         holdings,
         picking,
+        quotas,
+        rate_limit_service,
     )
     from emulator.decisions import health as healths
 
@@ -342,6 +348,8 @@ def test_the_engine_calls_no_other_policy_function():
             healths,
             holdings,
             picking,
+            quotas,
+            rate_limit_service,
         )
         for value in vars(module).values()
         if id(value) in deciding

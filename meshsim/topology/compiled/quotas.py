@@ -6,6 +6,9 @@ proxies together, so equal ones are one row, whichever route names them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import numpy as np
 
 from meshsim.policy.routing import RequestAttributes
@@ -17,7 +20,7 @@ from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.model import GlobalRateLimit
 from meshsim.units import NS_PER_S
 
-__all__ = ["Quotas"]
+__all__ = ["Counted", "Quotas", "fitting_descriptors", "quota_settings", "window_rows"]
 
 _UNITS_NS = {
     "SECOND": NS_PER_S,
@@ -25,6 +28,46 @@ _UNITS_NS = {
     "HOUR": 3_600 * NS_PER_S,
     "DAY": 86_400 * NS_PER_S,
 }
+
+
+#: What a service counts apart: the entries of a descriptor, the values that they found, the unit
+#: and the requests of one.
+Counted: TypeAlias = tuple[tuple[tuple[str, str], ...], tuple[str, ...], str, int]
+
+
+def fitting_descriptors(stated: GlobalRateLimit, request: RequestAttributes) -> list[Counted]:
+    """Return what of a service's counts `request` meets, in the order of the descriptors.
+
+    Parameters
+    ----------
+    stated : GlobalRateLimit
+    request : RequestAttributes
+        Header names in any case.
+    """
+    headers = seen_headers(request)
+    found: list[Counted] = []
+    for item in stated.descriptors:
+        values = told_apart(item.entries, headers)
+        if values is not None:
+            names = tuple(sorted(item.entries.items()))
+            found.append((names, values, item.unit, item.requests_per_unit))
+    return found
+
+
+def quota_settings(stated: GlobalRateLimit) -> tuple[int, int, int, int]:
+    """Return failure_mode_deny, status, status_on_error and timeout_ns of QUOTA_DTYPE."""
+    return (
+        int(bool(stated.failure_mode_deny)),
+        stated.rate_limited_status or 429,
+        stated.status_on_error or 500,
+        stated.timeout or 0,
+    )
+
+
+def window_rows(counted: Iterable[Counted]) -> Rows:
+    """Return QUOTA_WINDOW rows, nothing counted yet."""
+    fields = [(_UNITS_NS[unit], requests, 0, 0) for _, _, unit, requests in counted]
+    return np.array(fields, QUOTA_WINDOW_DTYPE)
 
 
 class Quotas:
@@ -38,7 +81,7 @@ class Quotas:
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
-        self._windows: dict[tuple[object, ...], int] = {}
+        self._windows: dict[tuple[str, Counted], int] = {}
         self._quotas: dict[tuple[int, ...], int] = {}
         self._listed: list[int] = []
         self._fields: list[tuple[int, ...]] = []
@@ -47,23 +90,13 @@ class Quotas:
         """Return the QUOTA row of requests like `request`, or NO_INDEX if nothing is asked."""
         if stated is None:
             return NO_INDEX
-        headers = seen_headers(request)
-        windows = []
-        for item in stated.descriptors:
-            values = told_apart(item.entries, headers)
-            if values is not None:
-                names = tuple(sorted(item.entries.items()))
-                counted = (stated.domain, names, values, item.unit, item.requests_per_unit)
-                windows.append(self._windows.setdefault(counted, len(self._windows)))
+        windows = [
+            self._windows.setdefault((stated.domain, counted), len(self._windows))
+            for counted in fitting_descriptors(stated, request)
+        ]
         if not windows:  # Envoy asks nothing without a descriptor
             return NO_INDEX
-        settings = (
-            self._draws.row(stated.latency),
-            int(bool(stated.failure_mode_deny)),
-            stated.rate_limited_status or 429,
-            stated.status_on_error or 500,
-            stated.timeout or 0,
-        )
+        settings = (self._draws.row(stated.latency), *quota_settings(stated))
         key = (*settings, *windows)
         if key not in self._quotas:
             self._quotas[key] = len(self._quotas)
@@ -73,13 +106,9 @@ class Quotas:
 
     def build(self, proxy_count: int) -> dict[str, Rows]:
         """Return `quotas`, `quota_windows`, `windows_of_quotas` and `quota_counts`."""
-        counted = np.zeros(len(self._windows), QUOTA_WINDOW_DTYPE)
-        for (_, _, _, unit, requests_per_unit), row in self._windows.items():
-            counted["unit_ns"][row] = _UNITS_NS[str(unit)]
-            counted["requests_per_unit"][row] = requests_per_unit
         return {
             "quotas": np.array(self._fields, QUOTA_DTYPE),
             "windows_of_quotas": np.array(self._listed, np.int32),
-            "quota_windows": counted,
+            "quota_windows": window_rows(counted for _, counted in self._windows),
             "quota_counts": np.zeros(proxy_count if self._fields else 0, QUOTA_COUNTS_DTYPE),
         }

@@ -3,8 +3,6 @@
 import pytest
 from kernel_runs import Run, recorded, worker
 
-from meshsim.controlplane.configuration import configurations_of
-from meshsim.errors import ConfigError
 from meshsim.kernel.statistics import stats
 
 TWO_A_SECOND = {"requests_per_unit": 2, "unit": "SECOND"}
@@ -121,7 +119,13 @@ def test_a_caller_that_goes_waits_for_no_service():
     assert run.idle()
 
 
-def test_live_proxies_refuse_what_they_cannot_do():
-    run = limited("0ms")
-    with pytest.raises(ConfigError, match="no rate limit service runs beside live proxies"):
-        configurations_of(run.topology, run.compiled.layout, {}, sidecars=False, mode="DISABLE")
+def test_a_request_whose_caller_went_is_in_no_counter_of_the_proxy():
+    # Envoy forgets the question (ratelimit.cc: onDestroy); the service has counted it.
+    front = worker({"call": "b"}, on_timeout="cancel_work")
+    limit = {"latency": "15ms", "descriptors": [TWO_A_SECOND]}
+    policies = {"front": {"routes": [{"timeout": "5ms"}]}}
+    policies["b"] = {"routes": [{"global_rate_limit": limit}]}
+    services = {"front": front, "b": worker({"compute": "1ms"})}
+    run = Run(services, recorded("0ms"), policies=policies).to(100)
+    assert run.state.quota_windows["requests"].tolist() == [1]
+    assert counted(run) == {}

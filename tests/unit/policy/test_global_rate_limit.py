@@ -5,7 +5,10 @@ import numpy as np
 from meshsim.policy.global_rate_limit import (
     QUOTA_FAILED,
     QUOTA_OK,
-    ask_service,
+    SERVICE_FAILED,
+    answer_in_time,
+    count_request,
+    take_answer,
     wait_for_service_ns,
 )
 from meshsim.state.filters import QUOTA_COUNTS_DTYPE, QUOTA_DTYPE, QUOTA_WINDOW_DTYPE
@@ -30,8 +33,9 @@ class Service:
         self.counts = np.zeros(2, QUOTA_COUNTS_DTYPE)
 
     def asked(self, now_ns, latency_ns=0, proxy=0):
-        rows = self.quotas, 0, self.listed, self.windows, self.counts, proxy
-        return ask_service(*rows, latency_ns, now_ns)
+        answer = count_request(self.windows, self.listed, 0, len(self.listed), now_ns)
+        heard = answer_in_time(self.quotas, 0, answer, latency_ns)
+        return take_answer(self.quotas, 0, self.counts, proxy, heard)
 
 
 def test_a_window_begins_anew_at_multiples_of_its_unit():
@@ -62,3 +66,10 @@ def test_a_late_answer_is_an_error_from_the_timeout_on():
     assert strict.counts[:1].tolist() == [(1, 0, 2, 0)]
     waits = [wait_for_service_ns(lenient.quotas, 0, latency_ns) for latency_ns in latencies_ns]
     assert waits == [20 * MS - 1, 20 * MS, 20 * MS]
+
+
+def test_a_service_that_cannot_be_reached_has_failed():
+    lenient, strict = Service((SECOND, 9)), Service((SECOND, 9), deny=1)
+    rows = [(item.quotas, 0, item.counts, 0, SERVICE_FAILED) for item in (lenient, strict)]
+    assert [take_answer(*row) for row in rows] == [QUOTA_OK, QUOTA_FAILED]
+    assert lenient.windows["requests"].tolist() == [0]
