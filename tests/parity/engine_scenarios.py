@@ -129,6 +129,18 @@ SCENARIOS = {
             }
         ],
     },
+    # Picks that draw would come, at one instant, before or after a back-off that draws.
+    "mirror_retries": {
+        "load_balancing": {"policy": "ROUND_ROBIN"},
+        "subsets": {"v2": {"labels": {"version": "v2"}}},
+        "routes": [
+            {
+                "timeout": "40.5ms",
+                "retry": RETRY,
+                "mirrors": [{"subset": "v2", "percentage": 60.0}],
+            }
+        ],
+    },
     "custom": {"load_balancing": own.fastest, "admission": own.two_at_once},
     "custom_retry": {
         "load_balancing": own.at_random,
