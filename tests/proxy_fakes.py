@@ -159,6 +159,9 @@ class FakeEngine:
     def mirror_count(self, exchange):
         return 0
 
+    def reset_headers(self, exchange):
+        return ()
+
     def hedging(self, exchange):
         return HEDGE_NEVER
 
@@ -167,6 +170,9 @@ class FakeEngine:
 
     def refusal_headers(self, exchange):
         return []
+
+    def totals(self):
+        return {}
 
     def filter_counters(self, inbound=False):
         return {}

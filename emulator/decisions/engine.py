@@ -37,6 +37,7 @@ from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.picking import pick_once
 from emulator.decisions.quotas import ProxyQuotas
+from emulator.decisions.resets import ResetDecisions
 from emulator.decisions.route_table import RouteTable
 from emulator.decisions.routing import RouteDecisions
 from emulator.decisions.stimuli import StimulusLog, changed_parts
@@ -71,7 +72,7 @@ __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
 _ADDRESSES = {"custom_pick", "custom_learn", "custom_admit"}
 
 
-class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions):
+class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions, ResetDecisions):
     """Policy state and decisions of one proxy.
 
     Parameters
@@ -393,6 +394,10 @@ class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions):
     def counters(self) -> dict[str, dict[str, int]]:
         """Return Envoy's counters of each cluster of the configuration in force."""
         return self._holdings.counters()
+
+    def totals(self) -> dict[str, int]:
+        """Return Envoy's counters of overflows, timeouts and retries, of all clusters."""
+        return self._holdings.totals()
 
     def invalid_picks(self) -> int:
         """Return how often custom load balancers returned what is no position of a member."""

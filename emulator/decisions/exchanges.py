@@ -147,7 +147,8 @@ class Exchanges:
     Attributes
     ----------
     rows : ndarray[EXCHANGE_DTYPE]
-    states, routes, clusters, statuses, flags, deadlines, retry_counts, retries_remaining, actives
+    states, routes, clusters, statuses, flags, deadlines, retry_counts, retries_remaining, actives,
+    reset_intervals
         Views of fields of `rows`.
     live : dict of int to Exchange
         By number, in the order they began.
@@ -170,6 +171,7 @@ class Exchanges:
         self.retry_counts: Any = rows["retry_count"]
         self.actives: Any = rows["attempts_active"]
         self.retries_remaining: Any = rows["retries_remaining"]
+        self.reset_intervals: Any = rows["reset_interval_ns"]
 
     def begin(
         self,
@@ -198,6 +200,7 @@ class Exchanges:
         self.retry_counts[row] = 0
         self.retries_remaining[row] = 0
         self.actives[row] = 0
+        self.reset_intervals[row] = 0
         return number
 
     def end(self, number: int) -> None:

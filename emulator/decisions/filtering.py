@@ -104,9 +104,9 @@ class FilterDecisions(ABC):
         return wait_ns
 
     def refusal_headers(self, exchange: int = NO_INDEX) -> list[tuple[bytes, bytes]]:
-        """Return the headers that a limit adds to a refusal of an exchange (no stimulus).
+        """Return the headers that a limit adds to the refusal that it has just answered with.
 
-        Without an exchange: of a request that came in.
+        Of an exchange; without one, of a request that came in (no stimulus).
         """
         if exchange == NO_INDEX:
             limit = self._filters.listener
@@ -116,7 +116,13 @@ class FilterDecisions(ABC):
                 return [_RATELIMITED]
             filters = item.table.filters[item.route]
             limit = filters.limit if filters is not None else None
-        added = limit.limit.response_headers_to_add if limit is not None else {}
+        if limit is None:
+            return []
+        added = dict(limit.limit.response_headers_to_add)
+        if limit.limit.tells_reset:
+            added["x-ratelimit-limit"] = str(limit.limit.token_bucket.max_tokens)
+            added["x-ratelimit-remaining"] = "0"
+            added["x-ratelimit-reset"] = str(self._filters.reset_s)
         return [(name.lower().encode(), value.encode()) for name, value in added.items()]
 
     @property

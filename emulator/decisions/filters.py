@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
-from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
+from meshsim.policy.rate_limit import NOT_LIMITED, check_limit, seconds_until_reset
 from meshsim.policy.routing import RequestAttributes
 from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
@@ -107,12 +107,15 @@ class ProxyFilters:
     ----------
     listener : Limit or None
         Of the requests that come in.
+    reset_s : int
+        What the last refusal says in ``x-ratelimit-reset``, if its limit says so [s].
     """
 
     def __init__(self) -> None:
         self.limit_counts = np.zeros(DIRECTION_COUNT, LIMIT_COUNTS_DTYPE)
         self.fault_counts = np.zeros(1, FAULT_COUNTS_DTYPE)
         self.listener: Limit | None = None
+        self.reset_s = 0
         self._rows = FilterRows()
         self._arrays = self._rows.build()
         self._faults: dict[str, int] = {}
@@ -207,19 +210,11 @@ class ProxyFilters:
         now_ns: int,
     ) -> int:
         row = self._limit_row(limit, request)
-        return int(
-            check_limit(
-                self._arrays["limits"],
-                row,
-                self._arrays["limit_buckets"],
-                self._buckets,
-                0,
-                self.limit_counts,
-                direction,
-                key,
-                now_ns,
-            )
-        )
+        rows = (self._arrays["limits"], row, self._arrays["limit_buckets"], self._buckets, 0)
+        status = int(check_limit(*rows, self.limit_counts, direction, key, now_ns))
+        if status != NOT_LIMITED and limit.limit.tells_reset:
+            self.reset_s = int(seconds_until_reset(*rows, now_ns))
+        return status
 
     # --- Rows ------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ from meshsim.topology.compiled.policies import (
     no_hosts,
     weights_equal,
 )
-from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
+from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS, open_breakers
 
 if TYPE_CHECKING:
     from meshsim.topology.compiled.placement import Group
@@ -77,11 +77,11 @@ _COUNTERS = {
     "upstream_rq_total": "requests_total",
     "upstream_rq_active": "requests_active",
     "upstream_rq_pending_active": "pending_active",
-    "upstream_rq_retry": "retries_total",
     "upstream_rq_retry_active": "retries_active",
     "upstream_cx_total": "connections_total",
     "upstream_cx_active": "connections_active",
     **OVERFLOWS,
+    **RETRY_STATS,
 }
 
 
@@ -280,6 +280,12 @@ class Holdings:
             }
             for name, row in self.cluster_rows.items()
         }
+
+    def totals(self) -> dict[str, int]:
+        """Return what all clusters together refused, timed out and retried, without zeros."""
+        counted = {**OVERFLOWS, **RETRY_STATS}
+        totals = {name: int(self.clusters[field].sum()) for name, field in counted.items()}
+        return {name: count for name, count in totals.items() if count}
 
     def _counters(self, name: str, row: int) -> dict[str, int]:
         """Return what is counted of a cluster, and what is at its limit, by priority."""

@@ -72,6 +72,7 @@ def rehearse() -> None:
         engine.pending_removed(host)
         engine.can_send(host)
         engine.sent(exchange, host, 0)
+        engine.hear_reset(exchange, {"retry-after": "1"}, 0)
         engine.tell(exchange, STIMULUS_RESPONSE, status, RESET_NONE, _MS)
         engine.ended(exchange, host, outcome, status >= 500, _MS, _MS)
         engine.closed(host)
@@ -80,7 +81,8 @@ def rehearse() -> None:
         engine.tell(copy, STIMULUS_DOWNSTREAM_RESET, 0, RESET_NONE, _MS)
         engine.finish(copy)
         engine.finish(exchange)
-    engine.admit("GET", "/", "service", {}, 1, _MS)
+    for _ in range(2):  # the second is refused
+        engine.admit("GET", "/", "service", {}, 1, _MS)
     # Of a load balancer that learns; nobody has one here.
     clusters, configs = np.zeros(1, CLUSTER_DTYPE), np.zeros(1, CLUSTER_CONFIG_DTYPE)
     learn(no_hosts(1), 0, clusters, configs, np.zeros(1), False, 0, 0)
@@ -143,7 +145,10 @@ def _configuration() -> ProxyConfiguration:
         {
             "split": split,
             "timeout": "9ms",
-            "retry": {"per_try_timeout": "5ms"},
+            "retry": {
+                "per_try_timeout": "5ms",
+                "rate_limited_retry_back_off": {"reset_headers": [{"name": "retry-after"}]},
+            },
             "fault": {
                 "delay": {"fixed_delay": "1ms", "percentage": 100.0},
                 "abort": {"http_status": 503, "percentage": 1e-9},
@@ -158,6 +163,10 @@ def _configuration() -> ProxyConfiguration:
             },
         }
     )
+    told = {
+        "token_bucket": {"max_tokens": 1, "fill_interval": "1h"},
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+    }
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
     return ProxyConfiguration(
         "rehearsal",
@@ -165,7 +174,7 @@ def _configuration() -> ProxyConfiguration:
         endpoints=dict.fromkeys(clusters, (address,)),
         routes=dict.fromkeys(clusters, (route,)),
         listener=ListenerPolicy(
-            rate_limit=LocalRateLimit.model_validate(limit),
+            rate_limit=LocalRateLimit.model_validate(told),
             adaptive_concurrency=_filled(
                 AdaptiveConcurrency,
                 concurrency_limit_params=_filled(ConcurrencyLimitParams),

@@ -34,7 +34,19 @@ __all__ = ["Divergence", "Life", "Replay", "describe", "replay"]
 _STORY_MAX = 32
 #: Stimuli that belong to an exchange: their first argument is its number.
 _OF_EXCHANGE = frozenset(
-    ("route", "heard", "tell", "tell_of", "pick", "sent", "ended", "finish", "mirror", "pace")
+    (
+        "route",
+        "heard",
+        "hear_reset",
+        "tell",
+        "tell_of",
+        "pick",
+        "sent",
+        "ended",
+        "finish",
+        "mirror",
+        "pace",
+    )
 )
 #: Position of the host among the arguments.
 _HOST_AT = {
@@ -308,6 +320,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "start": ("service", "method", "path", "headers", "key", "now"),
     "route": ("exchange", "now"),
     "heard": ("exchange", "answer", "now"),
+    "hear_reset": ("exchange", "headers", "unix_s"),
     "tell": ("exchange", "stimulus", "status", "reset", "now"),
     "tell_of": ("exchange", "host", "stimulus", "status", "reset", "now"),
     "pick": ("exchange", "now"),

@@ -148,6 +148,8 @@ class RouteTable:
             rows["previous_hosts"] * rows["host_selection_attempts"]
         ).tolist()
         self.hedging: list[int] = rows["hedging"].tolist()
+        #: By ROUTE row: the headers that say when a rate limit is reset, in order.
+        self.reset_headers = [_reset_headers(route) for table in tables for route in table]
         self.has_per_try: list[bool] = (rows["per_try_timeout_ns"] != NEVER_NS).tolist()
 
     def _add_mirrors(
@@ -226,6 +228,13 @@ class RouteTable:
                 self._keys.clear()
             key = self._keys[text] = xxh64(text)
         return key
+
+
+def _reset_headers(route: Route) -> tuple[tuple[str, bool], ...]:
+    """Return name, and whether it is a timestamp, of the headers that a route looks for."""
+    limited = route.retry.rate_limited_retry_back_off if route.retry else None
+    named = limited.reset_headers if limited else ()
+    return tuple((item.name.lower(), item.format == "UNIX_TIMESTAMP") for item in named)
 
 
 def _by_subset(configuration: ProxyConfiguration, name: str) -> bool:

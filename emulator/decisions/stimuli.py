@@ -137,6 +137,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "start": (str, str, str, dict, (int, None), int, int),
     "route": (int, int, _NUMBERS),
     "heard": (int, int, int, _NUMBERS),
+    "hear_reset": (int, dict, int, int),
     "tell": (int, int, int, int, int, _NUMBERS),
     "tell_of": (int, int, int, int, int, int, _NUMBERS),
     "pick": (int, int, int),

@@ -39,8 +39,9 @@ from meshsim.policy.load_balancing import (
 )
 from meshsim.policy.load_balancing.hash_set import renew_table
 from meshsim.policy.locality import choose_lane, pick_degraded, weighted_localities
-from meshsim.policy.rate_limit import check_limit
+from meshsim.policy.rate_limit import check_limit, seconds_until_reset
 from meshsim.policy.request import step
+from meshsim.policy.reset_headers import reset_interval_ns
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
 from meshsim.policy.subsets import pick_in_chain
 from meshsim.policy.timeout import per_try_deadline_ns
@@ -91,6 +92,8 @@ DECISIONS = {
         pick_host,
         pick_in_chain,
         renew_table,
+        reset_interval_ns,
+        seconds_until_reset,
         settle_health,
         step,
         take_answer,

@@ -1,12 +1,17 @@
-"""Headers that an outbound proxy adds to answers: its response flag, and what goes with it."""
+"""Headers of answers: what an outbound proxy adds to them, and what it heeds of an upstream's.
+
+Rule: the response flag, and what goes with it; when a rate limit is reset, in real seconds of
+the calendar if a header names a time.
+"""
 
 from __future__ import annotations
 
+from emulator.clock import unix_s
 from emulator.decisions.engine import ProxyEngine
 from emulator.http.heads import ResponseHead
 from meshsim.state.codes import FLAG_NAMES, FLAG_NONE, FLAG_RL, FLAG_UO
 
-__all__ = ["flagged", "own_headers"]
+__all__ = ["flagged", "hear_reset", "own_headers"]
 
 _FLAG = b"x-meshsim-flag"
 
@@ -40,3 +45,16 @@ def flagged(
     if response_flag == FLAG_NONE:
         return head, b""
     return head, b"x-meshsim-flag: %b\r\n" % FLAG_NAMES[response_flag].encode()
+
+
+def hear_reset(engine: ProxyEngine, exchange: int, head: ResponseHead) -> None:
+    """Tell the engine the headers of a response that the route of `exchange` looks for.
+
+    Of a header that comes twice the first value counts.
+    """
+    wanted = {name.encode("latin-1") for name, _ in engine.reset_headers(exchange)}
+    values: dict[str, str] = {}
+    for name, value in head.headers:
+        if name in wanted:
+            values.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    engine.hear_reset(exchange, values, int(unix_s()))

@@ -29,7 +29,7 @@ from emulator.decisions.engine import Decision
 from emulator.http.connection import UpstreamConnection
 from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead
 from emulator.proxy.account import TimeAccount
-from emulator.proxy.answers import flagged, own_headers
+from emulator.proxy.answers import flagged, hear_reset, own_headers
 from emulator.proxy.context import RequestContext, TextHeaders, draw_key, joined
 from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.proxy.hedging import reset_mark
@@ -253,6 +253,8 @@ class OutboundExchange(RoutedRequest):
     def on_response_head(self, head: ResponseHead) -> None:
         """Decide what becomes of the response."""
         self._stop_try_timer()
+        if self._engine.reset_headers(self._id):
+            hear_reset(self._engine, self._id, head)
         decision = self._tell(STIMULUS_RESPONSE, head.status, reset_mark(head))
         action = decision.action
         if action == ACTION_RESPOND:

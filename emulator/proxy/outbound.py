@@ -104,7 +104,7 @@ class OutboundProxy(AcceptingProxy):
         }
         for cluster, values in engine.health_counters().items():
             counts |= {f"cluster.{cluster}.{name}": value for name, value in values.items()}
-        return counts | engine.filter_counters()
+        return counts | engine.totals() | engine.filter_counters()
 
     def _copy(self, *values: Any) -> None:
         self._copies.send(*values)

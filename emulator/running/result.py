@@ -20,14 +20,15 @@ from meshsim.errors import ConfigError
 from meshsim.explanation import explain
 from meshsim.results import Result
 from meshsim.state.filters import FAULT_STATS, LIMIT_STATS, QUOTA_STATS
+from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S, format_duration
 
 __all__ = ["result_of"]
 
 _SIDES = ("outbound.", "inbound.")
-_FILTERS = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS)
-_STATS = {f"{side}{name}" for side in _SIDES for name in _FILTERS}
+_COUNTED = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS, *OVERFLOWS, *RETRY_STATS)
+_STATS = {f"{side}{name}" for side in _SIDES for name in _COUNTED}
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0
 #: Pushes that are told of one by one; more are told of together.
@@ -63,7 +64,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
 
 
 def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
-    """Return Envoy's counters of the filters of every proxy, as the simulator names them."""
+    """Return Envoy's counters of every proxy that the simulator has too, as it names them."""
     found: dict[str, dict[str, int]] = {}
     for report in outcome.reports.values():
         for proxy, counters in report["counters"].items():

@@ -26,10 +26,10 @@ from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
 from emulator.workload.gray import GrayFailure
 from emulator.workload.requests import call_templates, decimal, hexadecimal
-from emulator.workload.station import Station
+from emulator.workload.station import REFUSED, Station
 from emulator.workload.tasks import Action, ActionKind, Task
 from meshsim.rng import PURPOSE_HEALTH, key_uniform, mix_in
-from meshsim.state.codes import FLAG_DC, FLAG_NONE, NEVER_NS
+from meshsim.state.codes import FLAG_DC, FLAG_NONE, NEVER_NS, NO_INDEX
 from meshsim.topology.compiled import CompiledTopology
 
 __all__ = ["WorkloadServer"]
@@ -140,6 +140,8 @@ class WorkloadServer:
             name.encode(): int(rows[index]) for index, name in enumerate(compiled.topology.traffic)
         }
         self._templates = call_templates(compiled)
+        after_s = int(compiled.arrays["endpoints"]["retry_after_s"][endpoint])
+        self._retry_after = b"" if after_s == NO_INDEX else b"retry-after: %d\r\n" % after_s
         self._downstream = Downstream(self._begin)
         self._caller = Caller(*outbound, _CONNECTIONS_MAX)
         self._calls: dict[Task, PendingRequest] = {}
@@ -313,10 +315,11 @@ class WorkloadServer:
         stayed_ns = self._clock.now_ns() - service.received_ns
         service.task = None
         self._downstream.ended(FLAG_NONE)
+        told = self._retry_after if task.status == REFUSED else b""
         service.answer(
             task.status,
-            b"x-meshsim-queue-ns: %d\r\nx-meshsim-service-ns: %d\r\nx-meshsim-server-ns: %d\r\n"
-            % (task.queue_ns, task.service_ns, stayed_ns),
+            b"x-meshsim-queue-ns: %d\r\nx-meshsim-service-ns: %d\r\nx-meshsim-server-ns: %d\r\n%b"
+            % (task.queue_ns, task.service_ns, stayed_ns, told),
         )
 
     def _call(self, action: Action) -> None:

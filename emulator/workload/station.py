@@ -35,10 +35,10 @@ from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.workload.distributions import sample_ns
 
-__all__ = ["Station"]
+__all__ = ["REFUSED", "Station"]
 
 _FAILED = 500
-_REFUSED = 503
+REFUSED = 503  # by a full queue, or for lack of patience
 
 # Kinds of planned events.
 _RUN = 0  # the task's step has ended, or it goes on with its program
@@ -136,7 +136,7 @@ class Station:
             self._run(task)
         elif self.queued >= self.queue_limit:
             self.rejected += 1
-            task.status = _REFUSED
+            task.status = REFUSED
             self._answer(task)
         else:
             self._wait_for_worker(task)
@@ -396,7 +396,7 @@ class Station:
         """`task` is out of patience: it leaves the queue and is answered 503."""
         self._leave_queue(task)
         self.reneged += 1
-        task.status = _REFUSED
+        task.status = REFUSED
         if task.parent is not None:
             self._join(task, task.parent)
         else:

@@ -47,6 +47,7 @@ __all__ = [
     "HEALTH_DUE",
     "HEALTH_PICKED",
     "HEALTH_RESULT",
+    "HEAR_RESET",
     "HEDGE_DUE",
     "IMPAIRED_WIRE",
     "IS_CACHED",
@@ -141,7 +142,8 @@ IMPAIRED_WIRE = 47  # distribution and leg: returns the latency of a message ove
 WAIT_FOR_SYN = 48  # distribution: returns how long lost packets delay a connection
 TURN_GRAY = 49  # task: at an endpoint with a gray failure
 SLOW_SERVICE = 50  # task: returns how long a step takes there (now in place of the generation)
-KIND_COUNT = 51
+HEAR_RESET = 51  # attempt: its answer says when a rate limit is reset
+KIND_COUNT = 52
 
 #: No follow-up.
 NOTHING = -1

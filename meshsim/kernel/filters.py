@@ -29,7 +29,8 @@ from meshsim.policy.global_rate_limit import (
     take_answer,
     wait_for_service_ns,
 )
-from meshsim.policy.rate_limit import NOT_LIMITED, check_limit
+from meshsim.policy.rate_limit import NOT_LIMITED, check_limit, seconds_until_reset
+from meshsim.policy.reset_headers import limit_reset_told, retry_after_told, told_interval_ns
 from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
     STIMULUS_FAULT_DELAY,
@@ -46,6 +47,7 @@ __all__ = [
     "ASKED",
     "filter_inbound",
     "filter_outbound",
+    "hear_reset",
     "leave_filters",
     "leave_gate",
     "release_fault",
@@ -230,7 +232,33 @@ def _check_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
         mix_in(exchanges["key"][exchange], state.attempts["try_number"][attempt]),
         state.counters["now_ns"][0],
     )
+    if status != NOT_LIMITED:
+        _tell_reset(state, attempt, limit, state.proxies["bucket_start"][proxy])
     return status, RESET_RATELIMITED if state.limits["marked"][limit] == 1 else RESET_NONE
+
+
+@kernel_jit
+def _tell_reset(state: Any, attempt: int, limit: int, first_bucket: int) -> None:
+    """Let the refusal of `attempt` say when its limit is reset, if it says so at all."""
+    if state.limits["tells_reset"][limit] == 1:
+        now_ns = state.counters["now_ns"][0]
+        seconds = seconds_until_reset(
+            state.limits, limit, state.limit_buckets, state.token_buckets, first_bucket, now_ns
+        )
+        state.attempts["reset_told"][attempt] = limit_reset_told(seconds)
+    elif state.limits["retry_after_s"][limit] != NO_INDEX:
+        seconds = state.limits["retry_after_s"][limit]
+        state.attempts["reset_told"][attempt] = retry_after_told(seconds)
+
+
+@kernel_jit
+def hear_reset(state: Any, attempt: int, generation: int) -> int:
+    """Note what the answer to `attempt`, which is about to be told of, asks its route for."""
+    exchange = state.attempts["exchange"][attempt]
+    state.exchanges["reset_interval_ns"][exchange] = told_interval_ns(
+        state.routes, state.exchanges["route"][exchange], state.attempts["reset_told"][attempt]
+    )
+    return NOTHING
 
 
 @kernel_jit

@@ -43,6 +43,7 @@ from meshsim.kernel.events import (
     HEALTH_DUE,
     HEALTH_PICKED,
     HEALTH_RESULT,
+    HEAR_RESET,
     HEDGE_DUE,
     IMPAIRED_WIRE,
     IS_CACHED,
@@ -72,7 +73,7 @@ from meshsim.kernel.events import (
     WAIT_FOR_SYN,
     pack,
 )
-from meshsim.kernel.filters import filter_inbound, leave_filters, leave_gate
+from meshsim.kernel.filters import filter_inbound, hear_reset, leave_filters, leave_gate
 from meshsim.kernel.gray import slow_service, turn_gray
 from meshsim.kernel.health import (
     answer_check,
@@ -417,6 +418,7 @@ _BY_KIND: dict[int, Handler] = {
     WAIT_FOR_SYN: wait_for_syn,
     TURN_GRAY: turn_gray,
     SLOW_SERVICE: slow_service,
+    HEAR_RESET: hear_reset,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

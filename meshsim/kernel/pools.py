@@ -11,6 +11,7 @@ from typing import Any
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.events import GENERATION_MASK
+from meshsim.policy.reset_headers import NOT_TOLD
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.exchange import (
     ATTEMPT_ENDED,
@@ -94,6 +95,7 @@ def take_attempt(state: Any) -> int:
     attempts["reset"][attempt] = 0
     attempts["timer"][attempt] = NO_INDEX
     attempts["gated"][attempt] = 0
+    attempts["reset_told"][attempt] = NOT_TOLD
     attempts["queue_ns"][attempt] = 0
     attempts["service_ns"][attempt] = 0
     attempts["proxy_ns"][attempt] = 0

@@ -40,6 +40,7 @@ from meshsim.kernel.events import (
     HEALTH_DROPPED,
     HEALTH_DUE,
     HEALTH_PICKED,
+    HEAR_RESET,
     LEAVE_FILTERS,
     NOTHING,
     PLAN_COPY,
@@ -61,6 +62,7 @@ from meshsim.kernel.servers import go_on_after_call
 from meshsim.kernel.timers import start_timer, stop_timer
 from meshsim.kernel.tries import send_again
 from meshsim.policy.circuit_breakers import can_send_request
+from meshsim.policy.reset_headers import NOT_TOLD
 from meshsim.policy.routing import is_mirrored, mirror_key
 from meshsim.policy.transitions import (
     ACTION_RESPOND,
@@ -351,7 +353,12 @@ def done(state: Any, attempt: int) -> int:
         return int(invoke(state, DONE_BESIDE, attempt, 0))
     # The machine hears of the outcome before the try is discounted: a retry budget counts it.
     stimulus = STIMULUS_RESPONSE if reset <= RESET_NONE else STIMULUS_RESET
+    told = attempts["reset_told"][attempt]
+    if told != NOT_TOLD:
+        invoke(state, HEAR_RESET, attempt, 0)
     action, deadline_ns = tell(state, exchange, stimulus, status, reset)
+    if told != NOT_TOLD:
+        exchanges["reset_interval_ns"][exchange] = 0
     settle(state, attempt, status >= 500 or reset > RESET_NONE)
     if action == ACTION_RESPOND:
         return finish(state, exchange)

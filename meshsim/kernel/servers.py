@@ -49,6 +49,7 @@ from meshsim.kernel.workers import (
     release_worker,
     wait_for_worker,
 )
+from meshsim.policy.reset_headers import retry_after_told
 from meshsim.rng import (
     PURPOSE_BRANCH,
     PURPOSE_FAULT,
@@ -114,8 +115,7 @@ def admit(state: Any, attempt: int) -> int:
         return pack(RUN, task, state.tasks["wake"][task])
     if endpoints["queued"][endpoint] >= endpoints["queue_limit"][endpoint]:
         endpoints["rejected"][endpoint] += 1
-        state.tasks["status"][task] = _REFUSED
-        return _answer(state, task)
+        return _refuse(state, task)
     wait_for_worker(state, task)
     return NOTHING
 
@@ -354,9 +354,20 @@ def renege(state: Any, task: int) -> int:
     leave_queue(state, endpoint, task)
     state.endpoints["reneged"][endpoint] += 1
     tasks["queue_ns"][task] += now_ns - tasks["entered_ns"][task]
-    tasks["status"][task] = _REFUSED
     if tasks["parent"][task] != NO_INDEX:
+        tasks["status"][task] = _REFUSED
         return _join(state, task)
+    return _refuse(state, task)
+
+
+@kernel_jit
+def _refuse(state: Any, task: int) -> int:
+    """Answer 503 for the queue, which may say when to come again."""
+    endpoint = state.tasks["endpoint"][task]
+    if state.endpoints["retry_after_s"][endpoint] != NO_INDEX:
+        told = retry_after_told(state.endpoints["retry_after_s"][endpoint])
+        state.attempts["reset_told"][state.tasks["attempt"][task]] = told
+    state.tasks["status"][task] = _REFUSED
     return _answer(state, task)
 
 

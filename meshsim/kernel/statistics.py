@@ -22,7 +22,7 @@ from meshsim.state.filters import (
 )
 from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
-from meshsim.topology.compiled.priorities import OVERFLOWS, open_breakers
+from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS, open_breakers
 
 __all__ = ["stats"]
 
@@ -68,7 +68,7 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
 
 
 def _breaker_counts(state: KernelState, proxy: int) -> dict[str, int]:
-    """Return what the circuit breakers of a proxy refused, and how many of them are open."""
+    """Return what became of tries and retries, and the circuit breakers that are open."""
     start = int(state.proxies["cluster_start"][proxy])
     counts: Counter[str] = Counter()
     for cluster in range(start, start + int(state.proxies["cluster_count"][proxy])):
@@ -76,7 +76,8 @@ def _breaker_counts(state: KernelState, proxy: int) -> dict[str, int]:
         if len(state.high_clusters) and state.high_clusters[cluster] != NO_INDEX:
             rows["high"] = int(state.high_clusters[cluster])
         own = state.clusters[list(rows.values())]
-        counts.update({name: int(own[field].sum()) for name, field in OVERFLOWS.items()})
+        counted = {**OVERFLOWS, **RETRY_STATS}
+        counts.update({name: int(own[field].sum()) for name, field in counted.items()})
         counts.update(open_breakers(state.clusters, rows, state.configs))
     return {f"outbound.{name}": count for name, count in counts.items() if count}
 

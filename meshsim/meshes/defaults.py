@@ -40,6 +40,7 @@ __all__ = [
     "LOCAL_RATE_LIMIT",
     "MIN_RTT_CALC",
     "MIRROR",
+    "RATE_LIMITED_BACK_OFF",
     "UNLIMITED",
     "Block",
     "Default",
@@ -201,6 +202,12 @@ ENVOY_RETRY_BUDGET: Block = from_source(
     "Envoy default (circuit_breaker.proto)", budget_percent=20.0, min_retry_concurrency=3
 )
 
+#: A stated back-off by a header, without its longest interval.
+RATE_LIMITED_BACK_OFF: Block = from_source(
+    "Envoy default (route_components.proto, RateLimitedRetryBackOff)",
+    max_interval=300 * NS_PER_S,
+)
+
 #: A stated bucket without its fill.
 ENVOY_TOKEN_BUCKET: Block = from_source(
     "Envoy default (type/v3/token_bucket.proto)", tokens_per_fill=1
@@ -232,7 +239,9 @@ MIN_RTT_CALC: Block = from_source(
 )
 
 LOCAL_RATE_LIMIT: Block = {
-    **from_source("Envoy default (local_rate_limit.proto)", status=429),
+    **from_source(
+        "Envoy default (local_rate_limit.proto)", status=429, enable_x_ratelimit_headers="OFF"
+    ),
     **from_source(
         "Envoy (token_bucket_impl.h, AtomicTokenBucketImpl; measured on 1.40.0: no ticks)",
         refill="CONTINUOUS",

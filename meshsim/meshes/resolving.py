@@ -8,7 +8,8 @@ route gets one that sends everything to itself.  A service that states routes ge
 a request that matches none of them is answered 404 (flag NR), as Envoy does.
 
 After `resolve` these stay None because None is their meaning: ``hash_header`` (no header),
-``retry_budget``, ``retry_throttling``, ``high`` (no route of that priority), ``fault``,
+``retry_budget``, ``retry_throttling``, ``rate_limited_retry_back_off``, ``high`` (no route of that
+priority), ``fault``,
 ``rate_limit``, ``global_rate_limit`` and ``adaptive_concurrency`` (none), ``locality`` (members
 are not grouped) and what it leaves out, ``subset_config`` (one balancer for all hosts),
 ``outlier_detection``, ``failure_accrual``, ``health_check`` and ``slow_start`` (off),
@@ -35,6 +36,7 @@ from meshsim.meshes.defaults import (
     LOCAL_RATE_LIMIT,
     MIN_RTT_CALC,
     MIRROR,
+    RATE_LIMITED_BACK_OFF,
     Block,
     Default,
     PolicyDefaults,
@@ -432,4 +434,9 @@ class _Filler:
             place = Provenance(default=self.defaults.max_interval_source)
             self.provenance[f"{path}.max_interval"] = place
             filled = filled.model_copy(update={"max_interval": interval})
-        return filled
+        limited = self._optional(
+            filled.rate_limited_retry_back_off,
+            RATE_LIMITED_BACK_OFF,
+            f"{path}.rate_limited_retry_back_off",
+        )
+        return filled.model_copy(update={"rate_limited_retry_back_off": limited})

@@ -18,6 +18,7 @@ from meshsim.policy.circuit_breakers import can_retry, on_retry_ended, on_retry_
 from meshsim.policy.custom.decisions import custom_back_off_ns
 from meshsim.policy.custom.entries import NO_FUNCTION
 from meshsim.policy.hedging import plan_copy, waits_for_others
+from meshsim.policy.reset_headers import rate_limited_back_off_ns
 from meshsim.policy.retry import back_off_ns
 from meshsim.policy.retry_throttling import on_retriable_failure, on_success, take_retry
 from meshsim.policy.timeout import per_try_deadline_ns
@@ -31,6 +32,7 @@ from meshsim.state.codes import (
     HEDGE_ON_PER_TRY_TIMEOUT,
     JITTER_DECORRELATED,
     NEVER_NS,
+    RESET_NO_HOST,
     RESET_PER_TRY_TIMEOUT,
 )
 from meshsim.state.exchange import EXCHANGE_BACKING_OFF, EXCHANGE_RESPONDING
@@ -68,9 +70,10 @@ def _take_retry(
     exchanges: Any, exchange: int, clusters: Any, configs: Any, memory: Any, now_ns: int
 ) -> int:
     """Begin a retry and return FLAG_NONE, or return the flag of why there is none."""
-    if exchanges["retries_remaining"][exchange] <= 0:
-        return FLAG_URX
     cluster = exchanges["cluster"][exchange]
+    if exchanges["retries_remaining"][exchange] <= 0:
+        clusters["retry_limit_exceeded"][cluster] += 1
+        return FLAG_URX
     exchanges["retries_remaining"][exchange] -= 1
     if not (
         can_retry(clusters, cluster, configs)
@@ -110,19 +113,27 @@ def _custom_wait_ns(
 
 @kernel_jit_inline
 def _back_off(
-    exchanges: Any, exchange: int, routes: Any, custom_ns: int, now_ns: int, rng: Any
+    exchanges: Any, exchange: int, routes: Any, clusters: Any, custom_ns: int, now_ns: int, rng: Any
 ) -> tuple[int, int]:
     """Wait before the retry that has begun."""
     exchanges["state"][exchange] = EXCHANGE_BACKING_OFF
     route = exchanges["route"][exchange]
-    if routes["custom_retry"][route] == NO_FUNCTION:
-        retry_number = exchanges["retry_count"][exchange]
-        decorrelated = routes["jitter"][route] == JITTER_DECORRELATED
-        last_ns = exchanges["back_off_ns"][exchange] if decorrelated else 0
-        custom_ns = back_off_ns(routes, route, retry_number, last_ns, next_uniform(rng))
-        if decorrelated:
-            exchanges["back_off_ns"][exchange] = custom_ns
-    return ACTION_BACK_OFF, now_ns + custom_ns
+    if routes["custom_retry"][route] != NO_FUNCTION:
+        return ACTION_BACK_OFF, now_ns + custom_ns
+    cluster = exchanges["cluster"][exchange]
+    if routes["reset_max_interval_ns"][route] > 0 and exchanges["reset_interval_ns"][exchange] > 0:
+        interval_ns = exchanges["reset_interval_ns"][exchange]
+        exchanges["reset_interval_ns"][exchange] = 0  # it holds for the response that said it
+        clusters["backoff_ratelimited"][cluster] += 1
+        return ACTION_BACK_OFF, now_ns + rate_limited_back_off_ns(interval_ns, next_uniform(rng))
+    retry_number = exchanges["retry_count"][exchange]
+    decorrelated = routes["jitter"][route] == JITTER_DECORRELATED
+    last_ns = exchanges["back_off_ns"][exchange] if decorrelated else 0
+    wait_ns = back_off_ns(routes, route, retry_number, last_ns, next_uniform(rng))
+    if decorrelated:
+        exchanges["back_off_ns"][exchange] = wait_ns
+    clusters["backoff_exponential"][cluster] += 1
+    return ACTION_BACK_OFF, now_ns + wait_ns
 
 
 @kernel_jit_inline
@@ -149,6 +160,7 @@ def retry_or_respond(
     rng: Any,
 ) -> tuple[int, int]:
     """Follow a try that ended with `status` and `flag` by another, or answer with them."""
+    was_retry = exchanges["retry_held"][exchange] != 0
     release_retry(exchanges, exchange, clusters)
     cluster = exchanges["cluster"][exchange]
     hedging = routes["hedging"][exchanges["route"][exchange]]
@@ -166,9 +178,12 @@ def retry_or_respond(
         if refusal == FLAG_NONE:
             if hedging == HEDGE_AFTER_DELAY:
                 return _send_copy(exchanges, exchange, routes, now_ns)
-            return _back_off(exchanges, exchange, routes, wanted_ns, now_ns, rng)
-    elif status < 500:
-        on_success(clusters, cluster, configs, memory)
+            return _back_off(exchanges, exchange, routes, clusters, wanted_ns, now_ns, rng)
+    else:
+        if was_retry and reset != RESET_NO_HOST:
+            clusters["retry_success"][cluster] += 1  # Envoy infers it from no retry being wanted
+        if status < 500:
+            on_success(clusters, cluster, configs, memory)
     if waits_for_others(hedging, exchanges["attempts_active"][exchange], retriable, reset):
         if hedging == HEDGE_ON_PER_TRY_TIMEOUT and refusal != FLAG_NONE:
             exchanges["response_flag"][exchange] = refusal
@@ -202,7 +217,7 @@ def on_soft_timeout(
         return ACTION_NONE, NEVER_NS
     refusal = _take_retry(exchanges, exchange, clusters, configs, memory, now_ns)
     if refusal == FLAG_NONE:
-        return _back_off(exchanges, exchange, routes, wanted_ns, now_ns, rng)
+        return _back_off(exchanges, exchange, routes, clusters, wanted_ns, now_ns, rng)
     exchanges["response_flag"][exchange] = refusal
     return ACTION_NONE, NEVER_NS
 

@@ -22,6 +22,8 @@ belong to the request (keyed), so that a limit moves no other draw.
 A refused request is answered with the limit's status (429), flag RL.  Measured on Envoy 1.40.0,
 this response is *not* marked ``x-envoy-ratelimited``, unless ``response_headers_to_add`` names
 that header; a marked one is retried under the condition ``envoy-ratelimited`` and no other.
+With `enable_x_ratelimit_headers` it says when there is a token again
+(`meshsim.policy.reset_headers`).
 
 References
 ----------
@@ -42,11 +44,19 @@ from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.rng import PURPOSE_LIMIT, key_uniform, mix_in
 from meshsim.state.filters import REFILL_CONTINUOUS
 
-__all__ = ["NOT_LIMITED", "check_limit", "fill_bucket", "take_token", "tokens"]
+__all__ = [
+    "NOT_LIMITED",
+    "check_limit",
+    "fill_bucket",
+    "seconds_until_reset",
+    "take_token",
+    "tokens",
+]
 
 #: `check_limit` lets the request pass.
 NOT_LIMITED = 0
 
+_NS_PER_S = 1_000_000_000
 #: Coins of a request, below PURPOSE_LIMIT.
 _ENABLED = 0
 _ENFORCED = 1
@@ -129,6 +139,35 @@ def take_token(buckets: Any, bucket: int, now_ns: int) -> bool:
         return False
     buckets["level"][bucket] = level - cost
     return True
+
+
+@kernel_jit
+def _wait_ns(buckets: Any, bucket: int, now_ns: int) -> int:
+    """Return how long it takes until a bucket has a token, 0 if it has one [ns]."""
+    if tokens(buckets, bucket, now_ns) > 0:
+        return 0
+    interval_ns = buckets["fill_interval_ns"][bucket]
+    if buckets["refill"][bucket] == REFILL_CONTINUOUS:
+        missing = interval_ns - _projected(buckets, bucket, now_ns)
+        return -(-missing // buckets["tokens_per_fill"][bucket])
+    return interval_ns - max(now_ns - buckets["updated_ns"][bucket], 0) % interval_ns
+
+
+@kernel_jit
+def seconds_until_reset(
+    limits: Any, limit: int, limit_buckets: Any, buckets: Any, first_bucket: int, now_ns: int
+) -> int:
+    """Return what a refusal says in ``x-ratelimit-reset``, rounded up [s].
+
+    Parameters are those of `check_limit`, which has just refused; all are read only.  The first
+    bucket that is empty is the one that refused.
+    """
+    start = limits["bucket_start"][limit]
+    for place in range(start, start + limits["bucket_count"][limit]):
+        wait_ns = _wait_ns(buckets, first_bucket + limit_buckets[place], now_ns)
+        if wait_ns > 0:
+            return -(-wait_ns // _NS_PER_S)
+    return 0
 
 
 @kernel_jit_inline

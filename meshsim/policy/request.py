@@ -31,8 +31,11 @@ How the pieces compose, as Envoy's router does it:
 Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
 = FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none).  `step` writes of the exchange only
 state, status, response_flag, retries_remaining, retry_count, retry_held, deadline_ns,
-hedge_due_ns and back_off_ns, and of the cluster only retries_active, retries_total and
-retry_overflow.
+hedge_due_ns, back_off_ns and reset_interval_ns, and of the cluster only retries_active,
+retries_total, retry_overflow and the counts of its third line.  Of these `retry_success` is
+inferred as Envoy does: a retry ended so that no further one is wanted, however badly.
+Before a response is told of, the caller writes in `reset_interval_ns` what its headers ask for
+(`meshsim.policy.reset_headers`), if the route heeds any, and 0 before the first.
 Attempts, connections, timers, hosts and every other count are the caller's.  On a route that
 hedges the caller counts in `attempts_active` the tries under way, without the one that a
 stimulus is about; if that is Envoy's hedging, it tells of a try that another has followed (its
@@ -270,6 +273,8 @@ def _step_rarely(
             reset = _reset_of(stimulus, reset)
             status = 504 if reset == RESET_PER_TRY_TIMEOUT else 503
             flag = _flag_of(reset)
+            if reset == RESET_PER_TRY_TIMEOUT:
+                clusters["per_try_timeouts"][exchanges["cluster"][exchange]] += 1
         return retry_or_respond(
             exchanges,
             exchange,
@@ -289,6 +294,7 @@ def _step_rarely(
         return ACTION_SEND, per_try_deadline_ns(routes, exchanges["route"][exchange], now_ns)
     if handler == HANDLE_TIMED_OUT:
         release_retry(exchanges, exchange, clusters)
+        clusters["timeouts"][exchanges["cluster"][exchange]] += 1
         return respond(exchanges, exchange, 504, FLAG_UT)
     if handler == HANDLE_DOWNSTREAM_GONE:
         release_retry(exchanges, exchange, clusters)

@@ -104,6 +104,10 @@ HEDGE_NEVER = 0
 HEDGE_ON_PER_TRY_TIMEOUT = 1  # Envoy's: a try that times out goes on beside its retry
 HEDGE_AFTER_DELAY = 2  # gRPC's: copies at a fixed pace, until one is answered
 
+# Headers that say until when a rate limit holds (bits of `reset_headers` of ROUTE_DTYPE).
+RESET_BY_RATELIMIT = 1 << 0  # x-ratelimit-reset, in seconds
+RESET_BY_RETRY_AFTER = 1 << 1  # retry-after, in seconds
+
 # How back-offs of a route are spread.
 JITTER_FULL = 0  # Envoy's
 JITTER_NONE = 1

@@ -55,6 +55,7 @@ EXCHANGE_DTYPE = row_dtype(
         ("parent_span", "i8"),
         ("hedge_due_ns", "i8"),  # when the next copy is due, on a route that hedges after a delay
         ("back_off_ns", "i8"),  # the last one, where the next depends on it
+        ("reset_interval_ns", "i8"),  # that the response just told of asks for; 0: none
     ]
 )
 
@@ -106,7 +107,8 @@ ATTEMPT_DTYPE = row_dtype(
         ("pending_previous", "i4"),
         ("timer_previous", "i4"),  # per-try-timeout list
         ("timer_next", "i4"),
-        ("gated", "i4"),  # 1: it passed an adaptive concurrency limit, at `entered_ns`
+        ("gated", "i2"),  # 1: it passed an adaptive concurrency limit, at `entered_ns`
+        ("reset_told", "i2"),  # what its answer says of a reset (meshsim.policy.reset_headers)
         ("pool", "i4"),  # HOST row that it waits at, and whose connection it has: by priority
     ]
 )

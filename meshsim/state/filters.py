@@ -34,6 +34,8 @@ LIMIT_DTYPE = np.dtype(
         ("bucket_count", "i4"),  # counted from the proxy's first BUCKET row
         ("status", "i4"),  # of a refusal
         ("marked", "i4"),  # 1: it carries x-envoy-ratelimited
+        ("tells_reset", "i4"),  # 1: it carries x-ratelimit-reset
+        ("retry_after_s", "i4"),  # it carries retry-after [s]; or NO_INDEX
         ("enabled", "f8"),  # share of the requests that are counted
         ("enforced", "f8"),  # share of those found over the limit that are refused
     ],

@@ -57,6 +57,7 @@ ENDPOINT_DTYPE = row_dtype(
         ("reneged", "i8"),
         ("cache_start", "i8"),  # cached_until_ns[cache_start:][:cache_count]: what it has cached
         ("cache_count", "i8"),
+        ("retry_after_s", "i4"),  # that a refusal of its queue says [s]; NO_INDEX: it says nothing
     ]
 )
 

@@ -70,6 +70,13 @@ CLUSTER_DTYPE = row_dtype(
         ("memory_count", "i4"),
         ("invalid_picks", "i4"),  # positions out of range that a custom load balancer returned
         ("health", "i4"),  # CLUSTER_HEALTH row, or NO_INDEX: nobody watches
+        # the third line: what became of tries that failed, and of retries
+        ("timeouts", "i8"),  # upstream_rq_timeout
+        ("per_try_timeouts", "i8"),  # upstream_rq_per_try_timeout
+        ("retry_success", "i8"),  # upstream_rq_retry_success
+        ("retry_limit_exceeded", "i8"),  # upstream_rq_retry_limit_exceeded
+        ("backoff_exponential", "i8"),  # upstream_rq_retry_backoff_exponential
+        ("backoff_ratelimited", "i8"),  # upstream_rq_retry_backoff_ratelimited
     ]
 )
 
@@ -144,11 +151,13 @@ ROUTE_DTYPE = np.dtype(
         ("priority", "i4"),  # PRIORITY_*: whose limits and connections its requests use
         ("hedging", "i4"),  # HEDGE_*
         ("jitter", "i4"),  # JITTER_*
+        ("reset_headers", "i4"),  # RESET_BY_* bits: which headers ask for a back-off
         ("hedging_delay_ns", "i8"),  # between two copies; 0: all at once
         ("timeout_ns", "i8"),  # NEVER_NS: none
         ("per_try_timeout_ns", "i8"),  # NEVER_NS: none
         ("base_interval_ns", "i8"),
         ("max_interval_ns", "i8"),
+        ("reset_max_interval_ns", "i8"),  # the longest back-off that a header may ask for
         ("custom_retry", "i8"),  # address of a custom policy; 0: none
     ],
     align=True,

@@ -74,11 +74,25 @@ class LocalRateLimit(Model):
         default_factory=dict,
         description="on a refusal; x-envoy-ratelimited decides whether it is retried",
     )
+    enable_x_ratelimit_headers: Literal["OFF", "DRAFT_VERSION_03"] | None = Field(
+        default=None, description="whether refusals say x-ratelimit-limit, -remaining and -reset"
+    )
 
     @property
     def marks(self) -> bool:
         """Whether refusals are marked ``x-envoy-ratelimited``."""
         return "x-envoy-ratelimited" in (name.lower() for name in self.response_headers_to_add)
+
+    @property
+    def tells_reset(self) -> bool:
+        """Whether refusals say ``x-ratelimit-reset``."""
+        return self.enable_x_ratelimit_headers == "DRAFT_VERSION_03"
+
+    @property
+    def retry_after(self) -> str:
+        """What refusals say in ``retry-after``, or nothing."""
+        added = {name.lower(): value for name, value in self.response_headers_to_add.items()}
+        return added.get("retry-after", "")
 
 
 class QuotaDescriptor(Model):

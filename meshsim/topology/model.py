@@ -59,6 +59,7 @@ from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetectio
 from meshsim.topology.hedging import HedgePolicy
 from meshsim.topology.locality import LocalityEndpoints, LocalityLoadBalancing, ZoneAware
 from meshsim.topology.policies import (
+    RESET_MAX_NS,
     CircuitBreakers,
     ClusterPolicy,
     ConnectionPool,
@@ -326,6 +327,8 @@ class Workload(Model):
     `queue_limit` how many requests may wait for a worker (beyond it: 503, UO is not ours to
     claim, the server answers itself); `hold_worker` whether a request keeps its worker while
     it waits for a call (a thread per request) or gives it back (an event loop);
+    `retry_after` what the answer of a full queue, or of one left for lack of patience, says in
+    ``retry-after``, in whole seconds;
     `on_timeout` what ends at the server when the caller gives up; `cpu` the container's CPU
     limit in cores; `speed` scales compute (1 is nominal, 0 is paused); `concurrency_penalty`
     slows compute by 1 + penalty * (running - 1) (contention between workers); `steps` is what a
@@ -338,6 +341,7 @@ class Workload(Model):
     queue_limit: Integer | None = Field(default=None, ge=0)
     discipline: Discipline = "FCFS"
     patience: Distribution | None = None
+    retry_after: Duration | None = Field(default=None, ge=0, le=RESET_MAX_NS)
     hold_worker: Boolean = True
     on_timeout: Literal["cancel_queued", "cancel_work", "continue"] = "cancel_queued"
     cpu: Number | None = Field(default=None, gt=0)

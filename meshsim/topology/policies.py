@@ -24,8 +24,10 @@ from meshsim.topology.health import FailureAccrual, HealthCheck, OutlierDetectio
 from meshsim.topology.hedging import HedgePolicy
 from meshsim.topology.locality import LocalityLoadBalancing
 from meshsim.topology.subsets import SubsetConfig
+from meshsim.units import NS_PER_S
 
 __all__ = [
+    "RESET_MAX_NS",
     "CircuitBreakers",
     "ClusterPolicy",
     "ConnectionPool",
@@ -33,6 +35,8 @@ __all__ = [
     "GrpcThrottling",
     "LoadBalancing",
     "LoadBalancingPolicy",
+    "RateLimitedRetryBackOff",
+    "ResetHeader",
     "RetryBudget",
     "RetryOn",
     "RetryPolicy",
@@ -147,6 +151,27 @@ RetryOn = Literal[
 
 Jitter = Literal["FULL", "NONE", "EQUAL", "DECORRELATED"]
 StatusCode = Annotated[Integer, Field(ge=100, le=599)]
+#: The longest interval that a header may ask for [ns].
+RESET_MAX_NS = 9 * 3600 * NS_PER_S
+
+
+class ResetHeader(Model):
+    """A response header that says when a rate limit is reset: after some seconds, or at a time.
+
+    Simulated answers have ``x-ratelimit-reset`` and ``retry-after``, in seconds.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    format: Literal["SECONDS", "UNIX_TIMESTAMP"] = "SECONDS"
+
+
+class RateLimitedRetryBackOff(Model):
+    """Envoy's back-off by a header of the response, where that asks for one."""
+
+    reset_headers: tuple[ResetHeader, ...] = Field(min_length=1)
+    max_interval: Duration | None = Field(
+        default=None, gt=0, le=RESET_MAX_NS, description="what is longer is not heeded"
+    )
 
 
 class RetryPolicy(Model):
@@ -164,6 +189,7 @@ class RetryPolicy(Model):
     jitter: Jitter | None = Field(
         default=None, description="how back-offs are spread; Envoy has FULL only"
     )
+    rate_limited_retry_back_off: RateLimitedRetryBackOff | None = None
     previous_hosts: Boolean | None = None
     host_selection_retry_max_attempts: Integer | None = Field(default=None, ge=1, le=100)
 

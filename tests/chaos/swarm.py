@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from chaos_faults import Shaker
 from kernel_runs import NS_PER_MS, Run
 from probes import oracle, probed
+from rules import told_to_wait
 
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -42,6 +43,7 @@ class Swarm:
         self.admission_rng = np.random.default_rng([seed, 5])
         self.hedge_rng = np.random.default_rng([seed, 8])
         self.probe_rng = np.random.default_rng([seed, 9])
+        self.rule_rng = np.random.default_rng([seed, 20])
         self.seed = seed
         self.shaker = Shaker(self.fault_rng)
 
@@ -93,6 +95,8 @@ class Swarm:
             body["concurrency_penalty"] = 0.2
         elif not nodes and self.chance(0.3):
             body["discipline"] = "PREEMPTIVE_PRIORITY"
+        if self.rule_rng.random() < 0.3:
+            body["retry_after"] = str(self.rule_rng.choice(["0s", "1s"]))
         return self.caching(body, callees)
 
     def caching(self, body: dict, callees: list[str]) -> dict:
@@ -137,7 +141,9 @@ class Swarm:
         policy = {"load_balancing": balancing, "circuit_breakers": breakers}
         if self.filter_chance(0.2):
             policy["rate_limit"] = self.rate_limit()
-        route = self.hedged({**self.route(), **self.filters(others)})
+        route = told_to_wait(
+            self.hedged({**self.route(), **self.filters(others)}), policy, self.rule_rng
+        )
         policy = {**policy, "connection_pool": pool, "routes": [route]}
         return self.admitted(self.spread(self.watched(policy)))
 

@@ -33,6 +33,7 @@ from meshsim.policy import (
     panic,
     rate_limit,
     request,
+    reset_headers,
     routing,
     subsets,
     timeout,
@@ -41,7 +42,7 @@ from meshsim.policy import (
 from meshsim.policy.load_balancing import hash_set
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import FLAG_NAMES, NO_INDEX
-from meshsim.topology.compiled.priorities import OVERFLOWS
+from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
 
 SEED = 7
 REQUESTS = 300
@@ -187,7 +188,7 @@ def engine_counters(engine):
     counters = Counter(engine.filter_counters())
     for values in engine.counters().values():
         named = {name: values[name] for name in values if name.startswith("circuit_breakers.")}
-        counters.update({**named, **{name: values[name] for name in OVERFLOWS}})
+        counters.update({**named, **{name: values[name] for name in (*OVERFLOWS, *RETRY_STATS)}})
     for values in engine.health_counters().values():
         counters.update(values)
     return dict(+counters)
@@ -288,6 +289,7 @@ POLICIES = (
     panic,
     rate_limit,
     request,
+    reset_headers,
     routing,
     subsets,
     timeout,
@@ -304,13 +306,14 @@ def test_decisions_are_the_functions_of_the_policy_engine():
 
 
 def test_decisions_are_the_functions_that_the_kernel_compiled():
-    """Each is the very object in the globals of the kernel's modules, or of `step` itself."""
+    """Each is the very object in the globals of the kernel's modules, or of what these call."""
     used = {}
     for info in pkgutil.iter_modules(meshsim.kernel.__path__, "meshsim.kernel."):
         used |= {id(value): value for value in vars(importlib.import_module(info.name)).values()}
     for name, function in DECISIONS.items():
         found = function is used.get(id(function))
-        assert found or function is getattr(request, name, None), name
+        called = [getattr(module, name, None) for module in (request, reset_headers)]
+        assert found or function in called, name
 
 
 def test_the_engine_calls_no_other_policy_function():
@@ -335,6 +338,7 @@ def test_the_engine_calls_no_other_policy_function():
         if module is not routing
         for name in module.__all__
         if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
+        if name != "reset_seconds"  # it reads a text
     }
     held = {
         deciding[id(value)]

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from meshsim.policy.rate_limit import fill_bucket
+from meshsim.policy.reset_headers import TOLD_MAX_S, reset_seconds
 from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.concurrency import GRADIENT_RULE_DTYPE
@@ -165,6 +166,8 @@ class FilterRows:
         values = (
             limit.status or 429,
             int(limit.marks),
+            int(limit.tells_reset),
+            min(reset_seconds(limit.retry_after, False, 0), TOLD_MAX_S),
             _share(limit.filter_enabled),
             _share(limit.filter_enforced),
         )

@@ -41,6 +41,8 @@ from meshsim.state.codes import (
     PRIORITY_DEFAULT,
     PRIORITY_HIGH,
     RANDOM,
+    RESET_BY_RATELIMIT,
+    RESET_BY_RETRY_AFTER,
     RETRY_CUSTOM,
     RETRY_RESET,
     RETRY_RETRIABLE_STATUS_CODES,
@@ -59,6 +61,7 @@ from meshsim.topology.model import (
     Thresholds,
     WeightedCluster,
 )
+from meshsim.topology.policies import RESET_MAX_NS
 from meshsim.units import NS_PER_S
 
 __all__ = [
@@ -93,6 +96,11 @@ _JITTER = {
     "NONE": JITTER_NONE,
     "EQUAL": JITTER_EQUAL,
     "DECORRELATED": JITTER_DECORRELATED,
+}
+#: Those that simulated answers may have.
+_RESET_HEADERS = {
+    "x-ratelimit-reset": RESET_BY_RATELIMIT,
+    "retry-after": RESET_BY_RETRY_AFTER,
 }
 _BALANCING = {
     "ROUND_ROBIN": ROUND_ROBIN,
@@ -248,6 +256,12 @@ def _fill_retry(fields: Rows, retry: RetryPolicy, codes: list[int]) -> None:
     fields["base_interval_ns"] = retry.base_interval or 0
     fields["max_interval_ns"] = retry.max_interval or 0
     fields["jitter"] = _JITTER[retry.jitter or "FULL"]
+    limited = retry.rate_limited_retry_back_off
+    if limited is not None:
+        fields["reset_max_interval_ns"] = limited.max_interval or RESET_MAX_NS
+        for header in limited.reset_headers:
+            if header.format == "SECONDS":
+                fields["reset_headers"] |= _RESET_HEADERS.get(header.name.lower(), 0)
     per_try_ns = _never(retry.per_try_timeout)
     if per_try_ns < fields["timeout_ns"][0]:  # Envoy ignores one that is not shorter
         fields["per_try_timeout_ns"] = per_try_ns

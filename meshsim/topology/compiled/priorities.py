@@ -27,7 +27,14 @@ from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.compiled.policies import fill_thresholds, no_clusters, no_hosts
 from meshsim.topology.model import ClusterPolicy, Thresholds
 
-__all__ = ["OVERFLOWS", "add_high_priority", "high_config", "high_hosts", "open_breakers"]
+__all__ = [
+    "OVERFLOWS",
+    "RETRY_STATS",
+    "add_high_priority",
+    "high_config",
+    "high_hosts",
+    "open_breakers",
+]
 
 #: What a row of HIGH priority has in common with the cluster's.
 _SHARED = ("proxy", "memory_start", "memory_count")
@@ -122,6 +129,16 @@ OVERFLOWS = {
     "upstream_rq_pending_overflow": "pending_overflow",
     "upstream_rq_active_overflow": "request_overflow",
     "upstream_rq_retry_overflow": "retry_overflow",
+}
+#: Those of timeouts and retries.
+RETRY_STATS = {
+    "upstream_rq_timeout": "timeouts",
+    "upstream_rq_per_try_timeout": "per_try_timeouts",
+    "upstream_rq_retry": "retries_total",
+    "upstream_rq_retry_success": "retry_success",
+    "upstream_rq_retry_limit_exceeded": "retry_limit_exceeded",
+    "upstream_rq_retry_backoff_exponential": "backoff_exponential",
+    "upstream_rq_retry_backoff_ratelimited": "backoff_ratelimited",
 }
 
 

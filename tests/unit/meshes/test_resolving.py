@@ -14,6 +14,7 @@ MAY_BE_NONE = {
     "hash_header",
     "high",
     "retry_throttling",
+    "rate_limited_retry_back_off",
     "retry_budget",
     "direct_response",
     "redirect",

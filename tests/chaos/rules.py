@@ -1,0 +1,18 @@
+"""Rules of the swarm that answers and calls obey."""
+
+
+def told_to_wait(route: dict, policy: dict, random) -> dict:
+    """Let some refusals say when to come again, and retries heed it."""
+    if random.random() < 0.2:
+        retry = {"num_retries": 2, "retry_on": ["5xx"], **route.get("retry", {})}
+        retry["retry_on"] = [*retry["retry_on"], "retriable-status-codes"]
+        retry["retriable_status_codes"] = [429]
+        names = ["x-ratelimit-reset", "retry-after"]
+        retry["rate_limited_retry_back_off"] = {
+            "reset_headers": [{"name": name} for name in names if random.random() < 0.7]
+            or [{"name": "retry-after", "format": "UNIX_TIMESTAMP"}]
+        }
+        route["retry"] = retry
+        if "rate_limit" in policy:
+            policy["rate_limit"]["enable_x_ratelimit_headers"] = "DRAFT_VERSION_03"
+    return route
