@@ -5,7 +5,7 @@ at equal times, a pool of connections a host that open at once.
 """
 
 import heapq
-from collections import deque
+from collections import Counter, defaultdict, deque
 from itertools import count
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from emulator.decisions.exchanges import ASK
 from emulator.decisions.rate_limit_service import RateLimitService
+from emulator.workload.estimates import LoadEstimates
 from meshsim.policy.global_rate_limit import SERVICE_FAILED
 from meshsim.policy.transitions import (
     ACTION_BACK_OFF,
@@ -68,6 +69,7 @@ class Try:
         self.host = host
         self.endpoint = endpoint
         self.sent_ns = None  # None if it has no connection
+        self.rif = 0  # requests in flight that it met
         self.pending = False
 
 
@@ -97,6 +99,8 @@ class Mesh:
         self._order = count()
         self._idle = {}
         self._pending = {}
+        self.busy = Counter()  # requests in flight by endpoint
+        self.estimates = defaultdict(LoadEstimates)
         self.service_of_limits = RateLimitService(0)
 
     def at(self, time_ns, action, *values):
@@ -204,6 +208,8 @@ class Mesh:
         if engine.hedging(request.exchange) == HEDGE_AFTER_DELAY:
             self.plan_copy(request)
         host = engine.pick(request.exchange, self.now_ns)
+        for probe in engine.take_probes():
+            self.at(self.now_ns, self.answer_probe, probe)
         if host == NO_HOST:
             self.act(request, self.tell(request, STIMULUS_NO_HOST))
             return
@@ -249,17 +255,29 @@ class Mesh:
             self.at(deadline_ns, self.on_per_try_timeout, one)
         self.serve(one)
 
+    def answer_probe(self, probe):
+        rif = self.busy[self.engine.address(probe.host).name]
+        latency_ns = self.estimates[self.engine.address(probe.host).name].latency_ns(rif)
+        self.at(self.now_ns, self.probed, probe, rif, latency_ns)
+
+    def probed(self, probe, *told):
+        assert self.engine.probed(*probe[:3], *told, self.now_ns)
+
     def serve(self, one):
         """Let the endpoint of a try work, or fail at once by the coin of the try."""
         task_key = mix_in(np.uint64(one.request.key), one.number)
         coin = key_uniform(np.uint64(mix_in(np.uint64(task_key), PURPOSE_FAULT << 24)))
         failed = coin < self.error_rate
+        one.rif = self.busy[one.endpoint]
+        self.busy[one.endpoint] += 1
         time_ns = self.now_ns + (0 if failed else self.sleep_ns(one.endpoint))
         self.at(time_ns, self.done, one, 500 if failed else 200)
 
     def done(self, one, status, reset=RESET_NONE):
+        self.busy[one.endpoint] -= 1
         if one not in one.request.tries:
             return
+        self.estimates[one.endpoint].remember(one.rif, self.now_ns - one.sent_ns)
         decision = self.tell_of(one, STIMULUS_RESPONSE, status, reset)
         self._settle(one, "response", status >= 500)
         self.act(one.request, decision, one.endpoint)

@@ -133,6 +133,12 @@ class FakeEngine:
         self.next_host += 1
         return (self.next_host - 1) % len(self.addresses)
 
+    def take_probes(self):
+        return []
+
+    def probe_counters(self):
+        return {}
+
     def sent(self, exchange, host, now_ns):
         self._add("requests", 1)
         self.exchanges[exchange]["tries"] += 1

@@ -36,6 +36,7 @@ from emulator.decisions.hedging import ENDS_OF_TRIES, HedgeDecisions
 from emulator.decisions.holdings import Holdings, HostReport
 from emulator.decisions.inbound_access import InboundAccess
 from emulator.decisions.picking import pick_once
+from emulator.decisions.probing import ProbeDecisions
 from emulator.decisions.quotas import ProxyQuotas
 from emulator.decisions.resets import ResetDecisions
 from emulator.decisions.route_table import RouteTable
@@ -72,7 +73,9 @@ __all__ = ["DECISIONS", "Decision", "ProxyEngine", "run_seed_of"]
 _ADDRESSES = {"custom_pick", "custom_learn", "custom_admit"}
 
 
-class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions, ResetDecisions):
+class ProxyEngine(
+    ConnectionDecisions, RouteDecisions, HedgeDecisions, ProbeDecisions, ResetDecisions
+):
     """Policy state and decisions of one proxy.
 
     Parameters
@@ -415,7 +418,8 @@ class ProxyEngine(ConnectionDecisions, RouteDecisions, HedgeDecisions, ResetDeci
             digest.update(array.tobytes())
         for field in sorted(set(self._configs.dtype.names or ()) - _ADDRESSES):
             digest.update(self._configs[field].tobytes())  # without what is between the fields
-        for part in (*self._filters.state(), *self._quotas.state(), *self.gate.state()):
+        limited = (*self._filters.state(), *self._quotas.state(), *self.gate.state())
+        for part in (*limited, *self._holdings.pools.state()):
             digest.update(part)
         for rows in self._holdings.lanes.arrays.values():
             digest.update(rows.tobytes())

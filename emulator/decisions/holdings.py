@@ -25,6 +25,7 @@ import numpy as np
 from emulator.decisions.grouping import grouped
 from emulator.decisions.lanes import Lanes
 from emulator.decisions.priorities import HighPriority
+from emulator.decisions.probing import Pools
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.health import (
@@ -114,6 +115,8 @@ class Holdings:
         Parts of clusters that are grouped, or that pick by subset.
     high : HighPriority
         Rows of clusters that routes of HIGH priority lead to.
+    pools : Pools
+        Of clusters that balance by probes.
     host_health : ndarray[HOST_HEALTH_DTYPE], as long as `hosts`
     cluster_health, health_rules, ejections : ndarray, as long as `clusters`
         Belief in their health, and the rules it goes by.
@@ -143,6 +146,7 @@ class Holdings:
         self.memory: Rows = np.zeros(1)
         self.lanes = Lanes(self)
         self.high = HighPriority(self)
+        self.pools = Pools(self)
         self.cluster_rows: dict[str, int] = {}
         self.addresses: list[EndpointAddress | None] = [None] * _ROWS_FIRST
         self.pending: list[int] = [0] * _ROWS_FIRST
@@ -217,6 +221,7 @@ class Holdings:
         self._empty_departed()
         self._remember(configuration)
         self._make_places(np.concatenate(tables))
+        self.pools.apply(configuration)
         return tuple(sorted(before - set(host_rows.values())))
 
     def _make_places(self, table: Rows) -> None:
@@ -262,6 +267,11 @@ class Holdings:
         """Return (timeout [ns], path) of the health checks of a host."""
         cluster = self.cluster_of[host]
         return int(self.health_rules["check_timeout_ns"][cluster]), self._check_paths[cluster]
+
+    def members_of(self, cluster: int) -> Rows:
+        """Return the HOST rows of the members of a cluster."""
+        start = self.clusters["member_start"][cluster]
+        return self.members[start : start + self.clusters["member_count"][cluster]]
 
     def is_member(self, host: int) -> bool:
         """Return whether the configuration in force names this host."""
@@ -309,12 +319,8 @@ class Holdings:
     def _health_counters(self, cluster: int) -> dict[str, int]:
         if self.configs["health"][cluster] == NO_INDEX:
             return {}
-        start, count = (
-            self.clusters["member_start"][cluster],
-            self.clusters["member_count"][cluster],
-        )
         own = slice(cluster, cluster + 1)
-        hosts = self.hosts[self.members[start : start + count]]
+        hosts = self.hosts[self.members_of(cluster)]
         return health_counters(hosts, self.cluster_health[own], self.ejections[own])
 
     def reports(self) -> list[HostReport]:

@@ -4,7 +4,8 @@ Rule: as in the simulator, `meshsim.policy.load_balancing.pick_host` picks among
 cluster, where it hashes by the table over those that are selectable
 (`meshsim.policy.load_balancing.hash_set`); of one with priorities and localities,
 `meshsim.policy.locality.choose_lane` says first among which of them, and of one with subsets
-`meshsim.policy.subsets.pick_in_chain` does.
+`meshsim.policy.subsets.pick_in_chain` does.  One that balances by probes picks among those
+(`emulator.decisions.probing`).
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ def pick_once(holdings: Holdings, item: Exchange, pick_number: int, now_ns: int,
         return _pick_grouped(holdings, item, pick_number, now_ns, rng)
     if cluster in holdings.lanes.by_subset:
         return _pick_by_subset(holdings, item, pick_number, now_ns, rng)
+    if cluster in holdings.pools.of:
+        return holdings.pools.pick(cluster, pick_number, now_ns, rng)
     if holdings.configs["set_count"][cluster] > 0:
         _renew(holdings, cluster, 0, 0, now_ns)
     return _pick_plainly(holdings, item, cluster, pick_number, now_ns, rng)

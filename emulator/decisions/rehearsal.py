@@ -48,6 +48,8 @@ __all__ = ["rehearse"]
 _Element = TypeVar("_Element", bound=Model)
 _MS = 1_000_000
 _PLAIN, _GROUPED, _BY_SUBSET, _HASHED = "service", "grouped", "labelled", "hashed"
+_PROBED = "probed"
+_LIMIT = {"token_bucket": {"max_tokens": 9, "tokens_per_fill": 9, "fill_interval": "1s"}}
 
 
 def rehearse() -> None:
@@ -59,11 +61,14 @@ def rehearse() -> None:
         (_GROUPED, "abandoned", 500),
         (_BY_SUBSET, "response", 200),
         (_HASHED, "response", 200),
+        (_PROBED, "response", 200),
     )
     for service, outcome, status in rounds:
         exchange = engine.start(service, "GET", "/", {}, None, 0)
         _route(engine, exchange)
         host = engine.pick(exchange, 0)
+        for probe in engine.take_probes():
+            engine.probed(probe.pool, probe.slot, probe.number, 0, 0, 0)
         engine.can_wait(host)
         engine.can_open(host)
         engine.opened(host)
@@ -119,29 +124,11 @@ def _filled(element: type[_Element], **fields: Any) -> _Element:
     return filled
 
 
-def _configuration() -> ProxyConfiguration:
-    """Return a configuration under which a request meets every kind of decision."""
-    policy = ClusterPolicy(
-        load_balancing=LoadBalancing(policy="RANDOM"),
-        circuit_breakers=CircuitBreakers(),
-        connection_pool=ConnectionPool(),
-        outlier_detection=_filled(OutlierDetection, split_external_local_origin_errors=True),
-        failure_accrual=_filled(FailureAccrual, consecutive_jitter_ratio=0.0),
-        health_check=_filled(HealthCheck, path="/"),
-    )
-    locality = LocalityLoadBalancing(overprovisioning_factor=140, locality_weighted=False)
-    by_subset = SubsetConfig(fallback_policy="ANY_ENDPOINT")
-    hashing = LoadBalancing(policy="MAGLEV", table_size=2, hash_source_ip=True)
-    clusters = {
-        _PLAIN: policy,
-        _GROUPED: policy.model_copy(update={"locality": locality}),
-        _HASHED: policy.model_copy(update={"locality": locality, "load_balancing": hashing}),
-        _BY_SUBSET: policy.model_copy(update={"subset_config": by_subset}),
-    }
+def _filtered_route() -> Route:
+    """Return a route whose requests pass every filter."""
     # A split in two, because one destination needs no draw.
     split = (WeightedCluster(weight=1), WeightedCluster(weight=1))
-    limit = {"token_bucket": {"max_tokens": 9, "tokens_per_fill": 9, "fill_interval": "1s"}}
-    route = Route.model_validate(
+    return Route.model_validate(
         {
             "split": split,
             "timeout": "9ms",
@@ -155,7 +142,7 @@ def _configuration() -> ProxyConfiguration:
                 "response_rate_limit": {"limit_kbps": 1, "percentage": 100.0},
             },
             "mirrors": [{"percentage": 100.0}],
-            "rate_limit": limit,
+            "rate_limit": _LIMIT,
             "global_rate_limit": {
                 "descriptors": [{"requests_per_unit": 9, "unit": "SECOND"}],
                 "latency": {"exponential": "1ms"},
@@ -167,6 +154,38 @@ def _configuration() -> ProxyConfiguration:
         "token_bucket": {"max_tokens": 1, "fill_interval": "1h"},
         "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
     }
+
+
+def _configuration() -> ProxyConfiguration:
+    """Return a configuration under which a request meets every kind of decision."""
+    policy = ClusterPolicy(
+        load_balancing=LoadBalancing(policy="RANDOM"),
+        circuit_breakers=CircuitBreakers(),
+        connection_pool=ConnectionPool(),
+        outlier_detection=_filled(OutlierDetection, split_external_local_origin_errors=True),
+        failure_accrual=_filled(FailureAccrual, consecutive_jitter_ratio=0.0),
+        health_check=_filled(HealthCheck, path="/"),
+    )
+    locality = LocalityLoadBalancing(overprovisioning_factor=140, locality_weighted=False)
+    by_subset = SubsetConfig(fallback_policy="ANY_ENDPOINT")
+    hashing = LoadBalancing(policy="MAGLEV", table_size=2, hash_source_ip=True)
+    probing = LoadBalancing(
+        policy="PREQUAL",
+        r_probe=1.0,
+        r_remove=1.0,
+        q_rif=0.5,
+        reuse_delta=1.0,
+        probe_max_age="1s",
+        probe_pool_size=2,
+    )
+    clusters = {
+        _PLAIN: policy,
+        _GROUPED: policy.model_copy(update={"locality": locality}),
+        _HASHED: policy.model_copy(update={"locality": locality, "load_balancing": hashing}),
+        _BY_SUBSET: policy.model_copy(update={"subset_config": by_subset}),
+        _PROBED: policy.model_copy(update={"load_balancing": probing}),
+    }
+    route = _filtered_route()
     address = EndpointAddress("service-v1-0", "v1", "127.0.0.1", 1)
     return ProxyConfiguration(
         "rehearsal",

@@ -335,6 +335,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "authorize": ("principal", "method", "path", "host", "headers"),
     "first_check": ("host", "now"),
     "checked": ("host", "result", "now"),
+    "probed": ("pool", "slot", "number", "in flight", "latency", "now"),
+    "probe_lost": ("pool", "slot", "number"),
     "close": (),
     "serve": (),
     "count": ("domain", "descriptors", "now"),
@@ -361,7 +363,7 @@ def describe(stimulus: Stimulus) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if name in ("now", "rtt", "entered"):
+    if name in ("now", "rtt", "entered", "latency"):
         return _ms(value)
     if name == "stimulus" and 0 <= value < STIMULUS_COUNT:
         return STIMULUS_NAMES[value]

@@ -152,6 +152,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "authorize": ((str, None), str, str, str, dict, int),
     "first_check": (int, int, int),
     "checked": (int, int, int, int),
+    "probed": (int, int, int, int, int, int, bool),
+    "probe_lost": (int, int, int, bool),
     "can_wait": (int, bool),
     "can_open": (int, int),
     "can_send": (int, bool),

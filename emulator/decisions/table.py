@@ -38,6 +38,7 @@ from meshsim.policy.load_balancing import (
     pick_host,
 )
 from meshsim.policy.load_balancing.hash_set import renew_table
+from meshsim.policy.load_balancing.prequal import count_probes, draw_target, pick, take_probe
 from meshsim.policy.locality import choose_lane, pick_degraded, weighted_localities
 from meshsim.policy.rate_limit import check_limit, seconds_until_reset
 from meshsim.policy.request import step
@@ -61,8 +62,10 @@ DECISIONS = {
         check_limit,
         choose_lane,
         choose_split,
+        count_probes,
         count_request,
         delay_ns,
+        draw_target,
         first_check_ns,
         is_mirrored,
         learn,
@@ -88,6 +91,7 @@ DECISIONS = {
         on_response,
         pace_ns,
         per_try_deadline_ns,
+        pick,
         pick_degraded,
         pick_host,
         pick_in_chain,
@@ -97,6 +101,7 @@ DECISIONS = {
         settle_health,
         step,
         take_answer,
+        take_probe,
         wants_connection,
         weighted_localities,
     )

@@ -74,6 +74,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 #: User agent of a health check, as Envoy's.
 CHECK_AGENT = b"Envoy/HC"
+#: Who probes servers for their load.
+PROBE_AGENT = b"meshsim/probe"
 
 #: Methods whose requests say that they have no body (RFC 9110, 8.6).
 _METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")

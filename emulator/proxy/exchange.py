@@ -168,6 +168,7 @@ class OutboundExchange(RoutedRequest):
             self._set_aside()
             self._hedging.plan()
         host = self._engine.pick(self._id, now_ns)
+        self._services.probes.send(self._engine.take_probes())
         if host == NO_HOST:
             self._act(self._tell(STIMULUS_NO_HOST))
             return

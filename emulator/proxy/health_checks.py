@@ -15,12 +15,12 @@ Envoy, source/extensions/health_checkers/http/health_checker_impl.cc.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
-from emulator.http.connection import ClientContexts, UpstreamConnection, dial
-from emulator.http.heads import CHECK_AGENT, ResponseHead
+from emulator.http.connection import ClientContexts, UpstreamConnection
+from emulator.http.heads import CHECK_AGENT
+from emulator.proxy.asking import Asking
 from emulator.proxy.wire import Wire
 from meshsim.state.health import (
     CHECK_DEGRADED,
@@ -33,50 +33,6 @@ from meshsim.state.health import (
 __all__ = ["HealthChecks"]
 
 _GOOD = 200
-
-
-class _Check:
-    """One check under way: the client of its connection."""
-
-    def __init__(self, outcome: asyncio.Future[int]) -> None:
-        self._outcome = outcome
-        self._status = 0
-        self._degraded = False
-        self.reusable = False
-
-    def _end(self, result: int) -> None:
-        if not self._outcome.done():
-            self._outcome.set_result(result)
-
-    def on_connection(self, connection: UpstreamConnection) -> None:
-        """Do nothing: a check does not wait for connections."""
-
-    def on_refused(self, reset: int) -> None:
-        """Do nothing: a check does not wait for connections."""
-
-    def on_response_head(self, head: ResponseHead) -> None:
-        """Remember the status, and whether the host calls itself degraded."""
-        self._status = head.status
-        self._degraded = b"x-envoy-degraded" in dict(head.headers)
-
-    def on_response_body(self, piece: bytes) -> None:
-        """Drop the body."""
-
-    def on_response_end(self, reusable: bool) -> None:
-        """End with the status."""
-        self.reusable = reusable
-        passed = CHECK_DEGRADED if self._degraded else CHECK_PASSED
-        self._end(passed if self._status == _GOOD else CHECK_FAILED)
-
-    def on_response_pause(self) -> None:
-        """Wait for more."""
-
-    def on_reset(self) -> None:
-        """End without an answer."""
-        self._end(CHECK_NETWORK_FAILURE)
-
-    def on_upstream_writable(self, writable: bool) -> None:
-        """Do nothing: a check has no body."""
 
 
 class HealthChecks:
@@ -97,12 +53,11 @@ class HealthChecks:
     def __init__(
         self, engine: ProxyEngine, clock: ModelClock, contexts: ClientContexts | None, wire: Wire
     ) -> None:
-        self._wire = wire
         self._engine = engine
         self._clock = clock
-        self._contexts = contexts
+        self._asking = Asking(engine, clock, contexts, wire, CHECK_AGENT)
+        self.partition = self._asking.partition
         self._sessions: dict[int, asyncio.Task[None]] = {}
-        self._unreachable: frozenset[str] = frozenset()
         self._aborted = False
 
     def reconfigured(self) -> None:
@@ -113,10 +68,6 @@ class HealthChecks:
                 self._sessions.pop(host).cancel()
         for host in sorted(wanted - self._sessions.keys()):
             self._sessions[host] = asyncio.get_running_loop().create_task(self._session(host))
-
-    def partition(self, names: Iterable[str]) -> None:
-        """Lose every packet to and from the endpoints `names`, and to no others."""
-        self._unreachable = frozenset(names)
 
     def abort(self) -> None:
         """Ask nobody any more."""
@@ -153,38 +104,13 @@ class HealthChecks:
     ) -> tuple[int, UpstreamConnection | None]:
         """Return the result of one check, and the connection if it is kept."""
         timeout_ns, path = self._engine.check_settings(host)
-        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        check = _Check(outcome)
-        if connection is None or connection.closed:
-            connection = UpstreamConnection(host, lambda _: None)
         try:
-            async with asyncio.timeout(self._clock.real_s(timeout_ns)):
-                await self._send(host, connection, check, path)
-                result = await outcome
+            reply, connection = await self._asking.ask(host, connection, path, timeout_ns)
         except TimeoutError:
-            result = CHECK_TIMEOUT
+            return CHECK_TIMEOUT, None
         except OSError:  # also ssl.SSLError
-            result = CHECK_NETWORK_FAILURE
-        except asyncio.CancelledError:
-            connection.close()
-            raise
-        if check.reusable and not connection.closed:
-            return result, connection
-        connection.close()
-        return result, None
-
-    async def _send(
-        self, host: int, connection: UpstreamConnection, check: _Check, path: str
-    ) -> None:
-        address = self._engine.address(host)
-        if address.name in self._unreachable:
-            await asyncio.Event().wait()  # until the timeout
-        if connection.get_extra_info("socket") is None:
-            await self._wire.connect(address.name)
-            await dial(connection, address, self._contexts)
-        self._wire.attach(connection, address.name)
-        connection.use(check, b"GET")
-        connection.write(
-            b"GET %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n\r\n"
-            % (path.encode(), address.name.encode(), CHECK_AGENT)
-        )
+            return CHECK_NETWORK_FAILURE, None
+        if reply.status != _GOOD:
+            return CHECK_FAILED, connection
+        degraded = b"x-envoy-degraded" in reply.headers
+        return CHECK_DEGRADED if degraded else CHECK_PASSED, connection

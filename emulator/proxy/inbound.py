@@ -11,7 +11,8 @@ retry, no time-out.  A local rate limit may refuse a request (`admit`): 429, fla
 adaptive concurrency limit: 503, without a flag.  A workload
 that refuses the connection is answered 503 UF, one that breaks it 503 UC, as Envoy's inbound
 listener does; if it breaks off a response that has begun, or the caller goes, the other side's
-connection is closed.
+connection is closed.  A probe of the workload's load passes by rules and limits: it is no request
+of the workload's, and the simulator's take no part in them either.
 
 References
 ----------
@@ -27,7 +28,14 @@ from typing import Any, NamedTuple, Protocol
 
 from emulator.http.bodies import CHUNKED
 from emulator.http.connection import UpstreamConnection, dial
-from emulator.http.heads import LAST_CHUNK, RequestHead, ResponseHead, encode_chunk, encode_request
+from emulator.http.heads import (
+    LAST_CHUNK,
+    PROBE_AGENT,
+    RequestHead,
+    ResponseHead,
+    encode_chunk,
+    encode_request,
+)
 from emulator.proxy.accepting import AcceptingProxy
 from emulator.proxy.downstream_connection import DownstreamConnection
 from meshsim.state.codes import (
@@ -191,6 +199,9 @@ class InboundProxy(AcceptingProxy):
 
     def _begin(self, head: RequestHead, connection: DownstreamConnection) -> _Exchange:
         exchange = _Exchange(self, head, connection)
+        if _is_probe(head):
+            self.connect(exchange)
+            return exchange
         if self._access is not None and self._access.active:
             outcome = self._judge(self._access, head, connection)
             if outcome not in (ACCESS_UNRESTRICTED, ACCESS_ALLOWED):
@@ -265,6 +276,11 @@ class InboundProxy(AcceptingProxy):
         if connection in self._idle:
             self._idle.remove(connection)
         self._connections.discard(connection)
+
+
+def _is_probe(head: RequestHead) -> bool:
+    """Return whether a request asks for the load of the workload, which answers nothing else."""
+    return head.method == b"GET" and (b"user-agent", PROBE_AGENT) in head.headers
 
 
 class _Exchange:

@@ -95,6 +95,7 @@ class _Copy:
         self._copies = copies
         self._engine: ProxyEngine = services.engine
         self._pools = services.pools
+        self._probes = services.probes
         self._clock = services.clock
         self._id = exchange
         self._head = head
@@ -114,6 +115,7 @@ class _Copy:
             loop = asyncio.get_running_loop()
             self._timer = self._clock.call_at(loop, deadline_ns, self._on_timeout)
         self._host = self._engine.pick(self._id, now_ns)
+        self._probes.send(self._engine.take_probes())
         if self._host == NO_HOST:
             self._end(STIMULUS_NO_HOST)
             return

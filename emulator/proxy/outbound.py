@@ -20,6 +20,7 @@ from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.proxy.exchange import OutboundExchange
 from emulator.proxy.health_checks import HealthChecks
 from emulator.proxy.mirror import Copies
+from emulator.proxy.probes import Probes
 from emulator.proxy.rate_limits import RateLimits
 from emulator.proxy.services import ExchangeRecorder, ProxyServices
 from emulator.proxy.upstream import UpstreamPools
@@ -61,10 +62,11 @@ class OutboundProxy(AcceptingProxy):
         self._wire = Wire(clock, crc32(engine.name.encode()))
         self.pools = UpstreamPools(engine, clock, contexts, self._wire)
         self._checks = HealthChecks(engine, clock, contexts, self._wire)
+        self._probes = Probes(engine, clock, contexts, self._wire)
         counted = (self.downstream.ended, self.downstream.counts)
         self._limits = RateLimits(clock, rate_limit_service)
         self._services = ProxyServices(
-            engine, clock, self.pools, self._limits, recorder, *counted, self._copy
+            engine, clock, self.pools, self._limits, self._probes, recorder, *counted, self._copy
         )
         self._copies = Copies(self._services)
         self._request_number = 0
@@ -72,6 +74,7 @@ class OutboundProxy(AcceptingProxy):
     def _abort_upstream(self) -> None:
         self._copies.abort()
         self._checks.abort()
+        self._probes.abort()
         self._limits.abort()
         self.pools.abort()
 
@@ -80,6 +83,7 @@ class OutboundProxy(AcceptingProxy):
         names = tuple(names)
         self.pools.partition(names)
         self._checks.partition(names)
+        self._probes.partition(names)
 
     def impair(self, wrong: Mapping[str, Impairment]) -> None:
         """Make the network to the endpoints named worse, and to no others."""
@@ -93,6 +97,7 @@ class OutboundProxy(AcceptingProxy):
         """
         self.pools.reconfigured()
         self._checks.reconfigured()
+        self._probes.reconfigured()
 
     def counters(self) -> dict[str, int]:
         """Return what happened so far, by name."""
@@ -104,7 +109,8 @@ class OutboundProxy(AcceptingProxy):
         }
         for cluster, values in engine.health_counters().items():
             counts |= {f"cluster.{cluster}.{name}": value for name, value in values.items()}
-        return counts | engine.totals() | engine.filter_counters()
+        counts |= engine.totals() | engine.filter_counters()
+        return counts | engine.probe_counters()
 
     def _copy(self, *values: Any) -> None:
         self._copies.send(*values)

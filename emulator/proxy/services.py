@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from emulator.clock import ModelClock
 from emulator.decisions.engine import ProxyEngine
 from emulator.http.heads import RequestHead
+from emulator.proxy.probes import Probes
 from emulator.proxy.rate_limits import RateLimits
 from emulator.proxy.upstream import UpstreamPools
 from emulator.results.recording import ExchangeOutcome
@@ -30,6 +31,7 @@ class ProxyServices(NamedTuple):
     clock: ModelClock
     pools: UpstreamPools
     rate_limits: RateLimits
+    probes: Probes
     recorder: ExchangeRecorder | None
     count_end: Callable[[int], object]
     counts: Counter[str]

@@ -10,7 +10,8 @@ which three things hold, and the result says which of them decided:
   1 ms, which is then at most 5 % of one of them.
 
 A *hop* is one request to one replica, through the proxies on its way.  Offered hops are the
-mean rates times the expected calls (`meshsim.topology.graph`); retries are not foreseen.
+mean rates times the expected calls (`meshsim.topology.graph`); a probe of a server's load is
+taken for one, and retries are not foreseen.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ class Share:
 
 
 def hop_rates(topology: Topology) -> dict[str, float]:
-    """Return the offered requests to each service [1/s of model time]."""
+    """Return the offered requests to each service, probes included [1/s of model time]."""
     rates = dict.fromkeys(topology.services, 0.0)
     if not any(class_rate(item) for item in topology.traffic.values()):
         return rates  # users who never think offer what the mesh takes: nothing is foreseen
     for (service, _), rate in operation_visits(topology).items():
         rates[service] = rates.get(service, 0.0) + rate
+    for service, policy in topology.policies.items():
+        balancing = policy.load_balancing
+        if balancing is not None and balancing.policy == "PREQUAL":
+            rates[service] *= 1.0 + (balancing.r_probe or 0.0)
     return rates
 
 

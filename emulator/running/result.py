@@ -20,6 +20,7 @@ from meshsim.errors import ConfigError
 from meshsim.explanation import explain
 from meshsim.results import Result
 from meshsim.state.filters import FAULT_STATS, LIMIT_STATS, QUOTA_STATS
+from meshsim.state.prequal import PREQUAL_STATS
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
 from meshsim.topology.model import Topology
 from meshsim.units import NS_PER_S, format_duration
@@ -27,7 +28,8 @@ from meshsim.units import NS_PER_S, format_duration
 __all__ = ["result_of"]
 
 _SIDES = ("outbound.", "inbound.")
-_COUNTED = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS, *OVERFLOWS, *RETRY_STATS)
+_FILTERED = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS)
+_COUNTED = (*_FILTERED, *OVERFLOWS, *RETRY_STATS, *PREQUAL_STATS)
 _STATS = {f"{side}{name}" for side in _SIDES for name in _COUNTED}
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0
@@ -64,7 +66,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
 
 
 def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
-    """Return Envoy's counters of every proxy that the simulator has too, as it names them."""
+    """Return the counters of every proxy that the simulator has too, as it names them."""
     found: dict[str, dict[str, int]] = {}
     for report in outcome.reports.values():
         for proxy, counters in report["counters"].items():

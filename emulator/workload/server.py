@@ -20,7 +20,7 @@ import numpy as np
 
 from emulator.alarm import Alarm
 from emulator.clock import ModelClock
-from emulator.http.heads import CHECK_AGENT, RequestHead, ResponseHead
+from emulator.http.heads import CHECK_AGENT, PROBE_AGENT, RequestHead, ResponseHead
 from emulator.proxy.downstream import Downstream
 from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
@@ -61,7 +61,7 @@ class _Service:
         self.values = dict(head.headers)
         self.received_ns = 0
         self.task: Task | None = None
-        self.silent = False  # a health check that is not answered
+        self.silent = False  # a health check or a probe that is not answered
         self._server = server
         self._connection = connection
         self._left = 0  # of the response's body [bytes]
@@ -257,10 +257,11 @@ class WorkloadServer:
         return _Service(self, head, connection)
 
     def admit(self, service: _Service) -> None:
-        """Let the station serve a complete request; a health check is answered at once."""
+        """Let the station serve a complete request; those of proxies are answered at once."""
         values = service.values
-        if values.get(b"user-agent") == CHECK_AGENT:
-            self._answer_check(service)
+        agent = values.get(b"user-agent")
+        if agent in (CHECK_AGENT, PROBE_AGENT):
+            self._answer_proxy(service, agent == PROBE_AGENT)
             return
         now_ns = self._clock.now_ns()
         service.received_ns = now_ns
@@ -272,10 +273,18 @@ class WorkloadServer:
         service.task = task
         self._do(self.station.submit(task, now_ns))
 
-    def _answer_check(self, service: _Service) -> None:
-        """Fail the share of checks that is failed of requests; one that stands still is silent."""
+    def _answer_proxy(self, service: _Service, probe: bool) -> None:
+        """Answer a health check or a probe; a server that stands still is silent.
+
+        The share of checks that fails is that of requests.
+        """
         if self.station.speed == 0.0:
             service.silent = True
+            return
+        if probe:
+            self._downstream.ended(FLAG_NONE)
+            told = self.station.load(self._clock.now_ns())
+            service.answer(200, b"x-meshsim-rif: %d\r\nx-meshsim-latency-ns: %d\r\n" % told)
             return
         self._checks += 1
         coin = key_uniform(np.uint64(mix_in(self._check_key, self._checks)))

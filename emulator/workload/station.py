@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import heapq
 
-import numpy as np
-
 from emulator.workload import tasks
 from emulator.workload.caching import ReplicaCache
 from emulator.workload.cores import SharedCores
+from emulator.workload.draws import TaskDraws, coin
+from emulator.workload.estimates import LoadEstimates
 from emulator.workload.gray import GrayFailure
 from emulator.workload.tasks import Action, ActionKind, ProgramStep, Task, TaskQueue
 from meshsim import rng
 from meshsim.state import server
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.topology.compiled import CompiledTopology
-from meshsim.workload.distributions import sample_ns
 
 __all__ = ["REFUSED", "Station"]
 
@@ -60,8 +59,7 @@ class Station:
     def __init__(self, compiled: CompiledTopology, endpoint: int) -> None:
         arrays = compiled.arrays
         row = arrays["endpoints"][endpoint]
-        self._distributions = arrays["distributions"]
-        self._values = arrays["values"]
+        self._draws = TaskDraws(arrays)
         self._programs = [int(step) for step in arrays["programs"][row["workload"]]]
         self._steps = tasks.read_steps(arrays["steps"], arrays["branches"])
         self.concurrency = int(row["concurrency"])
@@ -78,6 +76,7 @@ class Station:
             self.cores = SharedCores(arrays["containers"][container], arrays["nodes"])
         self.cache = ReplicaCache(arrays, row)
         self.gray: GrayFailure | None = None
+        self._estimates = LoadEstimates() if len(arrays["prequal_servers"]) else None
         self._queue = TaskQueue()
         self._running: dict[Task, None] = {}
         self._planned: list[tuple[int, int, int, Task | None, int]] = []
@@ -89,10 +88,6 @@ class Station:
         # In the order of ENDPOINT_RECORD_DTYPE, but for what is at this moment.
         self.requests = self.rejected = self.reneged = self.completed = 0
         self.busy_ns = self.cpu_ns = self.queue_ns = 0
-        # Compiled draws are loaded by their first call, in some 10 ms: no request is to wait.
-        self._coin(Task(0, 0, 0, None), 0)
-        if len(self._distributions):
-            self._draw_ns(0, Task(0, 0, 0, None), 0)
 
     # --- What happens to it ------------------------------------------------------------------
 
@@ -127,11 +122,13 @@ class Station:
         if self.discipline == server.FCFS:
             task.priority = 0
         task.step = self._programs[task.operation]
-        if self.error_rate > 0.0 and self._coin(task, rng.PURPOSE_FAULT << 24) < self.error_rate:
+        if self.error_rate > 0.0 and coin(task.key, rng.PURPOSE_FAULT << 24) < self.error_rate:
             task.step = tasks.END_STEP
             task.status = _FAILED
         elif self.gray is not None:
             self.gray.turn(task)
+        if self._estimates is not None:
+            task.rif, task.arrived_ns = self.busy + self.queued, self._now_ns
         if self._acquire_worker(task):
             self._run(task)
         elif self.queued >= self.queue_limit:
@@ -161,6 +158,18 @@ class Station:
         if self.on_timeout != server.ON_TIMEOUT_CONTINUE and cancels:
             self._stop(task)
         return before + self.advance(now_ns)
+
+    def load(self, now_ns: int) -> tuple[int, int]:
+        """Return requests in flight, and the latency they would give another [model ns].
+
+        Who is asked for the first time begins to remember latencies.  Actions that come due stay
+        for the next call of `advance`.
+        """
+        self._actions = self.advance(now_ns) + self._actions
+        if self._estimates is None:
+            self._estimates = LoadEstimates()
+        rif = self.busy + self.queued
+        return rif, self._estimates.latency_ns(rif)
 
     def set_speed(
         self, speed: float, now_ns: int, shares: tuple[float, float] = (1.0, 1.0)
@@ -240,8 +249,8 @@ class Station:
                 self._end(task)
                 return
             if step.probability < 1.0:
-                coin = self._coin(task, (rng.PURPOSE_BRANCH << 24) + step.ordinal)
-                if coin >= step.probability:
+                uniform = coin(task.key, (rng.PURPOSE_BRANCH << 24) + step.ordinal)
+                if uniform >= step.probability:
                     task.step += 1
                     continue
             if step.kind in (server.STEP_COMPUTE, server.STEP_SLEEP):
@@ -292,6 +301,8 @@ class Station:
             return
         self._release_worker(task)
         self.completed += 1
+        if self._estimates is not None:
+            self._estimates.remember(task.rif, self._now_ns - task.arrived_ns)
         self._answer(task)
 
     def _join(self, branch: Task, parent: Task) -> None:
@@ -354,7 +365,7 @@ class Station:
         self._account()
         self._enqueue(task, at_front=False)
         if self._patience != NO_INDEX:
-            patience_ns = self._draw_ns(self._patience, task, rng.PURPOSE_PATIENCE << 24)
+            patience_ns = self._draws.draw_ns(self._patience, task.key, rng.PURPOSE_PATIENCE << 24)
             self._plan(self._now_ns + patience_ns, _RENEGE, task, task.wake)
 
     def _enqueue(self, task: Task, *, at_front: bool) -> None:
@@ -402,24 +413,12 @@ class Station:
         else:
             self._answer(task)
 
-    # --- Draws -------------------------------------------------------------------------------
-
-    @staticmethod
-    def _coin(task: Task, value: int) -> float:
-        """Return the uniform draw that belongs to `value` of this task."""
-        # Compiled code hands uint64 over as int, and takes a small int for a signed one.
-        return float(rng.key_uniform(np.uint64(rng.mix_in(task.key, value))))
-
-    def _draw_ns(self, distribution: int, task: Task, value: int) -> int:
-        key = np.uint64(rng.mix_in(task.key, value))
-        return int(sample_ns(self._distributions, self._values, distribution, key))
-
     # --- Services ----------------------------------------------------------------------------
 
     def _begin_service(self, task: Task, step: ProgramStep) -> bool:
         """Begin a compute or sleep; return False if it takes no time."""
         ordinal = (rng.PURPOSE_SERVICE << 24) + step.ordinal
-        duration_ns = self._draw_ns(step.distribution, task, ordinal)
+        duration_ns = self._draws.draw_ns(step.distribution, task.key, ordinal)
         if duration_ns == 0:
             return False
         duration_ns = int(duration_ns / task.pace + 0.5)

@@ -63,6 +63,7 @@ class Task:
 
     __slots__ = (
         "abandoned",
+        "arrived_ns",
         "branches",
         "calling",
         "computing",
@@ -75,6 +76,7 @@ class Task:
         "parent",
         "priority",
         "queue_ns",
+        "rif",
         "service_ns",
         "state",
         "status",
@@ -100,6 +102,8 @@ class Task:
         self.computing = False
         self.calling = False
         self.abandoned = False  # the caller is gone
+        self.rif = 0  # requests in flight when it arrived, and when that was
+        self.arrived_ns = 0
         self.entered_ns = 0
         self.finish_ns = 0
         self.work_ns = 0.0  # not yet done, while preempted or paused

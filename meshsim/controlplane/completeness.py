@@ -30,10 +30,18 @@ _WANTED = (
     ("circuit_breakers", ()),
     ("connection_pool", ()),
 )
-#: What a hashing policy needs beside.
-_TABLE_FIELDS: dict[str, tuple[str, ...]] = {
+#: What a policy needs beside.
+_POLICY_FIELDS: dict[str, tuple[str, ...]] = {
     "RING_HASH": ("minimum_ring_size", "maximum_ring_size"),
     "MAGLEV": ("table_size",),
+    "PREQUAL": (
+        "r_probe",
+        "r_remove",
+        "q_rif",
+        "reuse_delta",
+        "probe_max_age",
+        "probe_pool_size",
+    ),
 }
 #: What a cluster with priorities or localities needs.
 _LOCALITY_FIELDS = {
@@ -59,8 +67,6 @@ def _oracles(path: str, policy: ClusterPolicy) -> Iterable[Problem]:
         message = "a live proxy cannot see the queues of servers"
     if balancing == "CLIENT_SIDE_WEIGHTED_ROUND_ROBIN":
         message = "live servers do not report their load"
-    if balancing == "PREQUAL":
-        message = "live servers do not answer probes of their load"
     if message:
         at = f"{path}.load_balancing.policy"
         yield Problem(f"{message}: this is for the simulator only", path=at, found=balancing or "")
@@ -81,7 +87,7 @@ def _open_fields(name: str, policy: ClusterPolicy) -> Iterable[Problem]:
         if stated is None:
             yield Problem("is missing", path=f"clusters.{name}.{block}")
             continue
-        needed = (*fields, *_TABLE_FIELDS.get(getattr(stated, "policy", None) or "", ()))
+        needed = (*fields, *_POLICY_FIELDS.get(getattr(stated, "policy", None) or "", ()))
         for item in needed:
             if getattr(stated, item) is None:
                 yield Problem("is missing", path=f"clusters.{name}.{block}.{item}")

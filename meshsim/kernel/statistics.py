@@ -20,18 +20,13 @@ from meshsim.state.filters import (
     OUTBOUND,
     QUOTA_STATS,
 )
+from meshsim.state.prequal import PREQUAL_STATS
 from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS, open_breakers
 
 __all__ = ["stats"]
 
-#: Ours: Envoy does not probe for load.
-_PROBE_STATS = {
-    "prequal_probes": "probes_total",
-    "prequal_probes_skipped": "probes_skipped",
-    "prequal_random_picks": "random_picks",
-}
 _SIDES = {OUTBOUND: "outbound", INBOUND: "inbound"}
 
 
@@ -97,7 +92,7 @@ def _probe_counts(state: KernelState, proxy: int) -> dict[str, int]:
     """Return what was counted of the probes of a proxy."""
     pools = state.prequal_pools
     own = pools[state.clusters["proxy"][pools["cluster"]] == proxy]
-    counts = {f"outbound.{name}": int(own[field].sum()) for name, field in _PROBE_STATS.items()}
+    counts = {f"outbound.{name}": int(own[field].sum()) for name, field in PREQUAL_STATS.items()}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "PREQUAL_POOL_DTYPE",
     "PREQUAL_RULE_DTYPE",
     "PREQUAL_SERVER_DTYPE",
+    "PREQUAL_STATS",
     "PROBE_DTYPE",
     "PROBE_FLIGHT_DTYPE",
     "RIF_BUCKETS",
@@ -64,6 +65,13 @@ PREQUAL_POOL_DTYPE = np.dtype(
     ],
     align=True,
 )
+
+#: Our counters, as Envoy does not probe for load.
+PREQUAL_STATS = {
+    "prequal_probes": "probes_total",
+    "prequal_probes_skipped": "probes_skipped",
+    "prequal_random_picks": "random_picks",
+}
 
 PROBE_DTYPE = np.dtype(
     [

@@ -106,6 +106,19 @@ SCENARIOS = {
             }
         ],
     },
+    "prequal": {
+        "load_balancing": {"policy": "PREQUAL", "r_probe": 2.3, "probe_pool_size": 4},
+    },
+    "prequal_few": {
+        "load_balancing": {
+            "policy": "PREQUAL",
+            "r_probe": 0.7,
+            "r_remove": 0.4,
+            "probe_max_age": "5ms",
+            "q_rif": 0.5,
+        },
+        "circuit_breakers": {"max_requests": 4},
+    },
     "fault": {
         "routes": [
             {

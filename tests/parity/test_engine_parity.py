@@ -39,7 +39,7 @@ from meshsim.policy import (
     timeout,
     update_merge,
 )
-from meshsim.policy.load_balancing import hash_set
+from meshsim.policy.load_balancing import hash_set, prequal
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import FLAG_NAMES, NO_INDEX
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
@@ -185,7 +185,7 @@ def test_engine_and_kernel_take_the_same_decisions(name):
 
 def engine_counters(engine):
     """Return what filters, circuit breakers and health counted of all clusters, without zeros."""
-    counters = Counter(engine.filter_counters())
+    counters = Counter(engine.filter_counters() | engine.probe_counters())
     for values in engine.counters().values():
         named = {name: values[name] for name in values if name.startswith("circuit_breakers.")}
         counters.update({**named, **{name: values[name] for name in (*OVERFLOWS, *RETRY_STATS)}})
@@ -276,6 +276,7 @@ def test_run_seed_is_the_kernels():
 
 
 POLICIES = (
+    prequal,  # first: what its servers do has names that others have, too
     adaptive_concurrency,
     circuit_breakers,
     custom.decisions,
@@ -327,6 +328,7 @@ def test_the_engine_calls_no_other_policy_function():
         filters,
         holdings,
         picking,
+        probing,
         quotas,
         rate_limit_service,
     )
@@ -352,6 +354,7 @@ def test_the_engine_calls_no_other_policy_function():
             healths,
             holdings,
             picking,
+            probing,
             quotas,
             rate_limit_service,
         )

@@ -97,7 +97,6 @@ def test_what_is_left_open_is_refused():
         ("ORACLE_SHORTEST_QUEUE", "cannot see the queues of servers"),
         ("ORACLE_IDLE_QUEUE", "cannot see the queues of servers"),
         ("CLIENT_SIDE_WEIGHTED_ROUND_ROBIN", "do not report their load"),
-        ("PREQUAL", "do not answer probes"),
     ],
 )
 def test_what_only_the_simulator_can_do_is_refused(policy, message):
