@@ -19,14 +19,16 @@ from typing import Any
 
 from meshsim.errors import Problem
 from meshsim.importers.assembly import Assembly, Branch, ServiceRecord
-from meshsim.importers.registry import Stage, reads
+from meshsim.importers.registry import Stage, not_read_yet, reads
 from meshsim.importers.view import View
 from meshsim.topology.access import Access, ServiceIdentity, read_documents
 from meshsim.topology.access.fields import Remark
+from meshsim.topology.access.kuma import KUMA_KINDS
+from meshsim.topology.access.linkerd import LINKERD_KINDS
 from meshsim.topology.model import Provenance
 from meshsim.yamlfile import field_path
 
-__all__ = ["collect_access", "write_access"]
+__all__ = ["collect_access", "collect_routes_of_servers", "write_access"]
 
 
 @reads(
@@ -37,11 +39,32 @@ __all__ = ["collect_access", "write_access"]
     stage=Stage.ROUTES,
 )
 @reads("networking.k8s.io", "NetworkPolicy", family="kubernetes")
+@reads("cilium.io", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", family="cilium")
+@reads("consul.hashicorp.com", "ServiceIntentions", family="consul")
+@reads("", "service-intentions", family="consul")
+@reads("kuma.io", *KUMA_KINDS, family="kuma")
+@reads("", *KUMA_KINDS, family="kuma")
+@reads("policy.linkerd.io", *LINKERD_KINDS, family="linkerd")
 def collect_access(views: list[View], assembly: Assembly) -> None:
     """Keep the objects for `write_access`, which reads every key of them."""
     for view in views:
         view.ignore_rest()
         assembly.access_views.append(view)
+
+
+@reads("gateway.networking.k8s.io", "HTTPRoute", "GRPCRoute", family="linkerd")
+def collect_routes_of_servers(views: list[View], assembly: Assembly) -> None:
+    """Keep the routes of Linkerd's Servers for `write_access`; say that others are not read."""
+    others = []
+    for view in views:
+        view.ignore_rest()
+        parents = _mappings(_mapping(view.value.get("spec")).get("parentRefs"))
+        if any(parent.get("kind") == "Server" for parent in parents):
+            assembly.access_views.append(view)
+        else:
+            others.append(view.manifest)
+    if others:
+        assembly.findings.notices.append(not_read_yet(others))
 
 
 def write_access(assembly: Assembly, stated: Access) -> None:
@@ -59,16 +82,40 @@ def write_access(assembly: Assembly, stated: Access) -> None:
         for record in assembly.services.values():
             _write_identity(record, assembly)
     _write_stated(stated, assembly)
-    titles = {view.manifest.title: view for view in views}
-    root = stated.root_namespace
-    reading = read_documents([_document(view) for view in views], root_namespace=root)
+    reading = read_documents(
+        [_document(view) for view in views],
+        root_namespace=stated.root_namespace,
+        default_intention=stated.default_intention,
+    )
     for remark in reading.remarks:
         _report(remark, views[remark.document], assembly)
     branch = assembly.root("access")
     for policy in reading.policies:
-        _append(branch, "policies", policy, titles[policy.name].place())
+        place = _place_of(policy.name, views)
+        unknown = [name for name in policy.selector.services if name not in assembly.services]
+        if unknown:
+            message = f"the manifests have no service {unknown[0]}; left out"
+            assembly.findings.notices.append(f"{place.file}:{place.line}: {policy.name}: {message}")
+        else:
+            _append(branch, "policies", policy, place)
     for mode in reading.peer_authentication:
-        _append(branch, "peer_authentication", mode, titles[mode.name].place())
+        _append(branch, "peer_authentication", mode, _place_of(mode.name, views))
+
+
+def _place_of(name: str, views: list[View]) -> Provenance:
+    """Return the place of the object that a policy is named after, or that it is a default.
+
+    A policy may be a part of its object: its name then goes on behind the object's.  Objects of
+    Kuma and of the whole cluster are named without a namespace.
+    """
+    found: dict[str, View] = {}
+    for view in views:
+        kind, own_name = view.manifest.kind, view.manifest.name
+        found |= {title: view for title in (view.manifest.title, f"{kind} {own_name}")}
+    for title in sorted(found, key=len, reverse=True):
+        if title in name:
+            return found[title].place()
+    return Provenance(default=name)
 
 
 def _write_stated(stated: Access, assembly: Assembly) -> None:

@@ -1,9 +1,11 @@
-"""Kubernetes manifests out of a folder: which documents there are, and what each of them is.
+"""Manifests out of a folder: which documents there are, and what each of them is.
 
 Rule: every ``.yaml``, ``.yml`` and ``.json`` file below the folder is read, in the order of its
 path, and every document of it; ``kind: List`` is its items.  A manifest is identified by
 (group, kind, namespace, name): the version is ignored, a missing namespace is ``default``.  If
 one identity appears twice the last one wins, as with ``kubectl apply``, and the reader is told.
+What meshes know beside Kubernetes has an identity of its own form: Kuma's ``type`` and ``name``,
+Consul's ``Kind`` and ``Name``.
 Files whose name starts with a dot, and YAML that is no manifest, are left out, the latter with
 a notice.  All unreadable files are reported together.
 
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from meshsim.errors import ConfigError, Problem
+from meshsim.topology.access.reading import OWN_KINDS
 from meshsim.yamlfile import Document, FieldPath, capped, read_yaml
 
 __all__ = ["FILES_MAX", "Manifest", "read_manifests"]
@@ -130,6 +133,22 @@ def read_manifests(
     return list(found.values()), notices
 
 
+def _own_form(value: Any) -> tuple[str, str, str] | None:
+    """Return kind, namespace and name of an object in a mesh's own form, None if it has none.
+
+    Kuma's have ``type`` and ``name``, Consul's config entries ``Kind`` and ``Name``, and neither
+    has an ``apiVersion``.
+    """
+    if not isinstance(value, dict) or "apiVersion" in value:
+        return None
+    for kind_key, name_key in (("type", "name"), ("Kind", "Name")):
+        kind, name = value.get(kind_key), value.get(name_key)
+        if kind in OWN_KINDS and isinstance(name, str) and name:
+            namespace = value.get("Namespace")
+            return kind, namespace if isinstance(namespace, str) else "default", name
+    return None
+
+
 def _files(directory: Path, leave_out: set[Path]) -> list[Path]:
     """Return the files to read, sorted; raises `ConfigError` if there are none or too many."""
     if directory.is_file():
@@ -162,6 +181,10 @@ def _manifests(
     """Yield the manifests of one document, the items of a list one by one."""
     kind = value.get("kind") if isinstance(value, dict) else None
     version = value.get("apiVersion") if isinstance(value, dict) else None
+    own = _own_form(value)
+    if own is not None:
+        yield Manifest("", *own, value, document, path)
+        return
     if not isinstance(kind, str) or not isinstance(version, str):
         line = document.positions.get(path, (0, 0))[0]
         notices.append(f"{document.file}:{line}: not a Kubernetes manifest; left out")

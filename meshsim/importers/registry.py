@@ -9,7 +9,7 @@ is told to the user as not read yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,7 +17,7 @@ from meshsim.importers.assembly import Assembly
 from meshsim.importers.documents import Manifest
 from meshsim.importers.view import View
 
-__all__ = ["Reader", "Stage", "ignores", "read_all", "reads"]
+__all__ = ["Reader", "Stage", "ignores", "not_read_yet", "read_all", "reads"]
 
 Reader = Callable[[list[View], Assembly], None]
 
@@ -95,7 +95,11 @@ def read_all(manifests: list[Manifest], assembly: Assembly) -> set[str]:
     assembly.findings.report_unread()
     for kind, of_kind in by_kind.items():
         if kind not in _READERS and kind not in _IGNORED:
-            places = ", ".join(manifest.place() for manifest in of_kind)
-            group = kind[0] or "core"
-            assembly.findings.notices.append(f"not read yet: {kind[1]} ({group}) in {places}")
+            assembly.findings.notices.append(not_read_yet(of_kind))
     return families
+
+
+def not_read_yet(manifests: Sequence[Manifest]) -> str:
+    """Return the notice that manifests of one kind are not read."""
+    places = ", ".join(manifest.place() for manifest in manifests)
+    return f"not read yet: {manifests[0].kind} ({manifests[0].group or 'core'}) in {places}"

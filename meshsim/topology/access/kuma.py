@@ -28,8 +28,10 @@ from meshsim.topology.access.model import (
     WorkloadSelector,
 )
 
-__all__ = ["KumaObject", "read_permissions"]
+__all__ = ["KUMA_KINDS", "KumaObject", "read_permissions"]
 
+#: Kinds that are read, all together.
+KUMA_KINDS = ("Mesh", "MeshTrafficPermission", "TrafficPermission")
 _FILTER = "kuma"
 #: Targets, the widest first.
 _TARGETS = ("Mesh", "MeshGateway", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane")

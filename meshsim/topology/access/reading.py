@@ -14,7 +14,7 @@ from typing import Any
 from meshsim.topology.access.consul import read_intentions
 from meshsim.topology.access.fields import Fields, Remark
 from meshsim.topology.access.istio import read_authorization_policy, read_peer_authentication
-from meshsim.topology.access.kuma import KumaObject, read_permissions
+from meshsim.topology.access.kuma import KUMA_KINDS, KumaObject, read_permissions
 from meshsim.topology.access.linkerd import LINKERD_KINDS, LinkerdObject, read_servers
 from meshsim.topology.access.model import (
     AccessPolicy,
@@ -23,7 +23,7 @@ from meshsim.topology.access.model import (
 )
 from meshsim.topology.access.network import read_cilium_policy, read_network_policy
 
-__all__ = ["AccessReading", "read_documents"]
+__all__ = ["OWN_KINDS", "AccessReading", "read_documents"]
 
 #: Family by kind, and the API groups that the kind may have.
 _KINDS: dict[tuple[str, str], str] = {
@@ -34,14 +34,14 @@ _KINDS: dict[tuple[str, str], str] = {
     ("cilium.io", "CiliumClusterwideNetworkPolicy"): "network",
     ("consul.hashicorp.com", "ServiceIntentions"): "consul",
     ("", "service-intentions"): "consul",
-    **{
-        (group, kind): "kuma"
-        for group in ("kuma.io", "")
-        for kind in ("Mesh", "MeshTrafficPermission", "TrafficPermission")
-    },
+    **{(group, kind): "kuma" for group in ("kuma.io", "") for kind in KUMA_KINDS},
     **{("policy.linkerd.io", kind): "linkerd" for kind in LINKERD_KINDS},
     **{("gateway.networking.k8s.io", kind): "linkerd" for kind in ("HTTPRoute", "GRPCRoute")},
 }
+
+
+#: Kinds that have a form of their own beside Kubernetes'.
+OWN_KINDS = tuple(kind for group, kind in _KINDS if not group)
 
 
 @dataclass

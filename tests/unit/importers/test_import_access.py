@@ -144,3 +144,170 @@ def test_the_tutorial_of_istio_opens_one_door_after_the_other(
     assert allowed(3, "productpage", "details")
     assert not allowed(3, "browse", "details")
     assert not allowed(3, "productpage", "reviews")
+
+
+# --- Objects of other families --------------------------------------------------------------
+
+TWO = """\
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec: {selector: {app: front}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: front}
+spec:
+  template:
+    metadata: {labels: {app: front, tier: edge}}
+    spec: {serviceAccountName: front}
+"""
+CONSUL = """\
+apiVersion: consul.hashicorp.com/v1alpha1
+kind: ServiceIntentions
+metadata: {name: to-web}
+spec:
+  destination: {name: web}
+  sources:
+    - {name: front, permissions: [{action: allow, http: {pathPrefix: /shop, methods: [GET]}}]}
+    - {name: "*", action: deny}
+"""
+CONSUL_OWN = """\
+Kind: service-intentions
+Name: web
+Sources:
+  - {Name: front, Permissions: [{Action: allow, HTTP: {PathPrefix: /shop, Methods: [GET]}}]}
+  - {Name: "*", Action: deny}
+"""
+LINKERD = """\
+apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: web-http}
+spec: {podSelector: {matchLabels: {app: web}}, port: 8080}
+---
+apiVersion: policy.linkerd.io/v1beta3
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: web-http, kind: Server, group: policy.linkerd.io}]
+  rules: [{matches: [{path: {type: PathPrefix, value: /shop}, method: GET}]}]
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: MeshTLSAuthentication
+metadata: {name: of-front}
+spec: {identityRefs: [{kind: ServiceAccount, name: front}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: front-may-shop}
+spec:
+  targetRef: {group: policy.linkerd.io, kind: HTTPRoute, name: shop}
+  requiredAuthenticationRefs:
+    - {group: policy.linkerd.io, kind: MeshTLSAuthentication, name: of-front}
+"""
+KUMA = """\
+apiVersion: kuma.io/v1alpha1
+kind: Mesh
+metadata: {name: default}
+spec: {mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}}
+---
+apiVersion: kuma.io/v1alpha1
+kind: MeshTrafficPermission
+metadata: {name: from-front, namespace: kuma-system}
+spec:
+  targetRef: {kind: MeshSubset, tags: {app: web}}
+  from: [{targetRef: {kind: MeshSubset, tags: {app: front}}, default: {action: Allow}}]
+"""
+KUMA_OWN = """\
+type: Mesh
+name: default
+mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}
+---
+type: MeshTrafficPermission
+name: from-front
+mesh: default
+spec:
+  targetRef: {kind: MeshSubset, tags: {app: web}}
+  from: [{targetRef: {kind: MeshSubset, tags: {app: front}}, default: {action: Allow}}]
+"""
+CILIUM = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+    - fromEndpoints: [{matchLabels: {tier: edge}}]
+      toPorts:
+        - ports: [{port: "8080", protocol: TCP}]
+          rules: {http: [{method: GET, path: /shop}]}
+"""
+NETWORK = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: edge-only}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [{from: [{podSelector: {matchLabels: {tier: edge}}}]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("objects", "looks_at_http", "rule"),
+    [
+        (CONSUL, True, "ServiceIntentions default/to-web"),
+        (CONSUL_OWN, True, "service-intentions default/web"),
+        (LINKERD, True, "AuthorizationPolicy default/front-may-shop"),
+        (KUMA, False, "MeshTrafficPermission from-front"),
+        (KUMA_OWN, False, "MeshTrafficPermission from-front"),
+        (CILIUM, True, "CiliumNetworkPolicy default/shop"),
+        (NETWORK, False, "NetworkPolicy default/edge-only"),
+    ],
+    ids=["consul", "consul own", "linkerd", "kuma", "kuma own", "cilium", "kubernetes"],
+)
+def test_every_family_decides_from_a_folder(
+    load: Load, objects: str, looks_at_http: bool, rule: str
+) -> None:
+    closed = "access: {default_intention: DENY}\n"  # of Consul
+    topology = load(TWO, objects, traffic=TRAFFIC + closed)
+    allowed = can_i(topology, "front", "web", path="/shop")
+    assert allowed.allowed, str(allowed)
+    assert rule in str(allowed)
+    other = can_i(topology, "front", "web", path="/admin", method="PUT")
+    assert other.allowed == (not looks_at_http), str(other)
+    stranger = can_i(topology, "all", "web", path="/shop")
+    assert not stranger.allowed, str(stranger)
+    for number, policy in enumerate(topology.access.policies):
+        place = topology.provenance[f"access.policies[{number}]"]
+        assert place.file.endswith("b1.yaml") or place.default == policy.name != rule
+    assert not [notice for notice in topology.notices if "not read yet" in notice]
+
+
+def test_routes_that_are_of_no_server_are_told(load: Load) -> None:
+    route = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: outside}
+spec: {parentRefs: [{name: gateway}]}
+"""
+    topology = load(LINKERD, route, traffic=TRAFFIC)
+    (notice,) = [notice for notice in topology.notices if "not read yet" in notice]
+    assert notice.endswith("b1.yaml:1")
+    assert not [p for p in topology.access.policies if "outside" in p.name]
+
+
+def test_an_intention_for_a_service_that_is_not_there_is_told(load: Load) -> None:
+    topology = load(TWO, CONSUL.replace("{name: web}", "{name: elsewhere}"), traffic=TRAFFIC)
+    assert [p.name for p in topology.access.policies] == ["Consul's default policy (allow)"]
+    told = [notice for notice in topology.notices if "no service elsewhere" in notice]
+    assert len(told) == 2
+    assert "b1.yaml:1: intention front -> elsewhere" in told[0]
+
+
+def test_what_consul_does_without_an_intention_is_stated(load: Load) -> None:
+    other = CONSUL.replace("{name: web}", "{name: front}")
+    assert can_i(load(TWO, other, traffic=TRAFFIC), "all", "web").allowed
+    closed = load(TWO, other, traffic=TRAFFIC + "access: {default_intention: DENY}\n")
+    refused = can_i(closed, "all", "web")
+    assert "Consul's default policy (deny)" in str(refused)
+    assert not refused.allowed
