@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from meshsim.topology.compiled import CompiledTopology, compile_topology
 from meshsim.topology.model import Topology
 from meshsim.topology.profile import MeshProfile
 from meshsim.topology.rates import class_rate
+from meshsim.topology.releases import as_counted, release_of
 from meshsim.topology.validate import validated
 from meshsim.units import NS_PER_S, to_ns
 
@@ -234,7 +236,10 @@ class _Runs:
         for process in self.processes:
             env.process(process(env, control))
         self._run(kernel, env)
-        return kernel.record()
+        record = kernel.record()
+        release = release_of(self.compiled.topology.envoy_release)
+        named = {proxy: as_counted(counts, release) for proxy, counts in record.stats.items()}
+        return replace(record, stats=named)
 
     def _run(self, kernel: engine.Kernel, env: MeshEnvironment) -> None:
         window_ns = 0

@@ -23,6 +23,7 @@ from meshsim.state.filters import FAULT_STATS, LIMIT_STATS, QUOTA_STATS
 from meshsim.state.prequal import PREQUAL_STATS
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
 from meshsim.topology.model import Topology
+from meshsim.topology.releases import as_counted, release_of
 from meshsim.units import NS_PER_S, format_duration
 
 __all__ = ["result_of"]
@@ -51,7 +52,7 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
         ended_ns=outcome.ended_ns,
         limit=limit,
         wall_s=outcome.real_s,
-        stats=_stats(outcome),
+        stats=_stats(outcome, plan.compiled.topology),
     )
     facts = _facts(plan, outcome, record.counters)
     _check_picks(facts)
@@ -65,9 +66,10 @@ def result_of(plan: Plan, outcome: Outcome) -> Result:
     )
 
 
-def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
+def _stats(outcome: Outcome, topology: Topology) -> dict[str, dict[str, int]]:
     """Return the counters of every proxy that the simulator has too, as it names them."""
     found: dict[str, dict[str, int]] = {}
+    release = release_of(topology.envoy_release)
     for report in outcome.reports.values():
         for proxy, counters in report["counters"].items():
             # A gateway has one side only.
@@ -77,7 +79,7 @@ def _stats(outcome: Outcome) -> dict[str, dict[str, int]]:
             }
             counts = {name: count for name, count in named.items() if name in _STATS and count}
             if counts:
-                found[proxy] = counts
+                found[proxy] = as_counted(counts, release)
     return found
 
 

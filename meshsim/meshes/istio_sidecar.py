@@ -57,6 +57,7 @@ _CLUSTER_SOURCE = "Istio default (pilot/pkg/networking/core/cluster_traffic_poli
 PROFILE = MeshProfile(
     name="istio-sidecar",
     sidecars=True,
+    envoy_release="1.40",
     cost=ProxyCost(
         pass_ns=27_000,
         wakeup_ns=48_500,

@@ -25,6 +25,7 @@ envoyproxy/envoy source/common/router/config_impl.cc (no route: 404).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from meshsim.meshes.defaults import (
@@ -62,6 +63,7 @@ from meshsim.topology.model import (
     WeightedCluster,
 )
 from meshsim.topology.profile import MeshProfile
+from meshsim.topology.releases import always_ejects_one, release_of
 from meshsim.units import NS_PER_S
 
 __all__ = ["fill"]
@@ -74,6 +76,7 @@ _EJECTION_TIME_MAX_NS = 300 * NS_PER_S
 _EJECTION_TIME = Default(
     None, "Envoy default (outlier_detection.proto: 300 s, or base_ejection_time if longer)"
 )
+_ALWAYS_ONE = Default(True, "Envoy before 1.28: one host may always be ejected")
 _ITSELF = Default(None, "default: the service itself")
 _NO_MERGING = Default(0, "default with failure accrual: Linkerd merges no changes of health")
 _NO_PANIC = Default(0.0, "default with failure accrual: Linkerd does not panic")
@@ -123,12 +126,20 @@ def fill(topology: Topology, profile: MeshProfile, defaults: PolicyDefaults) -> 
         origin = ""
     if not profile.sidecars:
         stated = _without_inbound(stated, profile.name, notices)
+    release = topology.envoy_release or profile.envoy_release
+    if topology.envoy_release is None and release is not None:
+        said = f"profile {profile.name}: the release that its costs were measured on"
+        provenance["envoy_release"] = Provenance(default=said)
+    if always_ejects_one(release_of(release)):
+        block = {**defaults.outlier_detection, "always_eject_one_host": _ALWAYS_ONE}
+        defaults = replace(defaults, outlier_detection=block)
     filler = _Filler(defaults, provenance, notices, _high_priority(stated))
     policies = {
         name: filler.service(name, stated.get(name, ServicePolicy())) for name in topology.services
     }
     update = {
         "policies": policies,
+        "envoy_release": release,
         "policy_origin": origin,
         "provenance": provenance,
         "notices": tuple(dict.fromkeys(notices)),

@@ -77,6 +77,7 @@ from meshsim.topology.policies import (
     Thresholds,
     WeightedCluster,
 )
+from meshsim.topology.releases import RELEASE_PATTERN
 from meshsim.topology.subsets import SubsetConfig, SubsetSelector
 from meshsim.topology.traffic import (
     Arrivals,
@@ -393,6 +394,11 @@ class Topology(Model):
     question: str = ""
     references: tuple[str, ...] = ()
     mesh: str = "istio-sidecar"
+    envoy_release: str | None = Field(
+        default=None,
+        pattern=RELEASE_PATTERN,
+        description="of the proxies, e.g. 1.36: names of counters and defaults go by it",
+    )
     network: Network = Network()
     nodes: dict[str, Node] = Field(default_factory=dict)
     services: dict[str, Service] = Field(min_length=1)

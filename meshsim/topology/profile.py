@@ -56,6 +56,8 @@ class MeshProfile:
     request_ns : int
         CPU that an application's server spends on each request beside the steps of its
         operation [ns]: it occupies the worker.
+    envoy_release : str, optional
+        Of its proxies, if they are Envoys (`meshsim.topology.releases`).
     """
 
     name: str
@@ -63,3 +65,4 @@ class MeshProfile:
     cost: ProxyCost
     references: tuple[str, ...] = ()
     request_ns: int = 0
+    envoy_release: str | None = None

@@ -42,6 +42,7 @@ from meshsim.state.health import (
     CHECK_TIMEOUT,
 )
 from meshsim.topology.model import ClusterPolicy, Route
+from meshsim.topology.releases import as_counted
 
 #: The service that is called; its cluster has the same name.
 SERVICE = "b"
@@ -388,8 +389,8 @@ def _filled(policy):
     return policy.model_copy(update=update)
 
 
-def play_meshsim(scenario):
-    """Play on our engine, in virtual time."""
+def play_meshsim(scenario, release=(1, 40)):
+    """Play on our engine, in virtual time; counters have the names of a release of Envoy."""
     members = {name: scenario.endpoints_of(name) for name in scenario.policies}
     policies = {name: _filled(policy) for name, policy in scenario.policies.items()}
     told = configuration(policies, members, {SERVICE: scenario.table})
@@ -399,5 +400,6 @@ def play_meshsim(scenario):
     mesh.run()
     counters = Counter(engine.filter_counters())
     for name, counts in engine.counters().items():
-        counters.update({f"{name}.{key}": value for key, value in counts.items()})
+        named = as_counted(counts, release[:2])
+        counters.update({f"{name}.{key}": value for key, value in named.items()})
     return Played(sorted(mesh.answers), mesh.visits, counters)

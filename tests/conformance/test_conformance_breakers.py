@@ -18,11 +18,8 @@ CONNECTIONS = ("upstream_rq_total", "upstream_cx_total")
 RETRIES = ("upstream_rq_total", "upstream_rq_retry", "upstream_rq_retry_overflow")
 
 
-def overflows(referee, played):
-    """Count refused requests: by kind since 1.39; before that Envoy has one counter for both."""
-    names = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
-    counts = played.of(*names)
-    return sum(counts.values()) if referee.release < (1, 39) else counts
+#: Counters of refused requests; releases before 1.39 have the first alone.
+REFUSED = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
 
 
 def works(endpoint, number, tries):
@@ -48,11 +45,10 @@ def spaced(count, first_s=0.0, gap_s=0.01):
 
 def compare(referee, rule, scenario, counters):
     """Hold that outcomes, overflows and `counters` are equal."""
-    envoy, ours = play_envoy(referee.binary, scenario), play_meshsim(scenario)
+    envoy, ours = play_envoy(referee.binary, scenario), play_meshsim(scenario, referee.release)
     workers = scenario.workers
     referee.equal(f"{rule}: outcomes", envoy.outcomes(), ours.outcomes(), workers)
-    counts = [overflows(referee, played) for played in (envoy, ours)]
-    referee.equal(f"{rule}: overflows", *counts, workers)
+    referee.equal(f"{rule}: overflows", envoy.of(*REFUSED), ours.of(*REFUSED), workers)
     referee.equal(f"{rule}: counters", envoy.of(*counters), ours.of(*counters), workers)
 
 
@@ -95,13 +91,10 @@ def test_each_worker_may_have_its_first_connection(referee, workers):
     referee.bounded("max_connections 1: connections", *opened, 1, workers, workers)
 
 
-def test_where_refused_requests_are_counted(referee, request):
-    if referee.release < (1, 39):
-        reason = "the engine counts as releases since 1.39 do: upstream_rq_active_overflow"
-        request.applymarker(pytest.mark.xfail(reason=reason))
+def test_where_refused_requests_are_counted(referee):
     scenario = limited(spaced(20), max_requests=5)
-    names = ("upstream_rq_pending_overflow", "upstream_rq_active_overflow")
-    counts = [p.of(*names) for p in (play_envoy(referee.binary, scenario), play_meshsim(scenario))]
+    played = play_envoy(referee.binary, scenario), play_meshsim(scenario, referee.release)
+    counts = [one.of(*REFUSED) for one in played]
     referee.equal("max_requests 5 of 20: name of the counter", *counts)
 
 
