@@ -50,6 +50,10 @@ _MS = 1_000_000
 _PLAIN, _GROUPED, _BY_SUBSET, _HASHED = "service", "grouped", "labelled", "hashed"
 _PROBED = "probed"
 _LIMIT = {"token_bucket": {"max_tokens": 9, "tokens_per_fill": 9, "fill_interval": "1s"}}
+_TOLD = {
+    "token_bucket": {"max_tokens": 1, "fill_interval": "1h"},
+    "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+}
 
 
 def rehearse() -> None:
@@ -150,10 +154,6 @@ def _filtered_route() -> Route:
             },
         }
     )
-    told = {
-        "token_bucket": {"max_tokens": 1, "fill_interval": "1h"},
-        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
-    }
 
 
 def _configuration() -> ProxyConfiguration:
@@ -193,7 +193,7 @@ def _configuration() -> ProxyConfiguration:
         endpoints=dict.fromkeys(clusters, (address,)),
         routes=dict.fromkeys(clusters, (route,)),
         listener=ListenerPolicy(
-            rate_limit=LocalRateLimit.model_validate(told),
+            rate_limit=LocalRateLimit.model_validate(_TOLD),
             adaptive_concurrency=_filled(
                 AdaptiveConcurrency,
                 concurrency_limit_params=_filled(ConcurrencyLimitParams),
