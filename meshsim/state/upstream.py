@@ -122,7 +122,7 @@ CLUSTER_CONFIG_DTYPE = np.dtype(
         ("custom_learn", "i8"),
         ("custom_admit", "i8"),
         ("locality", "i4"),  # LOCALITY_CONFIG; NO_INDEX: its members are not grouped
-        ("distinct_choices", "i4"),  # oracles: 1: the second of two draws is another
+        ("distinct_choices", "i4"),  # oracles: 1: draws without replacement
         ("view_interval_ns", "i8"),  # ORACLE_STALE_QUEUE: between two looks at the loads
     ],
     align=True,

@@ -59,6 +59,7 @@ __all__ = [
     "quantile_intervals_ns",
     "ratio_interval",
     "ratio_intervals",
+    "sample_bounding_quantile",
     "t_quantile",
     "wilson_interval",
 ]
@@ -268,6 +269,30 @@ def jackknife_values(histograms: npt.NDArray[np.integer], q: float) -> _FloatArr
         pooled - histograms, q
     )
     return values
+
+
+def sample_bounding_quantile(q: float, confidence: float = CONFIDENCE) -> int:
+    """Return the size of the least sample whose largest value bounds a quantile.
+
+    All n independent values lie below the `q` quantile with probability q^n, so that the
+    largest is a one-sided bound of it if 1 - q^n reaches the confidence, whatever the law.
+
+    Parameters
+    ----------
+    q, confidence : float
+        Strictly between 0 and 1.
+
+    References
+    ----------
+    S. S. Wilks, "Determination of sample sizes for setting tolerance limits", Annals of
+    Mathematical Statistics 12 (1941).
+
+    Examples
+    --------
+    >>> sample_bounding_quantile(0.99)
+    299
+    """
+    return math.ceil(math.log1p(-confidence) / math.log(q))
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = CONFIDENCE) -> Interval:

@@ -318,9 +318,6 @@ def _load_balancing(path: FieldPath, element: model.LoadBalancing) -> Iterator[F
         # Envoy, client_side_weighted_round_robin.proto: at least 100 ms.
         found = format_duration(update_ns)
         yield Finding((*path, "weight_update_period"), "too short", found, "at least 100ms")
-    if element.distinct_choices and element.choice_count not in (None, 2):
-        found = str(element.choice_count)
-        yield Finding((*path, "choice_count"), "distinct choices are two", found, "2")
     if element.policy == "ORACLE_STALE_QUEUE" and not element.view_interval:
         message = "a stale view has an interval; without one, say ORACLE_SHORTEST_QUEUE"
         yield Finding((*path, "view_interval"), message)

@@ -271,7 +271,7 @@ class LoadBalancing(Model):
         default=None, ge=0, le=1000, description="PREQUAL: the delta of the paper's b_reuse"
     )
     distinct_choices: Boolean | None = Field(
-        default=None, description="oracles: draw two different hosts; needs choice_count 2"
+        default=None, description="oracles: draw choice_count different hosts"
     )
     view_interval: Duration | None = Field(
         default=None, description="ORACLE_STALE_QUEUE: between two looks at all loads"

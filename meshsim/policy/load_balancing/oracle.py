@@ -19,6 +19,7 @@ Rules, with the load of a server being its requests in service and in queue:
 
 References
 ----------
+Knuth, "The Art of Computer Programming", volume 2, 3.4.2, algorithm S (distinct draws).
 Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 12 (2001);
 "How useful is old information?", IEEE TPDS 11 (2000).
 Lu, Xie, Kliot, Geller, Larus, Greenberg, "Join-idle-queue", Performance Evaluation 68 (2011).
@@ -72,20 +73,7 @@ def _seen_load(hosts: Any, host: int, endpoints: Any, views: Any, stale: bool) -
 
 
 @kernel_jit
-def _other(hosts: Any, members: Any, start: int, count: int, first: int, rng: Any) -> int:
-    """Draw a selectable member other than `first`, or `first` if there is none.  O(n)."""
-    others = random_pick.count_selectable(hosts, members, start, count) - 1
-    if others < 1:
-        return first
-    rank = next_index(rng, others)
-    position = random_pick.selectable_at(hosts, members, start, count, rank)
-    if position >= first:
-        position = random_pick.selectable_at(hosts, members, start, count, rank + 1)
-    return position
-
-
-@kernel_jit
-def _shortest_of_all(
+def _shortest_of_distinct(
     hosts: Any,
     members: Any,
     start: int,
@@ -93,9 +81,16 @@ def _shortest_of_all(
     endpoints: Any,
     views: Any,
     stale: bool,
+    choice_count: int,
     rng: Any,
 ) -> int:
-    """Pick uniformly among the selectable members with the least load."""
+    """Pick uniformly among the least loaded of `choice_count` distinct members, or of all (0).
+
+    O(n): a member that comes up while w are still wanted and m still to come is one of the
+    drawn with probability w / m, so that all sets are equally likely.
+    """
+    coming = random_pick.count_selectable(hosts, members, start, count)
+    wanted = choice_count if choice_count > 0 else coming
     picked = NO_HOST
     least = 0
     tied = 0
@@ -103,6 +98,11 @@ def _shortest_of_all(
         host = members[start + position]
         if hosts["healthy"][host] == 0:
             continue
+        drawn = wanted >= coming or next_index(rng, coming) < wanted
+        coming -= 1
+        if not drawn:
+            continue
+        wanted -= 1
         load = _seen_load(hosts, host, endpoints, views, stale)
         if picked == NO_HOST or load < least:
             picked = position
@@ -112,6 +112,8 @@ def _shortest_of_all(
             tied += 1
             if next_index(rng, tied) == 0:
                 picked = position
+        if wanted == 0:
+            break
     return picked
 
 
@@ -147,7 +149,8 @@ def pick_shortest(
     choice_count : int
         Number of draws; 0: look at all members.
     distinct : bool
-        Whether the second of two draws is another than the first.
+        Whether the draws are without replacement; of those tied for the least one is then
+        drawn too, as their order says nothing.
     rng : ndarray[uint64], shape (2,)
         Advanced in place.
 
@@ -156,17 +159,16 @@ def pick_shortest(
     int
         Position in [0, count), or `NO_HOST`.
     """
-    if choice_count == 0:
-        return _shortest_of_all(hosts, members, start, count, endpoints, views, stale, rng)
+    if distinct or choice_count == 0:
+        return _shortest_of_distinct(
+            hosts, members, start, count, endpoints, views, stale, choice_count, rng
+        )
     picked = random_pick.pick(hosts, members, start, count, rng)
     if picked == NO_HOST:
         return NO_HOST
     least = _seen_load(hosts, members[start + picked], endpoints, views, stale)
     for _ in range(choice_count - 1):
-        if distinct:
-            position = _other(hosts, members, start, count, picked, rng)
-        else:
-            position = random_pick.pick(hosts, members, start, count, rng)
+        position = random_pick.pick(hosts, members, start, count, rng)
         load = _seen_load(hosts, members[start + position], endpoints, views, stale)
         if load < least:
             picked = position

@@ -113,6 +113,16 @@ def test_two_distinct_draws_never_keep_the_busiest():
     assert made.shortest(distinct=True) == 0
 
 
+def test_three_distinct_draws_leave_one_of_four_out():
+    # The idlest is left out a quarter of the time, and then the next one has the least.
+    made = Servers([2, 0, 3, 1])
+    assert made.share(choices=3, distinct=True) == pytest.approx([0, 3 / 4, 0, 1 / 4], abs=0.022)
+    even = Servers([1, 1, 1, 1])
+    assert even.share(choices=3, distinct=True) == pytest.approx([1 / 4] * 4, abs=0.022)
+    made.hosts["healthy"][1] = 0
+    assert {made.shortest(choices=9, distinct=True) for _ in range(100)} == {3}
+
+
 def test_all_are_looked_at_and_ties_are_drawn():
     made = Servers([2, 1, 1, 5])
     assert made.share(choices=0) == pytest.approx([0, 0.5, 0.5, 0], abs=0.022)
