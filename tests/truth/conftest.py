@@ -32,12 +32,16 @@ def pytest_generate_tests(metafunc):
     if "truth_case" not in metafunc.fixturenames:
         return
     path = metafunc.config.getoption("--cases", None) or OPEN_CASES
+    try:
+        cases = read_cases(path)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--cases: {error}") from error
     patient = pytest.mark.timeout(3600)
     parameters = [
         pytest.param(
             case, id=case.id, marks=[patient] if is_cheap(case) else [patient, pytest.mark.slow]
         )
-        for case in read_cases(path)
+        for case in cases
     ]
     metafunc.parametrize("truth_case", parameters)
 

@@ -6,7 +6,7 @@ of one scenario.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ class Case:
 
     id: str
     kind: str
-    model: str
-    params: dict[str, Any]
     metric: str
     expected: Any
     tolerance: dict[str, Any]
-    level: str
+    params: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    level: str = ""
     notes: str = ""
 
     @property
@@ -53,12 +53,22 @@ def seed_of(*parts: int) -> int:
 
 
 def read_cases(path: Path = OPEN_CASES) -> list[Case]:
-    """Return the cases of a file, in its order."""
+    """Return the cases of a file, in its order.
+
+    Raises
+    ------
+    ValueError
+        If it is no file of cases.
+    """
     document = json.loads(Path(path).read_text())
-    if document.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {document.get('schema')!r}, expected {SCHEMA!r}")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: no file of schema {SCHEMA!r}")
     fields = Case.__dataclass_fields__
-    return [
-        Case(**{name: entry[name] for name in fields if entry.get(name) is not None})
-        for entry in document["cases"]
-    ]
+    cases = []
+    for number, entry in enumerate(document["cases"]):
+        stated = {name: entry[name] for name in fields if entry.get(name) is not None}
+        missing = {"id", "kind", "metric", "expected", "tolerance"} - stated.keys()
+        if missing:
+            raise ValueError(f"{path}: case {number} states no {', '.join(sorted(missing))}")
+        cases.append(Case(**stated))
+    return cases

@@ -28,6 +28,7 @@ from meshsim.state.record import SEGMENT_STARTS, SPAN_DTYPE, WINDOW_COUNT, WINDO
 from meshsim.stats.histogram import BIN_COUNT, bin_bounds_ns
 from meshsim.topology.compiled import CompiledTopology, compile_topology
 from meshsim.topology.model import Topology
+from meshsim.topology.profile import MeshProfile
 from meshsim.topology.validate import validated
 from meshsim.units import NS_PER_S
 
@@ -202,10 +203,10 @@ class SpanRuns:
         return self.count, sums[:, 0], sums[:, 1]
 
 
-def compiled(topology: Topology) -> CompiledTopology:
-    """Return a scenario as the kernel takes it."""
+def compiled(topology: Topology, mesh: MeshProfile | None = None) -> CompiledTopology:
+    """Return a scenario as the kernel takes it, with proxies other than its mesh's, if said."""
     resolved = resolve(validated(topology))
-    return compile_topology(resolved, profile(resolved.mesh))
+    return compile_topology(resolved, mesh or profile(resolved.mesh))
 
 
 def side_by_side(work: Callable[[int], Any], count: int) -> list[Any]:
@@ -404,7 +405,7 @@ def _by_second(
     """Run one replication of `seconds`, all of it in one window, and look at each of them."""
     kernel = Kernel(scenario, seed, number, seconds * NS_PER_S, rows_max=_QUEUED_MAX)
     env = MeshEnvironment(kernel)
-    control = MeshControl(kernel)
+    control = MeshControl(kernel, env)
     for fault in scenario.topology.faults:
         env.process(fault_process(env, control, fault))
     for second in range(1, seconds + 1):

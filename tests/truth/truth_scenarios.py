@@ -7,7 +7,7 @@ import numpy as np
 from truth_cases import Case
 from truth_metrics import needs_spans, quantile_of, reader_of
 from truth_runs import FIRST_WINDOW, SPANS_MAX, engine_runs, requests_wanted, span_runs
-from truth_study import Replicated, key_of
+from truth_study import NotYet, Replicated, key_of
 
 from meshsim.state.record import WINDOW_COUNT
 from meshsim.topology.model import Topology
@@ -68,6 +68,8 @@ def queue_study(
     first_window : int
         Of sixty; those before it are warm-up (runs of single requests keep their fifth).
     """
+    if load >= 1:
+        raise NotYet(f"no steady state at a utilisation of {load:g}")
     wanted = requests or requests_wanted(load, variability, quantile_of(case.metric) or 0.0)
     traced = needs_spans(case.metric) if spans is None else spans
     if traced:

@@ -25,8 +25,11 @@ from typing import Any
 
 import numpy as np
 import verdict as rules
+from pydantic import ValidationError
 from truth_cases import Case, seed_of
 from verdict import Verdict
+
+from meshsim.errors import ConfigError
 
 FIRST_REPLICATIONS = 10
 #: Cheap cases are run at this multiple of their half-width.
@@ -98,7 +101,12 @@ def study_of(case: Case) -> Study:
     name = f"adapters.{case.kind}"
     if importlib.util.find_spec(name) is None:
         raise NotYet(f"no adapter for {case.kind}")
-    study: Study = importlib.import_module(name).study(case)
+    try:
+        study: Study = importlib.import_module(name).study(case)
+    except KeyError as missing:
+        raise NotYet(f"the case states no parameter {missing}") from missing
+    except ValueError as refused:  # of theory: what has no steady state has no mean to expect
+        raise NotYet(str(refused)) from refused
     return study
 
 
@@ -136,6 +144,13 @@ class Examiner:
             return self._replicate(case, study)
         except NotYet as reason:
             return Verdict(rules.NOT_YET, str(reason)), ""
+        except ValidationError as refused:
+            first = refused.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return Verdict(rules.NOT_YET, f"no such scenario: {where}: {first['msg']}"), ""
+        except ConfigError as refused:
+            reason = str(refused).splitlines()[0]
+            return Verdict(rules.NOT_YET, f"no such scenario: {reason}"), ""
 
     def _replicate(self, case: Case, study: Replicated) -> tuple[Verdict, str]:
         runs = self._runs.pop(study.key, None)

@@ -166,13 +166,18 @@ def judge_claims(claims: Mapping[str, bool]) -> Verdict:
 def dispute(case: Case, values: np.ndarray, second: float | list[float], how: str) -> Verdict:
     """Return DISPUTED if `values` contradict the case and agree with a second computation.
 
-    `second` takes the place of the expected value under the same rule; otherwise the verdict
-    of the case stands.
+    `second` takes the place of the expected value under the same rule, in the middle of a band
+    of the same width; otherwise the verdict of the case stands.
     """
     verdict = judge_sample(case, values)
-    if verdict.status != FAIL or case.rule not in ("ci", "asym", "simref"):
+    if verdict.status != FAIL or case.rule not in ("ci", "asym", "simref", "band"):
         return verdict
     other = replace(case, expected=second)
+    if case.rule == "band":
+        low, high = _limits(case.tolerance, values.shape[1])
+        reach = (high - low) / 2
+        limits = {"lo": np.asarray(second) - reach, "hi": np.asarray(second) + reach}
+        other = replace(other, tolerance={**case.tolerance, **limits})
     if judge_sample(other, values).status != PASS:
         return replace(verdict, note=f"second computation {second} ({how}) disagrees as well")
     return replace(verdict, status=DISPUTED, note=f"second computation gives {second} ({how})")

@@ -1,6 +1,6 @@
 """Power of d choices: the least busy of d random hosts.
 
-Drawn with replacement it is Envoy's LEAST_REQUEST.  Two distinct hosts are drawn by the balancer
+Drawn with replacement it is Envoy's LEAST_REQUEST.  Distinct hosts are drawn by the balancer
 that sees the queues of servers, which hold what the only client has sent.
 """
 
@@ -13,7 +13,7 @@ from truth_cases import Case
 from truth_metrics import threshold_of
 from truth_runs import Values, snapshot_runs
 from truth_scenarios import queue_study, replications_within
-from truth_study import NotYet, Replicated, key_of
+from truth_study import Replicated, key_of
 
 from meshsim import theory
 
@@ -28,8 +28,6 @@ _SOLVED_SERVERS = 3
 
 def study(case: Case) -> Replicated:
     params = case.params
-    if _is_distinct(params) and params.get("d", 2) != 2:
-        raise NotYet("no load balancer compares more than two *distinct* random hosts")
     if case.metric.startswith("fraction of servers"):
         return _tail(case)
     count, load, choices = _sizes(params)
@@ -64,8 +62,11 @@ def _is_distinct(params: dict) -> bool:
 
 def _scenario(params: dict):
     count, load, choices = _sizes(params)
+    if choices == 1:
+        return balanced(load * count, count, "RANDOM")
     if _is_distinct(params):
-        return balanced(load * count, count, "ORACLE_SHORTEST_QUEUE", distinct_choices=True)
+        oracle = {"choice_count": choices, "distinct_choices": True}
+        return balanced(load * count, count, "ORACLE_SHORTEST_QUEUE", **oracle)
     return balanced(load * count, count, "LEAST_REQUEST", choice_count=choices)
 
 

@@ -1,9 +1,12 @@
-"""Size-interval task assignment: short jobs to one server, long ones to the other.
+"""Size-interval task assignment: short jobs to one server, longer ones to the next.
 
-The pieces of a bounded Pareto cut at the cutoff are bounded Paretos of the same index, and
-Poisson arrivals marked by size are independent streams; so the two classes are declared, and a
-route sends each to its own server.
+The pieces of a bounded Pareto cut at the cutoffs are bounded Paretos of the same index, and
+Poisson arrivals marked by size are independent streams; so the classes are declared, and a
+route sends each to its own server.  Cutoffs that a case leaves open are those of SITA-E: every
+server has the same load.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from theory_scenarios import poisson, topology, workload
@@ -19,14 +22,12 @@ from meshsim import theory
 
 def study(case: Case) -> Replicated:
     params = case.params
-    if params.get("servers") != 2:
-        raise NotYet("one cutoff parts two servers")
     pieces, law = _pieces(params)
     rate = params["lam"]
     loads = [share * rate * piece.mean for share, piece in pieces]
     variability = max((1 + piece.scv) / 2 for _, piece in pieces)
     if "ratio" in case.metric:
-        return _ratio(case, law, max(*loads, rate * law.mean / 2))
+        return _ratio(case, law, max(*loads, rate * law.mean / len(pieces)))
 
     def second() -> tuple[float, str]:
         waits = [
@@ -47,21 +48,40 @@ def study(case: Case) -> Replicated:
 
 
 def _pieces(params: dict) -> tuple[list[tuple[float, Law]], Law]:
-    """Return (share of the jobs, law) of short and of long jobs, and the law of all."""
-    text, cutoff = params["dist"], params["cutoff"]
-    low, high, shape = (number_after(text, name) for name in ("k", "p", "alpha"))
+    """Return (share of the jobs, law) of each server, the shortest jobs first, and of all jobs."""
+    text = params["dist"]
     law = pareto_of(text)
-    short = (1 - (low / cutoff) ** shape) / (1 - (low / high) ** shape)
-    pieces = [
-        (short, pareto_law(low, cutoff, shape)),
-        (1 - short, pareto_law(cutoff, high, shape)),
-    ]
+    low, high, shape = (number_after(text, name) for name in ("k", "p", "alpha"))
+    bounds = [low, *_cutoffs(params, low, high, shape), high]
+    if sorted(bounds) != bounds:
+        raise NotYet(f"cutoffs {bounds[1:-1]} outside of {low:g} to {high:g}, or out of order")
+
+    def below(size: float) -> float:
+        return (1 - (low / size) ** shape) / (1 - (low / high) ** shape)
+
+    pieces = [(below(b) - below(a), pareto_law(a, b, shape)) for a, b in pairwise(bounds)]
     return pieces, law
+
+
+def _cutoffs(params: dict, low: float, high: float, shape: float) -> list[float]:
+    """Return the sizes at which the next server takes over."""
+    servers, stated = params.get("servers", 2), params.get("cutoff", params.get("cutoffs"))
+    if stated is None:
+        # Work up to a size x goes with x^(1 - shape), or with its logarithm.
+        shares = [number / servers for number in range(1, servers)]
+        if shape == 1:
+            return [low * (high / low) ** share for share in shares]
+        ends = [size ** (1 - shape) for size in (low, high)]
+        return [(ends[0] + s * (ends[1] - ends[0])) ** (1 / (1 - shape)) for s in shares]
+    cutoffs = stated if isinstance(stated, list) else [stated]
+    if len(cutoffs) != servers - 1:
+        raise NotYet(f"{servers} servers want {servers - 1} cutoffs, not {len(cutoffs)}")
+    return cutoffs
 
 
 def _by_size(params: dict):
     pieces, _ = _pieces(params)
-    names = ("short", "long")
+    names = [f"piece-{row}" for row in range(len(pieces))]
     bodies = {
         f"for-{name}": workload(piece.declared)
         for name, (_, piece) in zip(names, pieces, strict=True)
@@ -83,7 +103,7 @@ def _by_size(params: dict):
 
 
 def _at_random(params: dict, law: Law):
-    body = workload(law.declared, replicas=2)
+    body = workload(law.declared, replicas=params.get("servers", 2))
     classes = {"load": {"to": "entry", "arrivals": poisson(params["lam"])}}
     return topology({"entry": body}, classes, {"entry": {"load_balancing": {"policy": "RANDOM"}}})
 

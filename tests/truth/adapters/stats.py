@@ -9,7 +9,13 @@ from truth_metrics import NS_PER_MS
 from truth_runs import KEPT_SHARE, Values, engine_runs
 from truth_study import Exact, NotYet, Replicated, key_of
 
-from meshsim.stats.intervals import mean_interval, ratio_interval, t_quantile
+from meshsim.stats.intervals import (
+    CONFIDENCE,
+    mean_interval,
+    ratio_interval,
+    sample_bounding_quantile,
+    t_quantile,
+)
 
 #: Independent groups whose mean is given an interval, and length of each.
 _GROUPS = 20
@@ -23,6 +29,11 @@ def study(case: Case) -> Exact | Replicated:
     params = case.params
     if "rank" in case.metric:
         return Exact(lambda: _ranks(params), "meshsim.stats.intervals.ratio_interval")
+    if case.metric == "n" and "maximum" in case.model:
+        return Exact(
+            lambda: sample_bounding_quantile(params["p"], params.get("conf", CONFIDENCE)),
+            "meshsim.stats.intervals.sample_bounding_quantile",
+        )
     if "phi" in params:
         return _autoregression(case)
     if "rho" in params:
