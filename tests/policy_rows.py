@@ -124,4 +124,5 @@ def make_exchange(route=0, cluster=0):
     exchanges["state"] = EXCHANGE_ROUTING
     exchanges["route"] = route
     exchanges["cluster"] = cluster
+    exchanges["deadline_ns"] = NEVER_NS
     return exchanges

@@ -165,6 +165,9 @@ class FakeEngine:
     def mirror_count(self, exchange):
         return 0
 
+    def bound(self, exchange, deadline_ns):
+        self.log.append(("bound", deadline_ns))
+
     def reset_headers(self, exchange):
         return ()
 

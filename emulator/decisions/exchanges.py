@@ -18,7 +18,7 @@ from emulator.decisions.quotas import Question
 from emulator.decisions.route_table import RouteTable
 from meshsim.errors import LimitError
 from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.state.codes import FLAG_NONE, NO_HOST, NO_INDEX
+from meshsim.state.codes import FLAG_NONE, NEVER_NS, NO_HOST, NO_INDEX
 from meshsim.state.exchange import EXCHANGE_DELAYED, EXCHANGE_DTYPE, EXCHANGE_ROUTING
 from meshsim.topology.compiled.layout import Rows
 
@@ -201,6 +201,7 @@ class Exchanges:
         self.retries_remaining[row] = 0
         self.actives[row] = 0
         self.reset_intervals[row] = 0
+        self.deadlines[row] = NEVER_NS
         return number
 
     def end(self, number: int) -> None:

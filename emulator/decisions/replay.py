@@ -35,6 +35,7 @@ _STORY_MAX = 32
 #: Stimuli that belong to an exchange: their first argument is its number.
 _OF_EXCHANGE = frozenset(
     (
+        "bound",
         "route",
         "heard",
         "hear_reset",
@@ -318,6 +319,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "open": ("name", "run_seed"),
     "apply": ("parts", "versions", "now"),
     "start": ("service", "method", "path", "headers", "key", "now"),
+    "bound": ("exchange", "now"),
     "route": ("exchange", "now"),
     "heard": ("exchange", "answer", "now"),
     "hear_reset": ("exchange", "headers", "unix_s"),

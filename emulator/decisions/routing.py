@@ -34,6 +34,11 @@ class RouteDecisions(FilterDecisions):
     _identity: tuple[int, int]
     _quotas: ProxyQuotas
 
+    def bound(self, exchange: int, deadline_ns: int) -> None:
+        """Note the deadline that a request brings, before it is routed [ns]."""
+        self._exchanges.deadlines[self._live[exchange].row] = deadline_ns
+        self._note("bound", exchange, deadline_ns, None)
+
     def route(self, exchange: int, now_ns: int) -> Decision:
         """Route a request that is complete enough to be sent: match, filter, split, begin.
 

@@ -135,6 +135,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "open": (str, int, None),
     "apply": (dict, dict, int, _NUMBERS),
     "start": (str, str, str, dict, (int, None), int, int),
+    "bound": (int, int, None),
     "route": (int, int, _NUMBERS),
     "heard": (int, int, int, _NUMBERS),
     "hear_reset": (int, dict, int, int),

@@ -4,7 +4,7 @@ Rule: ``x-request-id`` and the trace id of ``traceparent`` are passed on, or cre
 request's draw key, so that they are the same in every run with the same draws; without a key they
 count the proxy's requests.  Each try is a span of its own.  ``x-envoy-attempt-count`` is 1 for the
 first try; ``x-meshsim-deadline`` is the earliest of those that hold: of the caller, the route and
-the try (model time).
+the try (model time).  A workload passes it on if it propagates deadlines.
 
 References
 ----------
@@ -123,6 +123,11 @@ class RequestContext:
         self._received_ns = decimal(values.get(b"x-meshsim-deadline"))
         kept = [pair for pair in head.headers if pair[0] not in _OWN]
         self._base = encode_request(head, kept, b"x-request-id: %b\r\n" % request_id)
+
+    @property
+    def received_ns(self) -> int:
+        """Deadline that the request brought [ns], or -1."""
+        return self._received_ns
 
     def encode_try(self, attempt_count: int, deadline_ns: int) -> bytes:
         """Return the head of a try that, if anything, must end by `deadline_ns`."""

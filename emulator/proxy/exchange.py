@@ -140,6 +140,8 @@ class OutboundExchange(RoutedRequest):
             self._services.counts["downstream_rq_overload_close"] += 1
             self._answer(503, FLAG_UO)
             return
+        if self._context.received_ns >= 0:
+            self._engine.bound(self._id, self._context.received_ns)
         self._route(now_ns)
 
     def _call_at(self, time_ns: int, callback: Callable[[], object]) -> asyncio.TimerHandle:

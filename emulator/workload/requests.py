@@ -4,7 +4,9 @@ Rule: a request carries what the simulator knows of it.  ``x-meshsim-traffic``, 
 ``-arrival`` name the root request, ``x-meshsim-operation`` and ``-response-bytes`` what is asked
 for, ``x-meshsim-key`` the draw key of this exchange; ``x-meshsim-parent`` is there only for
 requests that are sampled as traces and names the exchange whose server calls, "0" for a root.
-The headers of the traffic class travel along the whole call path, and a call adds its own.
+The headers of the traffic class travel along the whole call path, and a call adds its own.  The
+deadline that the caller's proxy set (``x-meshsim-deadline``) goes on where a workload propagates
+it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import numpy as np
 
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.topology.compiled import CompiledTopology
+from meshsim.topology.compiled.programs import CallSite
 from meshsim.topology.model import Call, Topology, TrafficClass
 
-__all__ = ["CallTemplate", "RootTemplate", "call_templates", "decimal", "hexadecimal"]
+__all__ = ["DEADLINE", "CallTemplate", "RootTemplate", "call_templates", "decimal", "hexadecimal"]
 
 #: Passed on as received, beside the headers of the class.
 _CONTEXT = (
@@ -26,8 +29,9 @@ _CONTEXT = (
     b"x-meshsim-traffic",
     b"x-meshsim-number",
     b"x-meshsim-arrival",
-    b"x-meshsim-deadline",
 )
+#: When whoever waits for a request gives up [model ns].
+DEADLINE = b"x-meshsim-deadline"
 _KEY_MAX_DIGITS = 16
 
 
@@ -71,15 +75,23 @@ class CallTemplate:
     call : Call
     class_headers : mapping of bytes to tuple of bytes
         Names of the headers of each traffic class, in lower case.
+    propagates : bool
+        Whether the deadline of the request that is served goes with it.
     """
 
-    def __init__(self, call: Call, class_headers: Mapping[bytes, tuple[bytes, ...]]) -> None:
+    def __init__(
+        self,
+        call: Call,
+        class_headers: Mapping[bytes, tuple[bytes, ...]],
+        propagates: bool = False,
+    ) -> None:
         own = {name.lower().encode("latin-1") for name in call.headers}
         self.method = call.method.encode()
         self._head = _head(call, call.service, call.headers)
         self._tail = b"\r\n" + b"x" * call.request_bytes
+        self._context = (*_CONTEXT, DEADLINE) if propagates else _CONTEXT
         self._passed_on = {
-            traffic: (*_CONTEXT, *(name for name in names if name not in own))
+            traffic: (*self._context, *(name for name in names if name not in own))
             for traffic, names in class_headers.items()
         }
 
@@ -93,7 +105,7 @@ class CallTemplate:
         key : int
             Draw key of the call's exchange.
         """
-        names = self._passed_on.get(received.get(b"x-meshsim-traffic", b""), _CONTEXT)
+        names = self._passed_on.get(received.get(b"x-meshsim-traffic", b""), self._context)
         lines = [b"%b: %b\r\n" % (name, received[name]) for name in names if name in received]
         if b"x-meshsim-parent" in received:
             parent = received.get(b"x-meshsim-key", b"0")
@@ -108,9 +120,19 @@ def call_templates(compiled: CompiledTopology) -> list[CallTemplate | None]:
         for name, traffic in compiled.topology.traffic.items()
     }
     return [
-        CallTemplate(site.call, class_headers) if isinstance(site.call, Call) else None
+        CallTemplate(site.call, class_headers, _propagates(compiled, site))
+        if isinstance(site.call, Call)
+        else None
         for site in compiled.sites
     ]
+
+
+def _propagates(compiled: CompiledTopology, site: CallSite) -> bool:
+    """Return whether the caller at `site` passes deadlines on."""
+    assert site.workload is not None
+    place = compiled.layout.workloads[site.workload]
+    workload = compiled.topology.services[place.service].workloads[place.workload]
+    return workload.deadline.propagate
 
 
 class RootTemplate:

@@ -25,7 +25,7 @@ from emulator.proxy.downstream import Downstream
 from emulator.proxy.downstream_connection import DownstreamConnection
 from emulator.workload.caller import Caller, PendingRequest, Reply
 from emulator.workload.gray import GrayFailure
-from emulator.workload.requests import call_templates, decimal, hexadecimal
+from emulator.workload.requests import DEADLINE, call_templates, decimal, hexadecimal
 from emulator.workload.station import REFUSED, Station
 from emulator.workload.tasks import Action, ActionKind, Task
 from meshsim.rng import PURPOSE_HEALTH, key_uniform, mix_in
@@ -271,6 +271,8 @@ class WorkloadServer:
         name = values.get(b"x-meshsim-operation", b"").decode("latin-1")
         task = Task(int(key), priority, self._operations.get(name, 0), service)
         service.task = task
+        if self.station.minds_deadlines and (until_ns := decimal(values.get(DEADLINE))) >= 0:
+            task.deadline_ns = until_ns
         self._do(self.station.submit(task, now_ns))
 
     def _answer_proxy(self, service: _Service, probe: bool) -> None:

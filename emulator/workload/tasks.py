@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.server import PRIORITY_COUNT, TASK_WAITING, WORKER_NONE
 
 __all__ = ["END_STEP", "Action", "ActionKind", "ProgramStep", "Task", "TaskQueue", "read_steps"]
@@ -67,6 +67,7 @@ class Task:
         "branches",
         "calling",
         "computing",
+        "deadline_ns",
         "entered_ns",
         "finish_ns",
         "key",
@@ -104,6 +105,7 @@ class Task:
         self.abandoned = False  # the caller is gone
         self.rif = 0  # requests in flight when it arrived, and when that was
         self.arrived_ns = 0
+        self.deadline_ns = NEVER_NS  # at a server that minds deadlines
         self.entered_ns = 0
         self.finish_ns = 0
         self.work_ns = 0.0  # not yet done, while preempted or paused

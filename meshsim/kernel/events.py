@@ -35,6 +35,7 @@ __all__ = [
     "CONFIGURE",
     "CONNECT",
     "CONNECTED",
+    "DEADLINE",
     "DONE",
     "DONE_BESIDE",
     "FILL_CACHE",
@@ -51,6 +52,7 @@ __all__ = [
     "HEDGE_DUE",
     "IMPAIRED_WIRE",
     "IS_CACHED",
+    "KEEP_DEADLINE",
     "KIND_COUNT",
     "LEAVE_FILTERS",
     "LEAVE_GATE",
@@ -71,6 +73,7 @@ __all__ = [
     "SEND_COPY",
     "SLOW_SERVICE",
     "STIMULATE",
+    "TAKE_DEADLINE",
     "TAKE_REPORT",
     "TRY_TIMER",
     "TURN_GRAY",
@@ -143,7 +146,10 @@ WAIT_FOR_SYN = 48  # distribution: returns how long lost packets delay a connect
 TURN_GRAY = 49  # task: at an endpoint with a gray failure
 SLOW_SERVICE = 50  # task: returns how long a step takes there (now in place of the generation)
 HEAR_RESET = 51  # attempt: its answer says when a rate limit is reset
-KIND_COUNT = 52
+TAKE_DEADLINE = 52  # task: note the deadline of its request
+KEEP_DEADLINE = 53  # exchange: its caller's deadline may be earlier than its route timeout
+DEADLINE = 54  # exchange: its deadline has come (an event)
+KIND_COUNT = 55
 
 #: No follow-up.
 NOTHING = -1

@@ -16,6 +16,7 @@ from meshsim.kernel.access import refuses
 from meshsim.kernel.attempts import abandon_attempts, connect_waiting, connected
 from meshsim.kernel.caching import fill_cache, is_cached
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
+from meshsim.kernel.deadlines import keep_deadline, take_deadline
 from meshsim.kernel.events import (
     ABANDON,
     ADMIT,
@@ -32,6 +33,7 @@ from meshsim.kernel.events import (
     CONFIGURE,
     CONNECT,
     CONNECTED,
+    DEADLINE,
     DONE,
     DONE_BESIDE,
     FILL_CACHE,
@@ -47,6 +49,7 @@ from meshsim.kernel.events import (
     HEDGE_DUE,
     IMPAIRED_WIRE,
     IS_CACHED,
+    KEEP_DEADLINE,
     KIND_COUNT,
     LEAVE_FILTERS,
     LEAVE_GATE,
@@ -67,6 +70,7 @@ from meshsim.kernel.events import (
     SEND_COPY,
     SLOW_SERVICE,
     STIMULATE,
+    TAKE_DEADLINE,
     TAKE_REPORT,
     TRY_TIMER,
     TURN_GRAY,
@@ -294,6 +298,15 @@ def _on_hedge_due(state: Any, row: int, generation: int) -> int:
 
 
 @kernel_jit
+def _on_deadline(state: Any, row: int, generation: int) -> int:
+    if state.exchanges["generation"][row] != generation:
+        return NOTHING
+    if state.exchanges["state"][row] not in (EXCHANGE_ATTEMPTING, EXCHANGE_BACKING_OFF):
+        return NOTHING
+    return on_route_timeout(state, row)
+
+
+@kernel_jit
 def _on_connected(state: Any, row: int, generation: int) -> int:
     if state.connections["generation"][row] == generation:
         connected(state, row)
@@ -419,6 +432,9 @@ _BY_KIND: dict[int, Handler] = {
     TURN_GRAY: turn_gray,
     SLOW_SERVICE: slow_service,
     HEAR_RESET: hear_reset,
+    TAKE_DEADLINE: take_deadline,
+    KEEP_DEADLINE: keep_deadline,
+    DEADLINE: _on_deadline,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

@@ -41,6 +41,7 @@ from meshsim.kernel.events import (
     HEALTH_DUE,
     HEALTH_PICKED,
     HEAR_RESET,
+    KEEP_DEADLINE,
     LEAVE_FILTERS,
     NOTHING,
     PLAN_COPY,
@@ -78,6 +79,7 @@ from meshsim.policy.transitions import (
 from meshsim.rng import mix_in
 from meshsim.state.codes import (
     HEDGE_AFTER_DELAY,
+    NEVER_NS,
     NO_HOST,
     NO_INDEX,
     PRIORITY_DEFAULT,
@@ -131,6 +133,7 @@ def start_exchange(state: Any, proxy: int, call: int, traffic: int, parent: int)
     exchanges["traffic"][exchange] = traffic
     exchanges["parent"][exchange] = parent
     exchanges["started_ns"][exchange] = state.counters["now_ns"][0]
+    exchanges["deadline_ns"][exchange] = NEVER_NS
     state.proxies["requests"][proxy] += 1
     return exchange
 
@@ -153,13 +156,16 @@ def call(state: Any, task: int) -> int:
     tasks = state.tasks
     exchanges = state.exchanges
     at = tasks["step"][task]
-    proxy = state.endpoints["proxy"][tasks["endpoint"][task]]
+    endpoint = tasks["endpoint"][task]
+    proxy = state.endpoints["proxy"][endpoint]
     exchange = start_exchange(state, proxy, state.steps["call"][at], tasks["traffic"][task], task)
     exchanges["parent_generation"][exchange] = tasks["generation"][task]
     exchanges["flags"][exchange] = tasks["flags"][task]
     exchanges["number"][exchange] = tasks["number"][task]
     if exchanges["flags"][exchange] & SAMPLED != 0:
         begin_span(state, exchange, tasks["span"][task])
+    if state.endpoints["deadlines"][endpoint] != 0:
+        exchanges["deadline_ns"][exchange] = tasks["deadline_ns"][task]
     exchanges["key"][exchange] = mix_in(tasks["key"][task], state.steps["ordinal"][at])
     tasks["exchange"][task] = exchange
     tasks["exchange_generation"][task] = exchanges["generation"][exchange]
@@ -202,11 +208,14 @@ def _forward(state: Any, exchange: int, chosen: int) -> int:
         if state.routes["priority"][chosen] != PRIORITY_DEFAULT:
             cluster = state.high_clusters[cluster]
         exchanges["cluster"][exchange] = cluster
+    bound_ns = exchanges["deadline_ns"][exchange]
     action, _ = tell(state, exchange, STIMULUS_REQUEST, 0, RESET_NONE)
     if action != ACTION_SEND:
         return pack(FINISH, exchange, 0)
     timer = state.routes["timeout_timer"][chosen]
-    if timer != NO_INDEX:
+    if bound_ns != NEVER_NS:
+        invoke(state, KEEP_DEADLINE, exchange, 0)
+    elif timer != NO_INDEX:
         start_timer(state, timer, exchanges, exchange, ROUTE_TIMER)
     if state.routes["hedging"][chosen] == HEDGE_AFTER_DELAY:
         invoke(state, PLAN_COPY, exchange, 0)

@@ -2,7 +2,8 @@
 
 Rule: an endpoint admits up to `concurrency` tasks; a task that finds no worker queues, first
 come first served within its priority class, unless the queue is full (the server answers 503
-at once) or its patience ends (503 when it leaves).  A task runs its program step by step;
+at once) or its patience ends (503 when it leaves), or its deadline
+comes, if the server minds that.  A task runs its program step by step;
 steps that take no time run in place.  `hold_worker` says whether a task keeps its worker while
 it calls; one that gave it back queues for it again before its next compute or sleep.
 
@@ -31,6 +32,7 @@ from meshsim.kernel.events import (
     RESPOND,
     RETURN,
     RUN,
+    TAKE_DEADLINE,
     TURN_GRAY,
     pack,
     schedule,
@@ -150,6 +152,8 @@ def _new_task(state: Any, attempt: int, exchange: int, endpoint: int) -> int:
         tasks["status"][task] = _FAILED
     elif state.endpoints["gray"][endpoint] != NO_INDEX:
         invoke(state, TURN_GRAY, task, 0)
+    if state.endpoints["deadlines"][endpoint] != 0:
+        invoke(state, TAKE_DEADLINE, task, 0)
     return task
 
 
@@ -218,6 +222,7 @@ def _branch(state: Any, task: int, step: int) -> int:
         tasks["span"][branch] = tasks["span"][task]
         tasks["key"][branch] = tasks["key"][task]
         tasks["slowed"][branch] = tasks["slowed"][task]
+        tasks["deadline_ns"][branch] = tasks["deadline_ns"][task]
         tasks["step"][branch] = state.branches[first + number]
         schedule(
             state,

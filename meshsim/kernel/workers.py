@@ -35,8 +35,9 @@ from meshsim.rng import (
     PURPOSE_SERVICE,
     mix_in,
 )
-from meshsim.state.codes import NO_INDEX
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.server import (
+    ON_TIMEOUT_CONTINUE,
     PREEMPTIVE_PRIORITY,
     STEP_COMPUTE,
     STEP_SLEEP,
@@ -207,6 +208,11 @@ def wait_for_worker(state: Any, task: int) -> None:
             now_ns + patience_ns,
             pack(RENEGE, task, tasks["wake"][task]),
         )
+    minds = endpoints["deadlines"][endpoint] != 0
+    if minds and endpoints["on_timeout"][endpoint] != ON_TIMEOUT_CONTINUE:
+        deadline_ns = tasks["deadline_ns"][task]
+        if deadline_ns != NEVER_NS:
+            schedule(state, max(deadline_ns, now_ns), pack(RENEGE, task, tasks["wake"][task]))
 
 
 @kernel_jit_inline

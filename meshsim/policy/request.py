@@ -9,6 +9,7 @@ of the legal behaviour; a pair that is not in it is a bug of the caller and yiel
 How the pieces compose, as Envoy's router does it:
 
 - The route timeout starts with STIMULUS_REQUEST and covers all tries and back-offs: 504, UT.
+  A deadline that the request brings may end it earlier, or let it end at once.
 - A try that fails retriably (`meshsim.policy.retry`) is followed by another after a back-off,
   if retries remain, then if the retry circuit breaker allows, then if the throttling does
   (`meshsim.policy.retry_throttling`).  A retry occupies the breaker from the decision until its
@@ -29,7 +30,8 @@ How the pieces compose, as Envoy's router does it:
   that ends without another flag has DI.
 
 Who does what.  Before STIMULUS_REQUEST the caller sets `state` = EXCHANGE_ROUTING, `response_flag`
-= FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none).  `step` writes of the exchange only
+= FLAG_NONE, `route` and `cluster` (`NO_INDEX` if none), and in `deadline_ns` the deadline that
+the request brings, or NEVER_NS (`meshsim.policy.timeout`).  `step` writes of the exchange only
 state, status, response_flag, retries_remaining, retry_count, retry_held, deadline_ns,
 hedge_due_ns, back_off_ns and reset_interval_ns, and of the cluster only retries_active,
 retries_total, retry_overflow and the counts of its third line.  Of these `retry_success` is
@@ -147,6 +149,7 @@ def _on_routed(
     route = exchanges["route"][exchange]
     exchanges["retry_count"][exchange] = 0
     exchanges["retry_held"][exchange] = 0
+    bound_ns = exchanges["deadline_ns"][exchange]
     exchanges["deadline_ns"][exchange] = NEVER_NS
     if route < 0:
         return respond(exchanges, exchange, 404, FLAG_NR)
@@ -155,13 +158,16 @@ def _on_routed(
     cluster = exchanges["cluster"][exchange]
     if cluster < 0:
         return respond(exchanges, exchange, 503, FLAG_NC)
+    if bound_ns <= now_ns:
+        clusters["deadline_exceeded"][cluster] += 1
+        return respond(exchanges, exchange, 504, FLAG_UT)
     refused = admitted_status(clusters, cluster, configs, memory, now_ns, rng)
     if refused != 0:
         return respond(exchanges, exchange, refused, FLAG_UO)
     on_first_try(clusters, cluster, configs, memory, now_ns)
     exchanges["status"][exchange] = 0
     exchanges["retries_remaining"][exchange] = routes["num_retries"][route]
-    exchanges["deadline_ns"][exchange] = route_deadline_ns(routes, route, now_ns)
+    exchanges["deadline_ns"][exchange] = min(route_deadline_ns(routes, route, now_ns), bound_ns)
     exchanges["state"][exchange] = EXCHANGE_ATTEMPTING
     if routes["hedging"][route] == HEDGE_AFTER_DELAY:
         plan_copy(exchanges, exchange, routes, route, now_ns)

@@ -5,12 +5,23 @@ proxy and covers every try and every back-off.  The *per-try timeout* runs for o
 the moment the try has a connection.  A per-try timeout that is not shorter than the route
 timeout is ignored; 0 switches either off, and `NEVER_NS` says the same.
 
+A request may bring a *deadline* of its own: when whoever waits for what it is part of will have
+given up.  Its timeout is then what is left until then, if that is less than the route's; with
+nothing left it is not sent at all, and ends as a route timeout does: 504, UT.  (Envoy takes the
+timeout of ``x-envoy-expected-rq-timeout-ms``, which the caller's proxy has set, in place of the
+route's, if `respect_expected_rq_timeout` says so, and sends with 1 ms what is too late; gRPC's
+clients take the earlier one and send nothing.)  The deadline that a try takes along is the
+earlier of its per-try timeout and of the whole; where a per-try timeout only hedges it is that of
+the whole.
+
 Nothing here knows a clock: `now_ns` comes in, a deadline goes out.
 
 References
 ----------
-Envoy, source/common/router/router.cc (FilterUtility::finalTimeout, onRequestComplete);
+Envoy, source/common/router/router.cc (FilterUtility::finalTimeout, setTimeoutHeaders,
+onRequestComplete, onResponseTimeout);
 source/common/router/upstream_request.cc (onPoolReady starts the per-try timer).
+gRPC, "Deadlines" (grpc.io/docs/guides/deadlines: deadline propagation).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ EXCHANGE_DTYPE = row_dtype(
         ("key", "u8"),  # draw key of this exchange (seed, request, call path)
         ("number", "i8"),  # of the root request: trace identity
         ("proxy_ns", "i8"),  # of the first pass; its attempts have the rest
-        ("deadline_ns", "i8"),
+        ("deadline_ns", "i8"),  # until it is routed that of who asks; then its own, if earlier
         ("retries_remaining", "i4"),
         ("retry_count", "i4"),
         ("retry_held", "i4"),  # 1: counted in the cluster's retries_active

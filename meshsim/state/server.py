@@ -33,7 +33,8 @@ ENDPOINT_DTYPE = row_dtype(
         ("busy", "i4"),  # workers held
         ("queued", "i4"),
         ("queue_limit", "i4"),
-        ("hold_worker", "i4"),  # 1: a task keeps its worker while it calls
+        ("hold_worker", "i2"),  # 1: a task keeps its worker while it calls
+        ("deadlines", "i2"),  # 1: it minds the deadlines of its requests, and passes them on
         ("container", "i4"),  # shared cores, or NO_INDEX: dedicated
         ("proxy", "i4"),  # sidecar in front of it, or NO_INDEX
         ("node", "i4"),
@@ -108,11 +109,12 @@ TASK_DTYPE = row_dtype(
         ("sibling", "i4"),
         ("left", "i4"),  # skew heap of its container
         ("right", "i4"),
+        ("rif", "i4"),  # requests in flight at its server when it arrived, where servers are probed
         ("span", "i8"),
         ("tag", "f8"),  # shared cores: virtual time at which the step ends
         ("continuation", "i8"),  # TASK_PASSING: the event to run at the end
-        ("arrived_ns", "i8"),  # these two only where servers are probed
-        ("rif", "i4"),  # requests in flight at its server when it arrived
+        ("arrived_ns", "i8"),  # where servers are probed
+        ("deadline_ns", "i8"),  # at an endpoint that minds deadlines; NEVER_NS: none
     ]
 )
 

@@ -77,6 +77,7 @@ CLUSTER_DTYPE = row_dtype(
         ("retry_limit_exceeded", "i8"),  # upstream_rq_retry_limit_exceeded
         ("backoff_exponential", "i8"),  # upstream_rq_retry_backoff_exponential
         ("backoff_ratelimited", "i8"),  # upstream_rq_retry_backoff_ratelimited
+        ("deadline_exceeded", "i8"),  # requests not sent: their deadline had passed
     ]
 )
 

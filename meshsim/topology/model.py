@@ -110,6 +110,7 @@ __all__ = [
     "ConcurrencyLimitParams",
     "ConnectionPool",
     "Constant",
+    "Deadline",
     "Discipline",
     "Distribution",
     "Diurnal",
@@ -321,6 +322,18 @@ class ColdStart(Model):
     shape: Literal["LINEAR", "EXPONENTIAL"] = "LINEAR"
 
 
+class Deadline(Model):
+    """What a workload does about the deadlines of its requests.
+
+    One that propagates them passes the deadline of a request, which its caller's timeouts make,
+    on with every call that it makes for it: each next timeout is what is left, if that is less,
+    and a call that is too late is not sent (504, UT).  Nothing waits in its queue beyond its
+    deadline, unless `on_timeout` is to continue.
+    """
+
+    propagate: Boolean = False
+
+
 class Workload(Model):
     """A versioned set of equal replicas of one service.
 
@@ -345,6 +358,7 @@ class Workload(Model):
     retry_after: Duration | None = Field(default=None, ge=0, le=RESET_MAX_NS)
     hold_worker: Boolean = True
     on_timeout: Literal["cancel_queued", "cancel_work", "continue"] = "cancel_queued"
+    deadline: Deadline = Deadline()
     cpu: Number | None = Field(default=None, gt=0)
     speed: Number = Field(default=1.0, ge=0, le=1000)
     concurrency_penalty: Number = Field(default=0.0, ge=0, le=100)

@@ -97,6 +97,7 @@ class Swarm:
             body["discipline"] = "PREEMPTIVE_PRIORITY"
         if self.rule_rng.random() < 0.3:
             body["retry_after"] = str(self.rule_rng.choice(["0s", "1s"]))
+        body["deadline"] = {"propagate": bool(self.rule_rng.random() < 0.4)}
         return self.caching(body, callees)
 
     def caching(self, body: dict, callees: list[str]) -> dict:

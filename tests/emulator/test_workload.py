@@ -180,7 +180,6 @@ def test_a_call_carries_the_context_and_a_key_of_its_own():
         "x-meshsim-traffic": "load",
         "x-meshsim-number": "7",
         "x-meshsim-arrival": "1234",
-        "x-meshsim-deadline": "99999",
         "x-tenant": "blue",
         "x-meshsim-parent": "00000000000000ff",
         "x-meshsim-key": f"{int(mix_in(task_key, 2)):016x}",

@@ -139,6 +139,7 @@ RETRY_STATS = {
     "upstream_rq_retry_limit_exceeded": "retry_limit_exceeded",
     "upstream_rq_retry_backoff_exponential": "backoff_exponential",
     "upstream_rq_retry_backoff_ratelimited": "backoff_ratelimited",
+    "upstream_rq_deadline_exceeded": "deadline_exceeded",  # ours: Envoy sends them
 }
 
 

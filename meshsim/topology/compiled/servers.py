@@ -130,6 +130,7 @@ def _fill(rows: Rows, workload: Workload, draws: Draws) -> None:
     rows["patience"] = draws.row(workload.patience)
     rows["speed"] = workload.speed
     rows["error_rate"] = workload.error_rate
+    rows["deadlines"] = int(workload.deadline.propagate)
     rows["retry_after_s"] = NO_INDEX
     if workload.retry_after is not None:
         rows["retry_after_s"] = math.ceil(workload.retry_after / NS_PER_S)
