@@ -135,8 +135,8 @@ def _durations_ns(steps: Sequence[Step]) -> Iterator[float]:
         duration = step.compute if step.compute is not None else step.sleep
         if duration is not None:
             yield mean_ns(duration)
-        for branch in step.branches:
-            yield from _durations_ns(branch)
+        for sequence in step.sequences:
+            yield from _durations_ns(sequence)
 
 
 def _service_times_ns(topology: Topology) -> list[float]:

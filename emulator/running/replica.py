@@ -33,6 +33,7 @@ from emulator.workload.server import WorkloadServer
 from meshsim.controlplane.configuration import ListenerPolicy, ProxyConfiguration
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.record import ENDPOINT_RECORD_DTYPE
+from meshsim.state.server import APPLICATION_STATS
 from meshsim.topology.base import Distribution
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.units import NS_PER_S, seconds
@@ -435,4 +436,7 @@ class Replica:
             engine = self.sidecar.engine
             filters = engine.filter_counters(inbound=True) | engine.gate.counters()
             values |= {f"inbound.{k}": v for k, v in filters.items()}
+        if self.server is not None:
+            station = self.server.station
+            values |= {f"application.{name}": getattr(station, name) for name in APPLICATION_STATS}
         return values

@@ -28,6 +28,7 @@ from emulator.workload.estimates import LoadEstimates
 from emulator.workload.tasks import Action, ActionKind, ProgramStep, Task
 from emulator.workload.workers import CORES, RENEGE, Workers
 from meshsim import rng
+from meshsim.policy.fallback import step_after_call, takes_fallback
 from meshsim.state import server
 from meshsim.state.codes import NEVER_NS
 
@@ -194,7 +195,7 @@ class Station(Workers):
             if step.probability < 1.0:
                 uniform = coin(task.key, (rng.PURPOSE_BRANCH << 24) + step.ordinal)
                 if uniform >= step.probability:
-                    task.step += 1
+                    task.step += 1 + step.fallback_count
                     continue
             if step.kind in (server.STEP_COMPUTE, server.STEP_SLEEP):
                 if task.worker == server.WORKER_NONE and not self._acquire_worker(task):
@@ -230,12 +231,13 @@ class Station(Workers):
             self._plan_run(branch, self._now_ns)
 
     def _go_on_after_call(self, task: Task, status: int) -> None:
-        """Take note of the answer to the call of `task`; a failed one ends the program."""
-        if status >= _FAILED and not self._steps[task.step].optional:
+        """Take note of the answer to the call of `task` (`meshsim.policy.fallback`)."""
+        step = self._steps[task.step]
+        task.step = step_after_call(task.step, step.on_failure, step.fallback_count, status)
+        if task.step == tasks.END_STEP:
             task.status = _FAILED
-            task.step = tasks.END_STEP
-        else:
-            task.step += 1
+        elif takes_fallback(step.on_failure, status):
+            self.fallbacks += 1
 
     def _end(self, task: Task) -> None:
         """End the program of `task`: answer its caller, or join its parent."""

@@ -41,8 +41,9 @@ class ProgramStep(NamedTuple):
     distribution: int
     call: int
     ordinal: int
-    optional: bool
+    on_failure: int
     branches: tuple[int, ...]
+    fallback_count: int
     probability: float
 
 
@@ -161,8 +162,9 @@ def read_steps(rows: Any, branches: Any) -> list[ProgramStep]:
                 int(row["distribution"]),
                 int(row["call"]),
                 int(row["ordinal"]),
-                bool(row["optional"]),
+                int(row["on_failure"]),
                 tuple(int(first) for first in branches[start : start + count]),
+                int(row["fallback_count"]),
                 float(row["probability"]),
             )
         )

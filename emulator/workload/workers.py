@@ -71,6 +71,7 @@ class Workers:
         self._updated_ns = 0
         # In the order of ENDPOINT_RECORD_DTYPE, but for what is at this moment.
         self.requests = self.rejected = self.reneged = self.completed = 0
+        self.fallbacks = 0
         self.busy_ns = self.cpu_ns = self.queue_ns = 0
 
     # --- Planning ----------------------------------------------------------------------------

@@ -51,6 +51,7 @@ from meshsim.kernel.workers import (
     release_worker,
     wait_for_worker,
 )
+from meshsim.policy.fallback import step_after_call, takes_fallback
 from meshsim.policy.reset_headers import retry_after_told
 from meshsim.rng import (
     PURPOSE_BRANCH,
@@ -178,7 +179,7 @@ def run_task(state: Any, task: int) -> int:
         if probability < 1.0:
             key = mix_in(tasks["key"][task], (PURPOSE_BRANCH << 24) + steps["ordinal"][step])
             if key_uniform(key) >= probability:
-                tasks["step"][task] = step + 1
+                tasks["step"][task] = step + 1 + steps["fallback_count"][step]
                 continue
         if kind in (STEP_COMPUTE, STEP_SLEEP):
             if tasks["worker"][task] == WORKER_NONE and not acquire_worker(state, task):
@@ -234,15 +235,17 @@ def _branch(state: Any, task: int, step: int) -> int:
 
 @kernel_jit
 def go_on_after_call(state: Any, task: int, status: int) -> None:
-    """Take note of the answer to the call of `task`; a failed one ends the program."""
+    """Take note of the answer to the call of `task` (`meshsim.policy.fallback`)."""
     tasks = state.tasks
     tasks["exchange"][task] = NO_INDEX
     step = tasks["step"][task]
-    if status >= _FAILED and state.steps["optional"][step] == 0:
+    on_failure = state.steps["on_failure"][step]
+    following = step_after_call(step, on_failure, state.steps["fallback_count"][step], status)
+    tasks["step"][task] = following
+    if following == _END_STEP:
         tasks["status"][task] = _FAILED
-        tasks["step"][task] = _END_STEP
-    else:
-        tasks["step"][task] = step + 1
+    elif takes_fallback(on_failure, status):
+        state.endpoints["fallbacks"][tasks["endpoint"][task]] += 1
 
 
 @kernel_jit_inline

@@ -1,7 +1,7 @@
 """Envoy's counters of filters, circuit breakers and health of every proxy, by their names.
 
 Rule: counters that are 0 are left out, and so is a proxy that has none; names begin with the side
-of the proxy that counts.
+of the proxy that counts, or with ``application`` if its workload does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from meshsim.state.filters import (
     QUOTA_STATS,
 )
 from meshsim.state.prequal import PREQUAL_STATS
+from meshsim.state.server import APPLICATION_STATS
 from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS, open_breakers
@@ -54,6 +55,9 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
         if proxy < len(state.gradients) and state.gradients["rule"][proxy] != NO_INDEX:
             gauges = controller_stats(state.gradients[proxy])
             counts |= {f"inbound.{key}": value for key, value in gauges.items()}
+        endpoint = int(state.proxies["endpoint"][proxy])
+        if endpoint != NO_INDEX:
+            counts |= _counts(state.endpoints[endpoint], APPLICATION_STATS, "application")
         counts |= _breaker_counts(state, proxy)
         counts |= _health_counts(state, proxy)
         counts |= _probe_counts(state, proxy)

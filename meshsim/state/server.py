@@ -59,8 +59,12 @@ ENDPOINT_DTYPE = row_dtype(
         ("cache_start", "i8"),  # cached_until_ns[cache_start:][:cache_count]: what it has cached
         ("cache_count", "i8"),
         ("retry_after_s", "i4"),  # that a refusal of its queue says [s]; NO_INDEX: it says nothing
+        ("fallbacks", "i8"),  # taken by its programs
     ]
 )
+
+#: What programs count of their calls: name -> field of ENDPOINT_DTYPE.
+APPLICATION_STATS = {"fallbacks": "fallbacks"}
 
 # States of a task.
 TASK_FREE = 0
@@ -152,15 +156,21 @@ STEP_CALL = 3
 STEP_PARALLEL = 4
 STEP_CACHE = 5  # a miss runs as its one branch
 
+# What a program does when a call of it has failed.
+ON_FAILURE_END = 0  # it ends, with status 500
+ON_FAILURE_GO_ON = 1
+ON_FAILURE_FALL_BACK = 2  # the steps that follow the call run, which otherwise do not
+
 STEP_DTYPE = np.dtype(
     [
         ("kind", "i4"),
         ("distribution", "i4"),
         ("call", "i4"),  # CALL, or the CACHE of a cache
         ("ordinal", "i4"),  # place in its program: part of the draw key
-        ("optional", "i4"),
+        ("on_failure", "i4"),  # ON_FAILURE_*
         ("branch_start", "i4"),  # branches[branch_start:][:branch_count] are first steps
         ("branch_count", "i4"),
+        ("fallback_count", "i4"),  # steps after this one that run only if it has failed
         ("probability", "f8"),
     ],
     align=True,

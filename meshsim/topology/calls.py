@@ -3,6 +3,7 @@
 Rule: a node is an operation of a service; the steps of each of its workloads call others with
 the product of the probabilities on the way (a sequence in `parallel` runs with certainty, and
 so does the miss of a cache: every cache begins empty).
+Calls fail in no such count, so that the fallback of one is made with probability 0.
 A call is *certain* if every workload of the operation makes it with probability 1; a cycle of
 certain calls has no base case and never ends.
 """
@@ -54,6 +55,7 @@ def _calls_in(
             yield from _calls_in(inner, (*at, "parallel", branch), reached)
         if step.cache is not None:  # as if it were empty
             yield from _calls_in(step.cache.miss, (*at, "cache", "miss"), reached)
+        yield from _calls_in(step.fallback or (), (*at, "fallback"), 0.0)
 
 
 def call_steps(workload: Workload) -> Iterator[tuple[FieldPath, Call, float]]:

@@ -271,7 +271,8 @@ class Step(Model):
     compute uses a core; sleep waits without one; parallel runs its branches (each a sequence)
     at once and continues when all have ended; cache runs its `miss` unless it has what is asked
     for.  A failed call (status >= 500) ends the operation with status 500 unless `optional` is
-    true, in which case it goes on.
+    true, in which case it goes on, or the call has a `fallback`: steps that run in its place,
+    after which it goes on as if the call had succeeded.  Without any step that is a static answer.
     """
 
     compute: Distribution | None = None
@@ -281,16 +282,26 @@ class Step(Model):
     cache: Cache | None = None
     probability: Probability = 1.0
     optional: Boolean = False
+    fallback: tuple[Step, ...] | None = Field(
+        default=None, description="instead of a call that has failed; []: a static answer"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Step:
         one_of(self, ("compute", "sleep", "call", "parallel", "cache"))
+        if self.fallback is not None and (self.call is None or self.optional):
+            raise ValueError("a fallback is that of a call which is not optional")
         return self
 
     @property
     def branches(self) -> tuple[tuple[Step, ...], ...]:
         """The sequences within it: those that run at once, or the miss of its cache."""
         return (self.cache.miss,) if self.cache is not None else self.parallel or ()
+
+    @property
+    def sequences(self) -> tuple[tuple[Step, ...], ...]:
+        """Its `branches`, and its fallback."""
+        return (*self.branches, self.fallback or ())
 
 
 class Autoscale(Model):

@@ -202,8 +202,8 @@ def dilation_for(topology: Topology) -> float:
 def _all_steps(steps: Sequence[Step]) -> list[Step]:
     found = list(steps)
     for step in steps:
-        for branch in step.branches:
-            found += _all_steps(branch)
+        for sequence in step.sequences:
+            found += _all_steps(sequence)
     return found
 
 

@@ -16,3 +16,16 @@ def told_to_wait(route: dict, policy: dict, random) -> dict:
         if "rate_limit" in policy:
             policy["rate_limit"]["enable_x_ratelimit_headers"] = "DRAFT_VERSION_03"
     return route
+
+
+def falls_back(step: dict, callees: list[str], random) -> dict:
+    """Give some calls a fallback."""
+    if "call" not in step or step.get("optional") or random.random() > 0.3:
+        return step
+    kind = random.random()
+    if kind < 0.4:
+        return {**step, "fallback": []}
+    other = {"call": str(random.choice(callees))}
+    if kind < 0.7:
+        return {**step, "fallback": [{"compute": "500us"}, {**other, "fallback": []}]}
+    return {**step, "fallback": [{"parallel": [[other], [{"sleep": "1ms"}]]}]}

@@ -131,6 +131,10 @@ SCENARIOS = {
         "a": worker({"compute": {"gamma": {"mean": "9ms", "shape": 2}}}, concurrency=2)
     },
     "queue limit": {"a": worker(COMPUTE, queue_limit=1)},
+    "fallback": {
+        "a": worker({"call": "b", "fallback": [{"sleep": "2ms"}, {"call": "b", "fallback": []}]}),
+        "b": worker({"compute": "1ms"}, error_rate=0.6),
+    },
     "patience": {"a": worker({"compute": "6ms"}, patience={"exponential": "8ms"})},
     "failures": {"a": worker(COMPUTE, error_rate=0.3)},
     "probability": {"a": worker(COMPUTE, {**LOGNORMAL, "probability": 0.4}, {"sleep": "1ms"})},
@@ -207,6 +211,7 @@ def test_requests_are_served_as_in_the_simulation(name):
         counters = station.record(END_MS * NS_PER_MS)
         names = ("requests", "rejected", "reneged", "completed")
         assert list(counters[:4]) == [row[name] for name in names]
+        assert station.fallbacks == row["fallbacks"]
         # Virtual time of shared cores is a float: a task may be cut by a nanosecond.
         assert counters[5] == pytest.approx(int(row["cpu_ns"]), abs=len(expected))
 

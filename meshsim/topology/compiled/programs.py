@@ -1,9 +1,10 @@
 """Programs: the steps of every operation of every workload, and the calls they make.
 
-Rule: a sequence of steps lies in adjacent rows and ends with STEP_END; the branches of a
-parallel step, and the miss of a cache, are sequences of their own.  Row 0 is an END: the program
-of a request that fails at once, and of an operation that a workload does not declare.  `ordinal`
-numbers the steps of one workload, so a draw key does not depend on other workloads.
+Rule: a sequence of steps lies in adjacent rows and ends with STEP_END; the fallback of a call
+follows it; the branches of a parallel step, and the miss of a cache, are sequences of their own.
+Row 0 is an END: the program of a request that fails at once, and of an operation that a workload
+does not declare.  `ordinal` numbers the steps of one workload, so a draw key does not depend on
+other workloads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.kernel import CALL_DTYPE
 from meshsim.state.server import (
+    ON_FAILURE_END,
+    ON_FAILURE_FALL_BACK,
+    ON_FAILURE_GO_ON,
     STEP_CACHE,
     STEP_CALL,
     STEP_COMPUTE,
@@ -88,7 +92,7 @@ class _Compiler:
         self._end()
 
     def _end(self) -> None:
-        self.steps.append((STEP_END, NO_INDEX, NO_INDEX, self.ordinal, 0, 0, 0, 1.0))
+        self.steps.append((STEP_END, NO_INDEX, NO_INDEX, self.ordinal, 0, 0, 0, 0, 1.0))
 
     def call(self, caller: str, target: str, site: CallSite) -> int:
         """Add a CALL row; return its index."""
@@ -108,7 +112,7 @@ class _Compiler:
         first = len(self.steps)
         if request_ns > 0:
             row = self.draws.row(Distribution.model_validate(f"{request_ns}ns"))
-            self.steps.append((STEP_COMPUTE, row, NO_INDEX, 0, 0, 0, 0, 1.0))
+            self.steps.append((STEP_COMPUTE, row, NO_INDEX, 0, 0, 0, 0, 0, 1.0))
         self.sequence(steps, service, workload)
         return first
 
@@ -116,9 +120,28 @@ class _Compiler:
         """Add a sequence and its END; return its first row."""
         first = len(self.steps)
         branching: list[tuple[int, Step]] = []
+        self._lay_out(steps, service, workload, branching)
+        self._end()
+        for at, step in branching:
+            branches = [self.sequence(branch, service, workload) for branch in step.branches]
+            self.fan_out = max(self.fan_out, _FAN_OUT_MIN + _EVENTS_A_BRANCH * _width((step,)))
+            branching_row = list(self.steps[at])
+            branching_row[5:7] = [len(self.branches), len(branches)]
+            self.steps[at] = tuple(branching_row)
+            self.branches += branches
+        return first
+
+    def _lay_out(
+        self,
+        steps: tuple[Step, ...],
+        service: str,
+        workload: int,
+        branching: list[tuple[int, Step]],
+    ) -> None:
+        """Add the rows of steps, each with its fallback; collect those that branch."""
         for step in steps:
             self.ordinal += 1
-            row = [STEP_END, NO_INDEX, NO_INDEX, self.ordinal, int(step.optional), 0, 0]
+            row = [STEP_END, NO_INDEX, NO_INDEX, self.ordinal, _on_failure(step), 0, 0]
             if step.compute is not None:
                 row[:2] = [STEP_COMPUTE, self.draws.row(step.compute)]
             elif step.sleep is not None:
@@ -133,21 +156,27 @@ class _Compiler:
             else:
                 row[0] = STEP_PARALLEL
                 branching.append((len(self.steps), step))
-            self.steps.append((*row, step.probability))
-        self._end()
-        for at, step in branching:
-            branches = [self.sequence(branch, service, workload) for branch in step.branches]
-            self.fan_out = max(self.fan_out, _FAN_OUT_MIN + _EVENTS_A_BRANCH * _width((step,)))
-            branching_row = list(self.steps[at])
-            branching_row[5:7] = [len(self.branches), len(branches)]
-            self.steps[at] = tuple(branching_row)
-            self.branches += branches
-        return first
+            at = len(self.steps)
+            self.steps.append(())
+            self._lay_out(step.fallback or (), service, workload, branching)
+            self.steps[at] = (*row, len(self.steps) - at - 1, step.probability)
+
+
+def _on_failure(step: Step) -> int:
+    if step.fallback is not None:
+        return ON_FAILURE_FALL_BACK
+    return ON_FAILURE_GO_ON if step.optional else ON_FAILURE_END
 
 
 def _width(steps: tuple[Step, ...]) -> int:
     """Return the most branches that one task running `steps` can have at once."""
-    return max((sum(1 + _width(branch) for branch in step.branches) for step in steps), default=0)
+    return max(
+        (
+            max(sum(1 + _width(branch) for branch in step.branches), _width(step.fallback or ()))
+            for step in steps
+        ),
+        default=0,
+    )
 
 
 def compile_programs(
