@@ -438,5 +438,7 @@ class Replica:
             values |= {f"inbound.{k}": v for k, v in filters.items()}
         if self.server is not None:
             station = self.server.station
-            values |= {f"application.{name}": getattr(station, name) for name in APPLICATION_STATS}
+            counts = {name: getattr(station, name) for name in APPLICATION_STATS}
+            counts |= station.bulkheads.counters()
+            values |= {f"application.{name}": count for name, count in counts.items()}
         return values

@@ -21,7 +21,7 @@ from meshsim.explanation import explain
 from meshsim.results import Result
 from meshsim.state.filters import FAULT_STATS, LIMIT_STATS, QUOTA_STATS
 from meshsim.state.prequal import PREQUAL_STATS
-from meshsim.state.server import APPLICATION_STATS
+from meshsim.state.server import APPLICATION_STATS, BULKHEAD_STATS
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS
 from meshsim.topology.model import Topology
 from meshsim.topology.releases import as_counted, release_of
@@ -31,7 +31,8 @@ __all__ = ["result_of"]
 
 _SIDES = ("outbound.", "inbound.", "application.")
 _FILTERED = (*LIMIT_STATS, *FAULT_STATS, *QUOTA_STATS)
-_COUNTED = (*_FILTERED, *OVERFLOWS, *RETRY_STATS, *PREQUAL_STATS, *APPLICATION_STATS)
+_OUTBOUND = (*_FILTERED, *OVERFLOWS, *RETRY_STATS, *PREQUAL_STATS)
+_COUNTED = (*_OUTBOUND, *APPLICATION_STATS, *BULKHEAD_STATS)
 _STATS = {f"{side}{name}" for side in _SIDES for name in _COUNTED}
 #: A 99th percentile of the lag beyond this is reported as the machine's fault [ms].
 _LAG_P99_MAX_MS = 2.0

@@ -26,11 +26,12 @@ from emulator.workload import tasks
 from emulator.workload.draws import coin
 from emulator.workload.estimates import LoadEstimates
 from emulator.workload.tasks import Action, ActionKind, ProgramStep, Task
-from emulator.workload.workers import CORES, RENEGE, Workers
+from emulator.workload.workers import BULKHEAD, CORES, RENEGE, Workers
 from meshsim import rng
+from meshsim.policy.bulkhead import REFUSED_STATUS
 from meshsim.policy.fallback import step_after_call, takes_fallback
 from meshsim.state import server
-from meshsim.state.codes import NEVER_NS
+from meshsim.state.codes import NEVER_NS, NO_INDEX
 
 __all__ = ["REFUSED", "Station"]
 
@@ -67,6 +68,12 @@ class Station(Workers):
             elif task is not None and task.wake == wake:
                 if kind == RENEGE:
                     self._renege(task)
+                elif kind == BULKHEAD:
+                    self._give_up_waiting(task)
+                    self._follow_call(task, REFUSED_STATUS)
+                    self._run(task)
+                elif task.state == server.TASK_LET_THROUGH:
+                    self._let_through(task)
                 else:
                     if task.state == server.TASK_RUNNING:
                         self._finish_service(task)
@@ -162,6 +169,7 @@ class Station(Workers):
         self._planned.clear()
         self._running.clear()
         self._queue.clear()
+        self.bulkheads.clear()
         if self.cores is not None:
             self.cores.clear(self._now_ns)
 
@@ -211,13 +219,24 @@ class Station(Workers):
             task.state = server.TASK_WAITING
             if not self._holds_worker:
                 self._release_worker(task)
-            if step.kind == server.STEP_CALL:
-                task.calling = True
-                key = int(rng.mix_in(task.key, step.ordinal))
-                self._actions.append(Action(ActionKind.CALL, task, step.call, key))
-            else:
+            if step.kind != server.STEP_CALL:
                 self._branch(task, step)
+            elif step.distribution == NO_INDEX or self._may_call(task, step):
+                self._call(task, step)
+            elif task.state == server.TASK_WAITING:  # its bulkhead has refused it
+                self._follow_call(task, REFUSED_STATUS)
+                continue
             return
+
+    def _call(self, task: Task, step: ProgramStep) -> None:
+        task.calling = True
+        key = int(rng.mix_in(task.key, step.ordinal))
+        self._actions.append(Action(ActionKind.CALL, task, step.call, key))
+
+    def _let_through(self, task: Task) -> None:
+        """Make the call that the bulkhead of `task` has let through."""
+        task.state = server.TASK_WAITING
+        self._call(task, self._steps[task.step])
 
     def _branch(self, task: Task, step: ProgramStep) -> None:
         """Start every branch of a parallel step, or the miss of a cache, in order."""
@@ -231,7 +250,14 @@ class Station(Workers):
             self._plan_run(branch, self._now_ns)
 
     def _go_on_after_call(self, task: Task, status: int) -> None:
-        """Take note of the answer to the call of `task` (`meshsim.policy.fallback`)."""
+        """Take note of the answer to the call of `task`, or of the ends of its branches."""
+        place = self._steps[task.step].distribution
+        if place != NO_INDEX:
+            self._leave_bulkhead(place)
+        self._follow_call(task, status)
+
+    def _follow_call(self, task: Task, status: int) -> None:
+        """Let `task` stand at the step that follows its call (`meshsim.policy.fallback`)."""
         step = self._steps[task.step]
         task.step = step_after_call(task.step, step.on_failure, step.fallback_count, status)
         if task.step == tasks.END_STEP:
@@ -299,6 +325,11 @@ class Station(Workers):
                 self._plan_cores()
             self._count_service(task, cpu_ns)
             del self._running[task]
+        place = self._steps[task.step].distribution
+        if task.state == server.TASK_AT_BULKHEAD:
+            self._give_up_waiting(task, expired=False)
+        elif (task.calling or task.state == server.TASK_LET_THROUGH) and place != NO_INDEX:
+            self._leave_bulkhead(place)
         if task.calling:
             task.calling = False
             self._actions.append(Action(ActionKind.CANCEL_CALL, task))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 
+from emulator.workload.bulkheads import ReplicaBulkheads
 from emulator.workload.caching import ReplicaCache
 from emulator.workload.cores import SharedCores
 from emulator.workload.draws import TaskDraws
@@ -20,12 +21,13 @@ from meshsim.state import server
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.topology.compiled import CompiledTopology
 
-__all__ = ["CORES", "RENEGE", "RUN", "Workers"]
+__all__ = ["BULKHEAD", "CORES", "RENEGE", "RUN", "Workers"]
 
 # Kinds of planned events.
 RUN = 0  # the task's step has ended, or it goes on with its program
 RENEGE = 1  # out of patience in the queue, or beyond its deadline
 CORES = 2  # a task on shared cores has ended
+BULKHEAD = 3  # the task waits for its call no longer
 
 
 class Workers:
@@ -59,6 +61,7 @@ class Workers:
         if container != NO_INDEX:
             self.cores = SharedCores(arrays["containers"][container], arrays["nodes"])
         self.cache = ReplicaCache(arrays, row)
+        self.bulkheads = ReplicaBulkheads(arrays, row)
         self.gray: GrayFailure | None = None
         self._estimates = LoadEstimates() if len(arrays["prequal_servers"]) else None
         self._queue = TaskQueue()
@@ -131,6 +134,33 @@ class Workers:
             self._plan(self._now_ns + patience_ns, RENEGE, task, task.wake)
         if task.deadline_ns != NEVER_NS and self.on_timeout != server.ON_TIMEOUT_CONTINUE:
             self._plan(max(task.deadline_ns, self._now_ns), RENEGE, task, task.wake)
+
+    def _may_call(self, task: Task, step: ProgramStep) -> bool:
+        """Ask the bulkhead of the call at `step`; one that lets `task` wait changes its state."""
+        wait_ns = self.bulkheads.enter(step.distribution, task)
+        if wait_ns == 0:
+            return True
+        if wait_ns is not None:
+            task.state = server.TASK_AT_BULKHEAD
+            task.entered_ns = self._now_ns
+            if wait_ns < NEVER_NS - self._now_ns:
+                self._plan(self._now_ns + wait_ns, BULKHEAD, task, task.wake)
+        return False
+
+    def _leave_bulkhead(self, place: int) -> None:
+        """Give back the permit of a call; the first in line calls, as an event of its own."""
+        first = self.bulkheads.leave(place)
+        if first is not None:
+            first.queue_ns += self._now_ns - first.entered_ns
+            first.state = server.TASK_LET_THROUGH
+            first.wake += 1
+            self._plan_run(first, self._now_ns)
+
+    def _give_up_waiting(self, task: Task, expired: bool = True) -> None:
+        """`task`, at a bulkhead, waits no longer."""
+        self.bulkheads.give_up(self._steps[task.step].distribution, task, expired)
+        task.queue_ns += self._now_ns - task.entered_ns
+        task.state = server.TASK_WAITING
 
     def _enqueue(self, task: Task, *, at_front: bool) -> None:
         task.state = server.TASK_QUEUED

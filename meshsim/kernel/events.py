@@ -26,6 +26,7 @@ __all__ = [
     "ARRIVE",
     "BACK_OFF",
     "BECOME_IDLE",
+    "BULKHEAD_EXPIRED",
     "CALL",
     "CANCEL_EXCHANGE",
     "CANCEL_TASK",
@@ -38,6 +39,7 @@ __all__ = [
     "DEADLINE",
     "DONE",
     "DONE_BESIDE",
+    "ENTER_BULKHEAD",
     "FILL_CACHE",
     "FILTER",
     "FILTER_INBOUND",
@@ -54,6 +56,7 @@ __all__ = [
     "IS_CACHED",
     "KEEP_DEADLINE",
     "KIND_COUNT",
+    "LEAVE_BULKHEAD",
     "LEAVE_FILTERS",
     "LEAVE_GATE",
     "NODE",
@@ -73,6 +76,7 @@ __all__ = [
     "SEND_COPY",
     "SLOW_SERVICE",
     "STIMULATE",
+    "STOP_WAITING",
     "TAKE_DEADLINE",
     "TAKE_REPORT",
     "TRY_TIMER",
@@ -113,7 +117,7 @@ CHECK = 20  # host health: its next check begins
 CHECK_ARRIVE = 21  # host health: the check is at the endpoint
 CHECKED = 22  # host health: its check has this result (in place of the generation)
 # Follow-ups only, never queued.
-CALL = 16  # task: make the call at its step
+CALL = 16  # task: make the call at its step (queued where a bulkhead has let it through)
 FINISH = 17  # exchange: deliver its outcome
 # Parts of handlers, never queued: what is rare or large is compiled once and reached by `invoke`,
 # or the compiler would optimise it anew within every handler that may need it.
@@ -149,7 +153,11 @@ HEAR_RESET = 51  # attempt: its answer says when a rate limit is reset
 TAKE_DEADLINE = 52  # task: note the deadline of its request
 KEEP_DEADLINE = 53  # exchange: its caller's deadline may be earlier than its route timeout
 DEADLINE = 54  # exchange: its deadline has come (an event)
-KIND_COUNT = 55
+ENTER_BULKHEAD = 55  # task: at a call that has a bulkhead; returns CALLS if it may call
+LEAVE_BULKHEAD = 56  # task: its call has ended
+STOP_WAITING = 57  # task: it is stopped, where replicas have bulkheads
+BULKHEAD_EXPIRED = 58  # task: it waits for no call any longer (an event)
+KIND_COUNT = 59
 
 #: No follow-up.
 NOTHING = -1

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.kernel.bulkheads import append_bulkheads
 from meshsim.kernel.caching import append_cache
 from meshsim.kernel.concurrency import add_controller
 from meshsim.kernel.hash_tables import extend_names, replace_table
@@ -194,13 +195,14 @@ def _append_endpoint(kernel: Any, like: int) -> int:
     added = state.endpoints[like : like + 1].copy()
     for field in ("busy", "queued", "requests", "rejected", "reneged", "completed"):
         added[field] = 0
-    for field in ("busy_ns", "queue_ns", "cpu_ns"):
+    for field in ("busy_ns", "queue_ns", "cpu_ns", "fallbacks"):
         added[field] = 0
     added["alive"] = 1
     added["running_head"] = NO_INDEX
     added["updated_ns"] = kernel.now_ns
     added["proxy"] = proxy
     append_cache(state, added)
+    append_bulkheads(state, added, like)
     model = int(state.endpoints["proxy"][like])
     proxies = state.proxies[model : model + 1].copy()
     proxies["endpoint"] = endpoint

@@ -14,6 +14,7 @@ from typing import Any
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.kernel.access import refuses
 from meshsim.kernel.attempts import abandon_attempts, connect_waiting, connected
+from meshsim.kernel.bulkheads import CALLS, enter_bulkhead, expire, leave_bulkhead, stop_waiting
 from meshsim.kernel.caching import fill_cache, is_cached
 from meshsim.kernel.cores import reshare_node, settle_node, take_finished
 from meshsim.kernel.deadlines import keep_deadline, take_deadline
@@ -24,6 +25,7 @@ from meshsim.kernel.events import (
     ARRIVE,
     BACK_OFF,
     BECOME_IDLE,
+    BULKHEAD_EXPIRED,
     CALL,
     CANCEL_EXCHANGE,
     CANCEL_TASK,
@@ -36,6 +38,7 @@ from meshsim.kernel.events import (
     DEADLINE,
     DONE,
     DONE_BESIDE,
+    ENTER_BULKHEAD,
     FILL_CACHE,
     FILTER,
     FILTER_INBOUND,
@@ -51,6 +54,7 @@ from meshsim.kernel.events import (
     IS_CACHED,
     KEEP_DEADLINE,
     KIND_COUNT,
+    LEAVE_BULKHEAD,
     LEAVE_FILTERS,
     LEAVE_GATE,
     NODE,
@@ -70,6 +74,7 @@ from meshsim.kernel.events import (
     SEND_COPY,
     SLOW_SERVICE,
     STIMULATE,
+    STOP_WAITING,
     TAKE_DEADLINE,
     TAKE_REPORT,
     TRY_TIMER,
@@ -341,6 +346,12 @@ def _on_respond(state: Any, row: int, generation: int) -> int:
 
 @kernel_jit
 def _on_call(state: Any, row: int, generation: int) -> int:
+    if state.tasks["wake"][row] != generation:
+        return NOTHING
+    if state.steps["distribution"][state.tasks["step"][row]] != NO_INDEX:
+        follow_up = int(invoke(state, ENTER_BULKHEAD, row, generation))
+        if follow_up != CALLS:
+            return follow_up
     return call(state, row)
 
 
@@ -435,6 +446,10 @@ _BY_KIND: dict[int, Handler] = {
     TAKE_DEADLINE: take_deadline,
     KEEP_DEADLINE: keep_deadline,
     DEADLINE: _on_deadline,
+    ENTER_BULKHEAD: enter_bulkhead,
+    LEAVE_BULKHEAD: leave_bulkhead,
+    STOP_WAITING: stop_waiting,
+    BULKHEAD_EXPIRED: expire,
 }
 
 #: Handler of each kind of event, and of each part that handlers share.

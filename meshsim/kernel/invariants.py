@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from meshsim.kernel.bulkhead_invariants import check_bulkheads
 from meshsim.kernel.lane_invariants import check_lanes, check_probes
 from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.pools import clear_chain
@@ -76,6 +77,7 @@ def validate(state: KernelState) -> list[str]:
         check_probes,
         _tasks,
         _queues,
+        check_bulkheads,
         _containers,
     )
     return [problem for check in checks for problem in check(state)]

@@ -86,6 +86,7 @@ from meshsim.state.prequal import (
 from meshsim.state.record import SERIES_DTYPE, SPAN_DTYPE, WINDOW_DTYPE
 from meshsim.state.rows import CACHE_LINE_BYTES, aligned
 from meshsim.state.server import (
+    BULKHEAD_DTYPE,
     CACHE_DTYPE,
     CONTAINER_DTYPE,
     ENDPOINT_DTYPE,
@@ -209,6 +210,8 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "programs": (_I4, 2),  # first STEP by [workload, operation]
     "grays": (GRAY_DTYPE, 1),  # gray failures so far
     "gray_callers": (_I1, 2),  # whom they hit: by [GRAY, workload], and gateways last
+    "bulkheads": (BULKHEAD_DTYPE, 1),
+    "bulkhead_counts": (_I4, 1),  # of a replica, by workload
     "caches": (CACHE_DTYPE, 1),
     "popularity": (np.dtype("f8"), 1),  # cumulative, of the keys of a cache
     "cached_until_ns": (_I8, 1),  # by key of every cache of every endpoint; 0: not cached

@@ -26,12 +26,14 @@ from meshsim.kernel.events import (
     FILL_CACHE,
     GENERATION_MASK,
     IS_CACHED,
+    LEAVE_BULKHEAD,
     LEAVE_GATE,
     NOTE_LATENCY,
     NOTHING,
     RESPOND,
     RETURN,
     RUN,
+    STOP_WAITING,
     TAKE_DEADLINE,
     TURN_GRAY,
     pack,
@@ -82,6 +84,7 @@ __all__ = [
     "cancel_task",
     "cross_back",
     "end_task",
+    "follow_call",
     "go_on_after_call",
     "renege",
     "run_task",
@@ -235,7 +238,15 @@ def _branch(state: Any, task: int, step: int) -> int:
 
 @kernel_jit
 def go_on_after_call(state: Any, task: int, status: int) -> None:
-    """Take note of the answer to the call of `task` (`meshsim.policy.fallback`)."""
+    """Take note of the answer to the call of `task`, or of the ends of its branches."""
+    if state.steps["distribution"][state.tasks["step"][task]] != NO_INDEX:
+        invoke(state, LEAVE_BULKHEAD, task, 0)
+    follow_call(state, task, status)
+
+
+@kernel_jit
+def follow_call(state: Any, task: int, status: int) -> None:
+    """Let `task` stand at the step that follows its call (`meshsim.policy.fallback`)."""
     tasks = state.tasks
     tasks["exchange"][task] = NO_INDEX
     step = tasks["step"][task]
@@ -424,6 +435,8 @@ def _stop_alone(state: Any, task: int) -> None:
                 cpu_ns = int(tasks["work_ns"][task] - left_ns)
             state.endpoints["cpu_ns"][endpoint] += cpu_ns
         tasks["service_ns"][task] += served_ns
+    if state.bulkheads.shape[0] != 0:
+        invoke(state, STOP_WAITING, task, 0)
     exchange = tasks["exchange"][task]
     if exchange != NO_INDEX:
         generation = tasks["exchange_generation"][task]

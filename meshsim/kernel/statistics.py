@@ -21,7 +21,7 @@ from meshsim.state.filters import (
     QUOTA_STATS,
 )
 from meshsim.state.prequal import PREQUAL_STATS
-from meshsim.state.server import APPLICATION_STATS
+from meshsim.state.server import APPLICATION_STATS, BULKHEAD_STATS
 from meshsim.topology.compiled.concurrency import controller_stats
 from meshsim.topology.compiled.health import health_counters
 from meshsim.topology.compiled.priorities import OVERFLOWS, RETRY_STATS, open_breakers
@@ -58,12 +58,24 @@ def stats(state: KernelState, names: list[str]) -> dict[str, dict[str, int]]:
         endpoint = int(state.proxies["endpoint"][proxy])
         if endpoint != NO_INDEX:
             counts |= _counts(state.endpoints[endpoint], APPLICATION_STATS, "application")
+            counts |= _bulkhead_counts(state, endpoint)
         counts |= _breaker_counts(state, proxy)
         counts |= _health_counts(state, proxy)
         counts |= _probe_counts(state, proxy)
         if counts:
             found[name] = counts
     return found
+
+
+def _bulkhead_counts(state: KernelState, endpoint: int) -> dict[str, int]:
+    """Return what the bulkheads of a replica let through and refused."""
+    start = int(state.endpoints["bulkhead_start"][endpoint])
+    count = int(state.bulkhead_counts[state.endpoints["workload"][endpoint]])
+    own = state.bulkheads[start : start + count]
+    counts = {
+        f"application.{name}": int(own[field].sum()) for name, field in BULKHEAD_STATS.items()
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _breaker_counts(state: KernelState, proxy: int) -> dict[str, int]:

@@ -59,6 +59,7 @@ ENDPOINT_DTYPE = row_dtype(
         ("cache_start", "i8"),  # cached_until_ns[cache_start:][:cache_count]: what it has cached
         ("cache_count", "i8"),
         ("retry_after_s", "i4"),  # that a refusal of its queue says [s]; NO_INDEX: it says nothing
+        ("bulkhead_start", "i4"),  # BULKHEAD rows of its programs' calls
         ("fallbacks", "i8"),  # taken by its programs
     ]
 )
@@ -73,6 +74,8 @@ TASK_RUNNING = 2  # computing or sleeping
 TASK_WAITING = 3  # for a call, or for its branches
 TASK_ENDED = 4  # a branch that waits for its siblings
 TASK_PASSING = 5  # not a server's: a pass through a proxy on shared cores
+TASK_AT_BULKHEAD = 6  # waits until its bulkhead lets it call
+TASK_LET_THROUGH = 7  # it has, and calls at this instant
 
 # How a task holds a worker.
 WORKER_NONE = 0
@@ -164,7 +167,7 @@ ON_FAILURE_FALL_BACK = 2  # the steps that follow the call run, which otherwise 
 STEP_DTYPE = np.dtype(
     [
         ("kind", "i4"),
-        ("distribution", "i4"),
+        ("distribution", "i4"),  # of a call its bulkhead, from `bulkhead_start` on; or NO_INDEX
         ("call", "i4"),  # CALL, or the CACHE of a cache
         ("ordinal", "i4"),  # place in its program: part of the draw key
         ("on_failure", "i4"),  # ON_FAILURE_*
@@ -175,6 +178,25 @@ STEP_DTYPE = np.dtype(
     ],
     align=True,
 )
+
+#: What one replica may call of one service at once.
+BULKHEAD_DTYPE = np.dtype(
+    [
+        ("max_concurrent_calls", "i8"),
+        ("max_waiting_calls", "i8"),
+        ("max_wait_ns", "i8"),
+        ("active", "i8"),
+        ("waiting", "i8"),
+        ("permitted", "i8"),
+        ("rejected", "i8"),
+        ("waited", "i8"),
+        ("head", "i4"),  # first TASK that waits, or NO_INDEX
+        ("tail", "i4"),
+    ],
+    align=True,
+)
+#: What it counts of its calls: name -> field.
+BULKHEAD_STATS = {f"bulkhead_{name}": name for name in ("permitted", "rejected", "waited")}
 
 #: A cache of a workload: every replica has one of its own.
 CACHE_DTYPE = np.dtype(

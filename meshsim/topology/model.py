@@ -101,6 +101,7 @@ __all__ = [
     "Arrivals",
     "Autoscale",
     "Batch",
+    "Bulkhead",
     "Cache",
     "Call",
     "CircuitBreakers",
@@ -333,6 +334,14 @@ class ColdStart(Model):
     shape: Literal["LINEAR", "EXPONENTIAL"] = "LINEAR"
 
 
+class Bulkhead(Model):
+    """How many calls of one service a replica may have under way at once, and wait to make."""
+
+    max_concurrent_calls: Integer = Field(default=25, ge=1, le=2**31 - 1)
+    max_wait_duration: Duration = 0
+    max_waiting_calls: Integer | None = Field(default=None, ge=0, le=2**31 - 1)
+
+
 class Deadline(Model):
     """What a workload does about the deadlines of its requests.
 
@@ -370,6 +379,9 @@ class Workload(Model):
     hold_worker: Boolean = True
     on_timeout: Literal["cancel_queued", "cancel_work", "continue"] = "cancel_queued"
     deadline: Deadline = Deadline()
+    bulkheads: dict[str, Bulkhead] = Field(
+        default_factory=dict, description="by called service; of each replica its own"
+    )
     cpu: Number | None = Field(default=None, gt=0)
     speed: Number = Field(default=1.0, ge=0, le=1000)
     concurrency_penalty: Number = Field(default=0.0, ge=0, le=100)

@@ -142,6 +142,10 @@ def _call_targets(topology: Topology) -> Iterator[Finding]:
             for path, call, _ in call_steps(workload):
                 at = (*base, *path)
                 yield from _targets(topology, at, "service", call.service, call.operation)
+            for called in workload.bulkheads:
+                if called not in topology.services:
+                    at = (*base, "bulkheads", called)
+                    yield _unknown(at, "service", called, topology.services, ("services", called))
             for index, node in enumerate(workload.nodes):
                 if node not in topology.nodes:
                     at = (*base, "nodes", index)

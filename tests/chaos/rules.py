@@ -29,3 +29,14 @@ def falls_back(step: dict, callees: list[str], random) -> dict:
     if kind < 0.7:
         return {**step, "fallback": [{"compute": "500us"}, {**other, "fallback": []}]}
     return {**step, "fallback": [{"parallel": [[other], [{"sleep": "1ms"}]]}]}
+
+
+def bulkhead(random) -> dict:
+    """Return a narrow bulkhead."""
+    found = {
+        "max_concurrent_calls": int(random.choice([1, 2, 8])),
+        "max_wait_duration": str(random.choice(["0s", "1ms", "20ms"])),
+    }
+    if random.random() < 0.3:
+        found["max_waiting_calls"] = 1
+    return found

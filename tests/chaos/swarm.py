@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from chaos_faults import Shaker
 from kernel_runs import NS_PER_MS, Run
 from probes import oracle, probed
-from rules import falls_back, told_to_wait
+from rules import bulkhead, falls_back, told_to_wait
 
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -98,6 +98,8 @@ class Swarm:
         if self.rule_rng.random() < 0.3:
             body["retry_after"] = str(self.rule_rng.choice(["0s", "1s"]))
         body["deadline"] = {"propagate": bool(self.rule_rng.random() < 0.4)}
+        if callees and self.rule_rng.random() < 0.4:
+            body["bulkheads"] = {callees[0]: bulkhead(self.rule_rng)}
         body["steps"] = [falls_back(step, callees, self.rule_rng) for step in body["steps"]]
         return self.caching(body, callees)
 

@@ -135,6 +135,15 @@ SCENARIOS = {
         "a": worker({"call": "b", "fallback": [{"sleep": "2ms"}, {"call": "b", "fallback": []}]}),
         "b": worker({"compute": "1ms"}, error_rate=0.6),
     },
+    "bulkhead": {
+        "a": worker(
+            {"parallel": [[{"call": "b"}], [LOGNORMAL, {"call": "b", "fallback": [COMPUTE]}]]},
+            {"call": "b", "optional": True},
+            concurrency=9,
+            bulkheads={"b": {"max_concurrent_calls": 2, "max_wait_duration": "3ms"}},
+        ),
+        "b": worker(COMPUTE, concurrency=9, error_rate=0.1),
+    },
     "patience": {"a": worker({"compute": "6ms"}, patience={"exponential": "8ms"})},
     "failures": {"a": worker(COMPUTE, error_rate=0.3)},
     "probability": {"a": worker(COMPUTE, {**LOGNORMAL, "probability": 0.4}, {"sleep": "1ms"})},
@@ -212,6 +221,11 @@ def test_requests_are_served_as_in_the_simulation(name):
         names = ("requests", "rejected", "reneged", "completed")
         assert list(counters[:4]) == [row[name] for name in names]
         assert station.fallbacks == row["fallbacks"]
+        counted = station.bulkheads._rows
+        start = int(row["bulkhead_start"])
+        for name in ("active", "waiting", "permitted", "rejected", "waited"):
+            theirs = run.state.bulkheads[name][start : start + len(counted)]
+            assert counted[name].tolist() == theirs.tolist()
         # Virtual time of shared cores is a float: a task may be cut by a nanosecond.
         assert counters[5] == pytest.approx(int(row["cpu_ns"]), abs=len(expected))
 

@@ -93,6 +93,7 @@ def compile_topology(topology: Topology, profile: MeshProfile) -> CompiledTopolo
         **upstreams.arrays,
         **servers.arrays,
         **programs.caches.build(servers.arrays["endpoints"]),
+        **programs.bulkheads.build(servers.arrays["endpoints"]),
         **compile_traffic(topology, layout, programs, draws),
         **compile_access(topology, layout, programs, profile.sidecars),
     }

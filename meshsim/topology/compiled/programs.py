@@ -29,6 +29,7 @@ from meshsim.state.server import (
     STEP_SLEEP,
 )
 from meshsim.topology.calls import operation_steps
+from meshsim.topology.compiled.bulkheads import Bulkheads
 from meshsim.topology.compiled.caches import Caches
 from meshsim.topology.compiled.draws import Draws
 from meshsim.topology.compiled.layout import Layout, Rows
@@ -71,12 +72,14 @@ class Programs:
     fan_out: int
     operations: dict[str, int]  # column of each in `programs`
     caches: Caches
+    bulkheads: Bulkheads
 
 
 class _Compiler:
     def __init__(self, topology: Topology, draws: Draws) -> None:
         self.draws = draws
         self.caches = Caches()
+        self.bulkheads = Bulkheads(topology)
         self.operations: dict[str, int] = {"default": 0}
         for service in topology.services.values():
             for workload in service.workloads.values():
@@ -147,7 +150,7 @@ class _Compiler:
             elif step.sleep is not None:
                 row[:2] = [STEP_SLEEP, self.draws.row(step.sleep)]
             elif step.call is not None:
-                row[0] = STEP_CALL
+                row[:2] = [STEP_CALL, self.bulkheads.place(workload, step.call.service)]
                 row[2] = self.call(service, step.call.service, CallSite(workload, step.call))
             elif step.cache is not None:
                 row[0] = STEP_CACHE
@@ -218,4 +221,5 @@ def compile_programs(
         compiler.fan_out,
         compiler.operations,
         compiler.caches,
+        compiler.bulkheads,
     )
