@@ -338,6 +338,11 @@ def _retry(retry):
         if retry.max_interval is not None:
             intervals["max_interval"] = seconds(retry.max_interval)
         fields["retry_back_off"] = intervals
+    limited = retry.rate_limited_retry_back_off
+    if limited is not None:
+        headers = [{"name": item.name, "format": item.format} for item in limited.reset_headers]
+        longest = {"max_interval": seconds(limited.max_interval)} if limited.max_interval else {}
+        fields["rate_limited_retry_back_off"] = {"reset_headers": headers, **longest}
     if retry.previous_hosts:
         kind = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
         name = "envoy.retry_host_predicates.previous_hosts"

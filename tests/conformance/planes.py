@@ -352,9 +352,15 @@ class ScriptedMesh(Mesh):
         if reply.reset:
             self.at(time_ns, self.on_lost, one)
         else:
+            if self.engine.reset_headers(request.exchange):
+                self.at(time_ns, self.hear, one, reply.headers)
             limited = "x-envoy-ratelimited" in reply.headers
             mark = RESET_RATELIMITED if limited else RESET_NONE
             self.at(time_ns, self.done, one, reply.status, mark)
+
+    def hear(self, one, headers):
+        if one in one.request.tries:
+            self.engine.hear_reset(one.request.exchange, headers, 0)
 
     def on_lost(self, one):
         if one in one.request.tries:

@@ -11,7 +11,15 @@ from wire import Ask, Reply
 
 FIVE = endpoints(*(f"b-v1-{row}" for row in range(5)))
 QUICK = {"base_interval": "1ms", "max_interval": "1ms"}
-COUNTERS = ("upstream_rq_total", "upstream_rq_retry", "upstream_rq_retry_overflow")
+COUNTERS = (
+    "upstream_rq_total",
+    "upstream_rq_retry",
+    "upstream_rq_retry_overflow",
+    "upstream_rq_retry_success",
+    "upstream_rq_retry_limit_exceeded",
+    "upstream_rq_retry_backoff_exponential",
+    "upstream_rq_retry_backoff_ratelimited",
+)
 
 
 def retried(asks, script, members=FIVE, policy=None, callers=1, **retry):
@@ -155,6 +163,40 @@ def gaps_of(played, retry):
     """Return the times between the tries before and after a retry, the first being 1 [ms]."""
     tries = [visits for visits in played.visits.values() if len(visits) > retry]
     return [1e3 * (visits[retry].at_s - visits[retry - 1].at_s) for visits in tries]
+
+
+def test_a_reset_header_says_how_long_a_retry_waits(referee):
+    """Uniform over [1 s, 1.5 s) where the header is heeded, as `test_back_off` compares.
+
+    Every other answer asks for more than `max_interval`, or says no number, or asks for nothing:
+    then the back-off is the exponential one, which is 0 here.
+    """
+    told = {0: "1", 1: "4", 2: "soon", 3: "0"}
+
+    def script(endpoint, number, tries):
+        headers = {"x-ratelimit-reset": told[number % 4]}
+        return Reply(503, headers=headers) if tries == 0 else Reply()
+
+    count, late = 400, 10.0
+    asks = [Ask(at_s=0.005 * row) for row in range(count)]
+    limited = {"reset_headers": [{"name": "x-ratelimit-reset"}], "max_interval": "3s"}
+    fields = {"retry_on": ["5xx"], "num_retries": 1, "rate_limited_retry_back_off": limited}
+    scenario = replace(retried(asks, script, callers=0, **fields), late_s=0.1)
+    envoy, ours = both(referee, scenario)
+    rule = "rate-limited back-off of 1 s"
+    referee.equal(f"{rule}: counters", envoy.of(*COUNTERS), ours.of(*COUNTERS))
+    for played in (envoy, ours):
+        for number in [number for number in played.visits if number % 4]:
+            assert gaps_of(replace(played, visits={number: played.visits[number]}), 1)[0] < 500
+            del played.visits[number]
+    waits = [gaps_of(played, 1) for played in (envoy, ours)]
+    assert [len(found) for found in waits] == [count // 4] * 2
+    distance = stats.ks_2samp(*waits).statistic
+    allowed = stats.kstwobign.isf(LEVEL) * (2 / (count // 4)) ** 0.5 + late / 500
+    referee.near(f"{rule}: distance of the distributions", distance, 0.0, allowed, "")
+    # A timer of Envoy's counts from when its loop woke, which is up to a millisecond before.
+    referee.bounded(f"{rule}: shortest [ms]", *map(min, waits), 999.0, 1500.0)
+    referee.bounded(f"{rule}: longest [ms]", *map(max, waits), 1000.0, 1500.0 + late)
 
 
 def test_back_off(referee):

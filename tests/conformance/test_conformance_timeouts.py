@@ -8,6 +8,7 @@ from wire import Ask, Reply
 #: How much later than told a timer of a busy machine may fire.
 LATE_MS = 40.0
 ONE = endpoints("b-v1-0")
+COUNTERS = ("upstream_rq_timeout", "upstream_rq_per_try_timeout")
 
 
 def timed(table, script, asks=None, **breakers):
@@ -24,6 +25,7 @@ def compare(referee, rule, scenario):
     numbers = range(len(scenario.asks))
     tries = [[len(played.visits.get(n, ())) for n in numbers] for played in (envoy, ours)]
     referee.equal(f"{rule}: tries of each request", *tries)
+    referee.equal(f"{rule}: counters", envoy.of(*COUNTERS), ours.of(*COUNTERS))
     lateness = [
         1e3 * (real.after_s - virtual.after_s)
         for real, virtual in zip(envoy.answers, ours.answers, strict=True)
