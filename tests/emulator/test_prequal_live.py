@@ -235,7 +235,7 @@ def test_a_mesh_probes_and_every_decision_replays(tmp_path):
     counters = result.emulation["counters"]["gateway-users"]
     sent = result.emulation["accounting"]["sent"]
     assert counters["prequal_probes"] == 3 * sent
-    assert counters["prequal_random_picks"] < 0.2 * sent
+    assert counters["prequal_random_picks"] < 0.5 * sent  # most are picked by what is known
     assert replay(log).divergences == ()
     stats = result.stats()
     assert stats[stats["stat"] == "outbound.prequal_probes"]["count"].sum() == 3 * sent
