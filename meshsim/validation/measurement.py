@@ -138,6 +138,9 @@ class Measurement:
         Of successes [ns].
     time_s : float
         Measured time [s].
+    judged, denied : int
+        Requests of the whole mesh that access rules judged, and refused, warm-up included: they
+        are no failures where the caller goes on.
     """
 
     groups: _Counts
@@ -146,6 +149,8 @@ class Measurement:
     good_responses: int
     latency_sum_ns: int
     time_s: float
+    judged: int = 0
+    denied: int = 0
 
     @cached_property
     def latencies(self) -> Latencies:
@@ -171,6 +176,11 @@ class Measurement:
     def error_fraction(self) -> float:
         """Share of the requests that failed [1]."""
         return self.failures / self.arrivals if self.arrivals else math.nan
+
+    @property
+    def denied_fraction(self) -> float:
+        """Share of the judged requests that access rules refused [1]; NaN if none was judged."""
+        return self.denied / self.judged if self.judged else math.nan
 
     def interval(self, q: float) -> Interval:
         """Return the `q` quantile with its 95 % interval [ns], from groups of windows."""
@@ -199,7 +209,12 @@ def _measure(result: Result, traffic: int) -> Measurement:
             totals[name] += int(record.windows[name][kept, traffic].sum())
     window_s = result.records[0].duration_ns / NS_PER_S / WINDOW_COUNT
     time_s = len(result.records) * window_s * (WINDOW_COUNT - WARM_UP_WINDOWS)
-    return Measurement(np.stack(groups), **totals, time_s=time_s)
+    denied, allowed = (
+        sum(int(record.proxies[-1][name].sum()) for record in result.records)
+        for name in ("rbac_denied", "rbac_allowed")
+    )
+    judged = {"judged": denied + allowed, "denied": denied}
+    return Measurement(np.stack(groups), **totals, time_s=time_s, **judged)
 
 
 def _groups(record: Any, traffic: int, classes: int) -> list[_Counts]:
@@ -221,4 +236,6 @@ def pooled(measurements: Sequence[Measurement]) -> Measurement:
         sum(item.good_responses for item in measurements),
         sum(item.latency_sum_ns for item in measurements),
         sum(item.time_s for item in measurements),
+        sum(item.judged for item in measurements),
+        sum(item.denied for item in measurements),
     )

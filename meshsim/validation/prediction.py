@@ -43,11 +43,14 @@ class Forecast:
         Of successes, the harness stage included, in model time.
     throughput_rps, error_fraction : float
         Successes a second [1/s]; share of the requests that fail [1].
+    denied_fraction : float
+        Share of the requests judged by access rules that these refuse [1]; NaN without rules.
     """
 
     latencies: Latencies
     throughput_rps: float
     error_fraction: float
+    denied_fraction: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast as JSON has it."""
@@ -55,12 +58,15 @@ class Forecast:
             "latencies": self.latencies.to_json(),
             "throughput_rps": self.throughput_rps,
             "error_fraction": self.error_fraction,
+            "denied_fraction": None if math.isnan(self.denied_fraction) else self.denied_fraction,
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Forecast:
         """Read what `to_dict` wrote."""
-        return cls(**dict(plain, latencies=Latencies.from_json(plain["latencies"])))
+        denied = plain.get("denied_fraction")
+        known = dict(plain, denied_fraction=math.nan if denied is None else denied)
+        return cls(**dict(known, latencies=Latencies.from_json(plain["latencies"])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +155,12 @@ def _forecasts(
     measurements: Mapping[str, Measurement], stage_ns: list[float]
 ) -> dict[str, Forecast]:
     return {
-        name: Forecast(item.latencies.after(stage_ns), item.throughput_rps, item.error_fraction)
+        name: Forecast(
+            item.latencies.after(stage_ns),
+            item.throughput_rps,
+            item.error_fraction,
+            item.denied_fraction,
+        )
         for name, item in measurements.items()
     }
 

@@ -266,8 +266,31 @@ def _policies() -> list[Scenario]:
             ),
             load=0.6,
         ),
+        _hedging(),
         *_splits(),
     ]
+
+
+def _hedging() -> Scenario:
+    """Return a service whose slow tries get a second one beside them, as Envoy hedges."""
+    retry = {
+        "num_retries": 1,
+        "retry_on": ["5xx"],
+        "per_try_timeout": "40ms",
+        "base_interval": "1ms",
+    }
+    hedged = {"retry": retry, "hedge_policy": {"hedge_on_per_try_timeout": True}}
+    slow = {"concurrency": 4, "steps": [_work()], "replicas": 2}
+    return _scenario(
+        "hedging",
+        "Latency where whoever has waited for 40 ms asks another replica besides?",
+        _Mesh(
+            {"server": _caller({"call": "slow"}), "slow": slow},
+            50.0,
+            policies={"slow": {"routes": [hedged]}},
+        ),
+        load=0.15,
+    )
 
 
 def _splits() -> list[Scenario]:
@@ -310,10 +333,11 @@ def _limits() -> list[Scenario]:
         "circuit_breakers": {"retry_budget": {"budget_percent": 20.0, "min_retry_concurrency": 1}},
         "routes": [{"retry": {"num_retries": 3, "retry_on": ["5xx"], "base_interval": "40ms"}}],
     }
-    # Often filled: when the ticks of a live proxy begin is not known.
-    bucket = {"max_tokens": 10, "tokens_per_fill": 2, "fill_interval": "50ms"}
+    # Filled by ticks, whose times both planes know: a bucket that is filled evenly and nearly empty
+    # decides by fractions of a millisecond, so that even the same arrivals meet other answers.
+    bucket = {"max_tokens": 20, "tokens_per_fill": 20, "fill_interval": "500ms"}
     # Refused with 503, because a 429 does not count as a failure.
-    enforced = {"status": 503, "filter_enabled": 100, "filter_enforced": 100}
+    enforced = {"refill": "TICKS", "status": 503, "filter_enabled": 100, "filter_enforced": 100}
     limit = {
         "rate_limit": {"token_bucket": bucket, **enforced},
         "routes": [{"retry": _ONCE}],
@@ -336,7 +360,7 @@ def _limits() -> list[Scenario]:
         ),
         _scenario(
             "rate-limit",
-            "What is refused of 60 requests a second by a bucket that is filled 40 times a second?",
+            "What is refused of 60 requests a second by a bucket of 20 filled twice a second?",
             _Mesh({"server": server}, 60.0, policies={"server": limit}),
             load=0.2,
         ),
@@ -377,7 +401,7 @@ def _authorization() -> Scenario:
     )
     return _scenario(
         "authorization",
-        "Latency where a quarter of the requests begin with a call that is denied?",
+        "Latency and refusals where a quarter of the requests begin with a call that is denied?",
         mesh,
         load=0.2,
     )

@@ -1,9 +1,9 @@
 """Score: how wrong a prediction is, beside how wrong the emulator is about itself.
 
 Rule: the error of a metric is the prediction less the measurement, relative to the measurement
-for latencies and throughput, absolute for the share of errors (in points) and for the distances
-between the distributions.  The *noise floor* is the mean of the same metric between any two
-repeats of the emulator.
+for latencies and throughput, absolute for the shares of errors and of denied requests (in points;
+the latter where access rules judge any) and for the distances between the distributions.  The
+*noise floor* is the mean of the same metric between any two repeats of the emulator.
 
 Verdicts:
 
@@ -60,6 +60,7 @@ BANDS = {
     "p90": 0.08,
     "p99": 0.15,
     "errors": 0.01,
+    "denied": 0.01,
     "ks": 0.05,
 }
 #: Reported without a band: Wasserstein-1 over the mean.
@@ -85,7 +86,7 @@ class Score:
     draws : str
         ``same`` or ``fresh``.
     predicted, measured : float
-        Latencies in ms, throughput in 1/s, errors as a share; NaN for distances.
+        Latencies in ms, throughput in 1/s, errors and denied as shares; NaN for distances.
     error, floor : float
         Signed error of the prediction, and the emulator's against itself [1].
     band : float
@@ -165,7 +166,14 @@ def score(
         )
         for name, forecast in forecasts.items()
         for metric in (*BANDS, *_UNBANDED)
+        if metric != "denied" or _is_judged(forecast, [repeat[name] for repeat in repeats])
     ]
+
+
+def _is_judged(forecast: Forecast, repeats: Sequence[Measurement]) -> bool:
+    """Return whether access rules judge anything, in the prediction or in a repeat."""
+    sides: tuple[_Side, ...] = (forecast, *repeats)
+    return not all(math.isnan(side.denied_fraction) for side in sides)
 
 
 def _score_metric(
@@ -253,6 +261,7 @@ _COMPARISONS: dict[str, Callable[[_Side, _Side], float]] = {
     "throughput": lambda first, second: _relative(first.throughput_rps, second.throughput_rps),
     **{name: _quantile_error(q) for name, q in _QUANTILES.items()},
     "errors": lambda first, second: first.error_fraction - second.error_fraction,
+    "denied": lambda first, second: first.denied_fraction - second.denied_fraction,
     "ks": lambda first, second: first.latencies.distance(second.latencies),
     "w1_mean": lambda first, second: _transport(first.latencies, second.latencies),
 }
@@ -264,7 +273,8 @@ def _value(metric: str, side: _Side) -> float:
         return side.latencies.quantile(_QUANTILES[metric]) / 1e6
     if metric == "throughput":
         return side.throughput_rps
-    return side.error_fraction if metric == "errors" else math.nan
+    shares = {"errors": side.error_fraction, "denied": side.denied_fraction}
+    return shares.get(metric, math.nan)
 
 
 # --- Order ----------------------------------------------------------------------------------

@@ -102,3 +102,28 @@ def test_an_interval_covers_the_quantile_and_runs_are_pooled(result):
 
 def test_bins_of_a_measurement_are_the_records_own(result):
     assert len(measure(result)["load"].latencies.shares) == len(bin_bounds_ns(BIN_COUNT))
+
+
+def test_what_access_rules_refuse_is_counted_of_the_whole_mesh():
+    call = {"service": "b", "path": "/admin"}
+    rule = {"operations": [{"paths": ["/admin"]}]}
+    plain = {
+        "name": "x",
+        "services": {
+            "a": {"workloads": {"v1": {"steps": [{"call": call, "optional": True},
+                                                 {"call": {"service": "b"}}]}}},
+            "b": {"workloads": {"v1": {"steps": [{"sleep": "1ms"}]}}},
+        },
+        "policies": {name: {"routes": [{"retry": {"num_retries": 0}}]} for name in "ab"},
+        "access": {"policies": [{"name": "no", "action": "DENY", "rules": [rule],
+                                 "selector": {"services": ["b"]}}]},
+        "traffic": {"load": {"to": "a", "arrivals": {"renewal": {"interval": "10ms"}}}},
+    }  # fmt: skip
+    refused = simulate(validated(Topology.model_validate(plain)), "1s", 1, progress=False)
+    found = measure(refused)["load"]
+    assert found.denied_fraction == pytest.approx(0.5, abs=0.01)
+    assert pooled([found, found]).denied == 2 * found.denied > 100
+
+
+def test_without_access_rules_nothing_is_judged(result):
+    assert np.isnan(measure(result)["load"].denied_fraction)

@@ -253,7 +253,9 @@ def test_lengths_are_those_of_the_protocol():
     quick = LENGTHS["quick"]
     runs = quick.calibration_repeats * len(calibration_scenarios())
     rounds = (quick.same + quick.fresh) * (len(suite()) + 1)
-    assert runs * quick.calibration_s + rounds * quick.duration_s < 30 * 60
+    starts_s = 8.0 * (runs + rounds)  # of a mesh, on two cores
+    load_s = runs * quick.calibration_s + rounds * quick.duration_s
+    assert load_s + starts_s < quick.wall_max_s
     assert quick.wall_max_s <= 45 * 60
 
 

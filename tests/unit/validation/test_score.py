@@ -1,6 +1,7 @@
 """Verdicts on errors and on orders, with numbers one can check by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_errors_are_signed_and_relative_to_what_was_measured():
     assert scores["w1_mean"].error == pytest.approx(0.10, abs=0.01)
     assert scores["w1_mean"].verdict == ""
     assert (scores["throughput"].verdict, scores["errors"].verdict) == (INSIDE, INSIDE)
-    assert set(scores) == {*BANDS, "w1_mean"}
+    assert set(scores) == {*BANDS, "w1_mean"} - {"denied"}
 
 
 def test_the_floor_is_the_emulator_against_itself():
@@ -119,7 +120,9 @@ def test_above_saturation_only_the_throughput_is_compared():
     repeats = [{"load": measurement()}, {"load": measurement()}]
     scores = by_metric(score(prediction(2.0, unstable=True), repeats, "same"))
     assert scores["throughput"].verdict == INSIDE
-    assert {scores[name].verdict for name in BANDS if name != "throughput"} == {INCONCLUSIVE}
+    assert {scores[name].verdict for name in scores if name in BANDS and name != "throughput"} == {
+        INCONCLUSIVE
+    }
 
 
 def ordered(predicted, measured):
@@ -143,3 +146,24 @@ def test_a_pair_too_close_to_tell_is_not_counted():
     assert found.verdict == INCONCLUSIVE
     found = ordered({"a": 1.0, "b": 1.5, "c": 3.0}, {"a": 1.001, "b": 1.0, "c": 3.0})
     assert (found.verdict, found.reason) == (INSIDE, "too close to tell: a and b")
+
+
+def test_refusals_of_access_rules_are_judged_where_there_are_any():
+    def judged(denied, count=1000):
+        return replace(measurement(), judged=count, denied=denied)
+
+    repeats = [{"load": judged(200)}, {"load": judged(204)}]
+    said = replace(forecast(), denied_fraction=0.205)
+    told = Prediction("x", {"load": said}, {"load": said}, 0.5, False)
+    found = by_metric(score(told, repeats, "same"))["denied"]
+    assert (found.predicted, found.measured) == (0.205, 0.202)
+    assert found.error == pytest.approx(0.003)
+    assert found.floor == pytest.approx(0.004)
+    assert found.verdict == INSIDE
+    # A plane that judges nothing has no share: that is no agreement.
+    none = [{"load": measurement()}, {"load": measurement()}]
+    assert by_metric(score(told, none, "same"))["denied"].verdict == INCONCLUSIVE
+    assert "denied" not in by_metric(score(prediction(), none, "same"))
+    again = Forecast.from_dict(said.to_dict())
+    assert again.denied_fraction == 0.205
+    assert math.isnan(Forecast.from_dict(forecast().to_dict()).denied_fraction)
