@@ -41,7 +41,8 @@ _HASH_SEEDS = ("0", "1", "4711")
 
 def study(case: Case) -> Exact | Claims:
     if "interarrival" in case.params:
-        return Exact(lambda: _regular(case.params, case.metric), "every request traced")
+        regular = tuple(case.params[name] for name in ("interarrival", "service", "n"))
+        return Exact(lambda: _regular(*regular, case.metric), "every request traced")
     text = str(case.expected)
     for words, check in _CHECKS.items():
         if words in text:
@@ -49,9 +50,8 @@ def study(case: Case) -> Exact | Claims:
     raise NotYet(f"no check for the statement {text!r}")
 
 
-def _regular(params: dict, metric: str) -> float:
+def _regular(interval: float, service: float, count: int, metric: str) -> float:
     """Return the largest wait of D/D/1 [ms], where ends and arrivals meet."""
-    interval, service, count = (params[name] for name in ("interarrival", "service", "n"))
     scenario = station({"renewal": {"interval": ms(interval)}}, ms(service))
     duration_ns = round((count + 0.5) * interval * 1e6)
     spans, _ = traced(compiled(scenario), duration_ns, count + 1_000, 1, 0)
