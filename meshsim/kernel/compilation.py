@@ -63,7 +63,7 @@ _PARTS = [function.__name__.removeprefix("_on_") for function in HANDLERS]
 _PARTS += [function.__name__ for function, _ in _DIRECT]
 #: Two thirds of the work are in these; begun first, so that no interpreter waits for another.
 _LONGEST = frozenset({"route", "pick_specially", "done", "arrival", "checked", "run", "arrive"})
-#: Interpreters at once, each of 300 MB.
+#: Interpreters at once, each of half a GB.
 _WORKERS_MAX = 4
 
 #: Called as (parts done, parts in all, name of a part under way).
