@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config):
-    """Let uint64 arithmetic be modular without JIT too; numpy scalars warn of it."""
+    """Let uint64 arithmetic be modular without JIT too; numpy scalars warn of it.
+
+    A shell starts what runs in its background with interrupts ignored, and so would be whatever
+    a test starts and interrupts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         line = "ignore:overflow encountered:RuntimeWarning"
         config.addinivalue_line("filterwarnings", line)

@@ -234,11 +234,14 @@ def test_a_mesh_probes_and_every_decision_replays(tmp_path):
     assert result.emulation["accounting"]["failed"] == 0
     counters = result.emulation["counters"]["gateway-users"]
     sent = result.emulation["accounting"]["sent"]
-    assert counters["prequal_probes"] == 3 * sent
+    # On a busy machine probes come back late, and there is no room for more of them.
+    probes = counters["prequal_probes"]
+    assert probes + counters["prequal_probes_skipped"] == 3 * sent
+    assert probes > 2 * sent
     assert counters["prequal_random_picks"] < 0.5 * sent  # most are picked by what is known
     assert replay(log).divergences == ()
     stats = result.stats()
-    assert stats[stats["stat"] == "outbound.prequal_probes"]["count"].sum() == 3 * sent
+    assert stats[stats["stat"] == "outbound.prequal_probes"]["count"].sum() == probes
     simulated = ms.simulate(topology, "2s", replications=1, seed=3)
     counted = simulated.stats().set_index("stat")["count"]
     assert counted["outbound.prequal_probes"] == pytest.approx(3 * sent, rel=0.05)
