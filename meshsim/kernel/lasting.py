@@ -75,8 +75,15 @@ class Lasting:
     # --- Replicas ---
 
     def drain(self, endpoints: Sequence[int], grace_s: float, pre_stop_s: float) -> Process:
-        """End replicas as Kubernetes does; they were withdrawn by whoever asks."""
+        """Return the process that ends replicas as Kubernetes does; the caller has withdrawn them.
+
+        It is of the life that they lead now, though a process begins only after whatever else
+        is done at this instant.
+        """
         eras = {endpoint: self._replicas.era(endpoint) for endpoint in endpoints}
+        return self._drain(eras, grace_s, pre_stop_s)
+
+    def _drain(self, eras: Mapping[int, int], grace_s: float, pre_stop_s: float) -> Process:
         yield self._env.timeout(pre_stop_s)
         for endpoint in self._same(eras):
             self._replicas.refuse(endpoint)
@@ -108,10 +115,10 @@ class Lasting:
         place = compiled.layout.workloads[int(self._kernel.state.endpoints["workload"][endpoint])]
         workload = compiled.topology.services[place.service].workloads[place.workload]
         if workload.cold_start is not None:
-            self._env.process(self._warm_up(endpoint, workload.cold_start))
+            era = self._replicas.era(endpoint)
+            self._env.process(self._warm_up(endpoint, era, workload.cold_start))
 
-    def _warm_up(self, endpoint: int, cold: ColdStart) -> Process:
-        era = self._replicas.era(endpoint)
+    def _warm_up(self, endpoint: int, era: int, cold: ColdStart) -> Process:
         steps = ramp(
             cold.initial_speed,
             1.0,
@@ -138,8 +145,15 @@ class Lasting:
         set_rate(self._kernel.state, traffic, factor)
 
     def ramp_rate(self, traffic: int, factor: float, ramp_s: float) -> Process:
-        """Go from the present scale of a class's rate to another."""
+        """Return the process that goes from the present scale of a class's rate to another.
+
+        It is the class's last word from now on, though it begins after whatever else is done
+        at this instant.
+        """
         self._rates_set[traffic] = mine = self._rates_set.get(traffic, 0) + 1
+        return self._ramp_rate(traffic, factor, ramp_s, mine)
+
+    def _ramp_rate(self, traffic: int, factor: float, ramp_s: float, mine: int) -> Process:
         before = float(self._kernel.state.arrivals["multiplier"][traffic])
         begin_s = self._env.now
         for offset_s, value in ramp(before, factor, ramp_s):

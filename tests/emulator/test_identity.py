@@ -84,7 +84,7 @@ def permissive(identity):
     return context
 
 
-@pytest.mark.parametrize("at", [NOW - 7200, NOW + 7200])
+@pytest.mark.parametrize("at", [NOW - 7200, NOW + 7200], ids=["early", "late"])
 @pytest.mark.parametrize("wrong", ["client", "server"])
 def test_a_certificate_of_another_time_is_refused(at, wrong):
     client = enrolled(RATINGS, at=at if wrong == "client" else NOW)

@@ -52,6 +52,14 @@ def test_a_drained_replica_that_is_restored_is_not_killed_after_all():
     assert [span.status for span in run.to(200).spans()] == [200, 200]
 
 
+def test_a_drain_that_is_taken_back_at_once_kills_nothing():
+    run = Run({"a": worker({"sleep": "50ms"})}, recorded("0s", "30ms")).to(5)
+    run.control.drain("a", grace_s=0.040)
+    run.control.restore("a")
+    run.control.withdraw("a", healthy=True)
+    assert [span.status for span in run.to(200).spans()] == [200, 200]
+
+
 def test_a_drain_can_be_waited_for():
     run = Run({"a": worker()}, recorded("0s"))
     seen = []
@@ -95,6 +103,14 @@ def test_a_rate_that_is_set_ends_the_ramp():
     run.to(10).control.set_rate("load", 1.0)
     before = len(run.to(20).spans())
     assert abs(len(run.to(120).spans()) - before - 100) <= 1
+
+
+def test_a_rate_that_is_set_at_the_instant_of_a_ramp_is_the_last_word():
+    run = Run({"a": worker(concurrency=9)}, {"renewal": {"interval": "1ms"}}).to(10)
+    run.control.set_rate("load", 2.0, ramp_s=0.1)
+    run.control.set_rate("load", 0.0)
+    before = len(run.to(20).spans())
+    assert len(run.to(500).spans()) == before
 
 
 def test_a_spike_goes_up_and_down():
