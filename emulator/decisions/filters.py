@@ -32,7 +32,7 @@ from meshsim.state.filters import (
     LIMIT_STATS,
     OUTBOUND,
 )
-from meshsim.topology.compiled.filters import FilterRows, bucket_rows, fitting_buckets
+from meshsim.topology.compiled.filters import FilterRows, bucket_rows, fitting_buckets, headers_read
 
 if TYPE_CHECKING:
     from emulator.decisions.exchanges import Exchange
@@ -47,7 +47,6 @@ __all__ = [
     "RouteFilters",
     "attributes_of",
     "filtered",
-    "limited_by",
 ]
 
 #: Header with the authority that routes see, where it is not the called service's name.
@@ -79,15 +78,10 @@ def attributes_of(item: Exchange) -> RequestAttributes:
     return RequestAttributes(item.method, item.path, authority, item.headers)
 
 
-def limited_by(limit: LocalRateLimit | GlobalRateLimit) -> set[str]:
-    """Return the headers that a limit looks at, in lower case; ``:path`` and the like too."""
-    return {name.lower() for item in limit.descriptors for name in item.entries}
-
-
 def _limit(owner: str, limit: LocalRateLimit | None) -> Limit | None:
     if limit is None:
         return None
-    return Limit(f"{owner} {limit.model_dump_json()}", limit, tuple(sorted(limited_by(limit))))
+    return Limit(f"{owner} {limit.model_dump_json()}", limit, tuple(sorted(headers_read(limit))))
 
 
 def filtered(service: str, routes: Sequence[Route]) -> Iterator[RouteFilters | None]:
@@ -235,7 +229,7 @@ class ProxyFilters:
             found = fitting_buckets(limit.limit, request)
             refill = limit.limit.refill
             places = [self._place((limit.owner, name), item, refill) for name, item in found]
-            row = self._limits[seen] = self._rows.limit(limit.limit, places)
+            row = self._limits[seen] = self._rows.limit(limit.limit, [places])
             self._arrays = self._rows.build()
         return row
 

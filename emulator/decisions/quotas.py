@@ -68,7 +68,7 @@ class ProxyQuotas:
         name = stated.model_dump_json()
         if name not in self._rows:
             self._rows[name] = len(self._rows)
-            fields = (0, 0, self._draws.row(stated.latency), *quota_settings(stated))
+            fields = (0, 0, self._draws.row(stated.latency), *quota_settings(stated), 1)
             added = np.array([fields], QUOTA_DTYPE)
             self._quotas = np.concatenate((self._quotas, added), dtype=QUOTA_DTYPE)
             self._distributions, self._values = self._draws.build()

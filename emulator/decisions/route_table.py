@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from emulator.decisions.filters import AUTHORITY, RouteFilters, filtered, limited_by
+from emulator.decisions.filters import AUTHORITY, RouteFilters, filtered
 from emulator.decisions.grouping import Asked, asked_of
 from meshsim.controlplane.configuration import ProxyConfiguration, destinations, mirror_names
 from meshsim.policy.hashing import xxh64
 from meshsim.policy.routing import NO_ROUTE, RequestAttributes, match_route
 from meshsim.state.codes import NEVER_NS, NO_INDEX
 from meshsim.state.upstream import ROUTE_DTYPE, SPLIT_DTYPE
-from meshsim.topology.compiled.filters import FilterRows
+from meshsim.topology.compiled.filters import FilterRows, headers_read
 from meshsim.topology.compiled.layout import Rows
 from meshsim.topology.compiled.policies import copy_of, fill_route, hash_source, weighted
 
@@ -54,7 +54,7 @@ class _Service:
         self.authority = any(match.authority is not None for match in matches)
         self.headers = tuple(sorted({name.lower() for match in matches for name in match.headers}))
         limits = [item for route in routes for item in (route.rate_limit, route.global_rate_limit)]
-        by_limits = {name for limit in limits if limit is not None for name in limited_by(limit)}
+        by_limits = {name for limit in limits if limit is not None for name in headers_read(limit)}
         authority = self.authority or ":authority" in by_limits
         read = {*self.headers, *([AUTHORITY] if authority else [])}
         read.update(name for name in by_limits if not name.startswith(":"))

@@ -18,6 +18,7 @@ import numpy as np
 from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.topology.compiled import CompiledTopology
 from meshsim.topology.compiled.programs import CallSite
+from meshsim.topology.compiled.users import name_of_user, naming_headers
 from meshsim.topology.model import Call, Topology, TrafficClass
 
 __all__ = ["DEADLINE", "CallTemplate", "RootTemplate", "call_templates", "decimal", "hexadecimal"]
@@ -154,14 +155,14 @@ class RootTemplate:
         self._users = traffic.users
         self._classes = len(topology.traffic)
         self._index = list(topology.traffic).index(name)
-        hashed = _hash_headers(topology) if traffic.users is not None else set()
+        hashed = naming_headers(topology) if traffic.users is not None else set()
         fixed = {
             header: value
             for header, value in traffic.headers.items()
             if header.lower() not in hashed
         }
         self._per_user = [
-            (header.lower().encode("latin-1"), value.encode("latin-1"))
+            (header.lower().encode("latin-1"), value)
             for header, value in traffic.headers.items()
             if header.lower() in hashed
         ]
@@ -201,19 +202,12 @@ class RootTemplate:
         trace_number = number * self._classes + self._index
         uniform = key_uniform(np.uint64(mix_in(np.uint64(self._class_key), trace_number)))
         user = int(uniform * (self._users or 1))
-        return b"".join(b"%b: %b-%d\r\n" % (*header, user) for header in self._per_user)
+        return b"".join(
+            b"%b: %b\r\n" % (header, name_of_user(value, user).encode("latin-1"))
+            for header, value in self._per_user
+        )
 
 
 def _request_id(trace: bytes) -> bytes:
     """Return 32 hexadecimal digits in the form of a UUID."""
     return b"-".join((trace[:8], trace[8:12], trace[12:16], trace[16:20], trace[20:]))
-
-
-def _hash_headers(topology: Topology) -> set[str]:
-    """Return the names of all headers that a consistent hash reads, in lower case."""
-    names = set()
-    for policy in topology.policies.values():
-        for cluster in (policy, *policy.subsets.values()):
-            if cluster.load_balancing is not None and cluster.load_balancing.hash_header:
-                names.add(cluster.load_balancing.hash_header.lower())
-    return names

@@ -21,6 +21,7 @@ from meshsim.kernel.connections import (
     leave_pending,
     release_connection,
 )
+from meshsim.kernel.draws import draw_user
 from meshsim.kernel.events import (
     ARRIVE,
     CANCEL_TASK,
@@ -53,7 +54,6 @@ from meshsim.policy.load_balancing import (
     on_response,
     pick_host,
 )
-from meshsim.rng import key_uniform, mix, mix_in
 from meshsim.state.codes import (
     NO_HOST,
     NO_INDEX,
@@ -99,12 +99,7 @@ def hash_key_of(state: Any, exchange: int, chosen: int) -> np.uint64:
     if count == 0:
         return NO_HASH_KEY
     start = state.routes["hash_start"][chosen]
-    user = 0
-    if count > 1:
-        number = state.exchanges["number"][exchange]
-        class_key = state.traffic["key"][state.exchanges["traffic"][exchange]]
-        user = int(key_uniform(mix_in(mix(class_key), number)) * count)
-    return state.hash_keys[start + user]
+    return state.hash_keys[start + draw_user(state, exchange, count)]
 
 
 @kernel_jit

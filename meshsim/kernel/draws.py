@@ -1,4 +1,4 @@
-"""Keyed draws: from the memory's distributions, and which destination of a split is meant."""
+"""Keyed draws: from the memory's distributions, the destination of a split, and who asks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from meshsim.jit import kernel_jit, kernel_jit_inline
 from meshsim.policy.routing import choose_split
-from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix_in
+from meshsim.rng import PURPOSE_SPLIT, key_uniform, mix, mix_in
 from meshsim.workload.distributions import sample_ns
 
-__all__ = ["draw_ns", "draw_split"]
+__all__ = ["draw_ns", "draw_split", "draw_user"]
 
 
 @kernel_jit
@@ -30,3 +30,16 @@ def draw_split(state: Any, exchange: int, chosen: int) -> int:
         total = state.routes["weight_total"][chosen]
         split = choose_split(state.splits, split, count, total, uniform)
     return split
+
+
+@kernel_jit_inline
+def draw_user(state: Any, exchange: int, count: int) -> int:
+    """Return which of the `count` users of its class asks, 0 for the first.
+
+    All exchanges of one request are the same user's.
+    """
+    if count <= 1:
+        return 0
+    number = state.exchanges["number"][exchange]
+    class_key = state.traffic["key"][state.exchanges["traffic"][exchange]]
+    return int(key_uniform(mix_in(mix(class_key), number)) * count)

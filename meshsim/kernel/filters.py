@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
-from meshsim.kernel.draws import draw_ns
+from meshsim.kernel.draws import draw_ns, draw_user
 from meshsim.kernel.events import NOTHING, RELEASE, ROUTE, pack, schedule
 from meshsim.policy.adaptive_concurrency import ADMITTED, may_pass, on_answered, on_given_up
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
@@ -98,6 +98,7 @@ def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int,
             exchanges["flags"][exchange] |= PACED
     limit = state.filters["limit"][filters]
     if limit != NO_INDEX:
+        limit += draw_user(state, exchange, state.limits["users"][limit])
         status = check_limit(
             state.limits,
             limit,
@@ -111,10 +112,22 @@ def filter_outbound(state: Any, exchange: int, delayed: bool) -> tuple[int, int,
         )
         if status != NOT_LIMITED:
             return STIMULUS_RATE_LIMITED, status, RESET_NONE
-    quota = state.filters["quota"][filters]
+    quota = _quota_of(state, exchange)
     if quota != NO_INDEX:
         return _ask(state, exchange, quota)
     return STIMULUS_REQUEST, 0, RESET_NONE
+
+
+@kernel_jit
+def _quota_of(state: Any, exchange: int) -> int:
+    """Return the QUOTA row that holds for a routed request; NO_INDEX if nothing is asked."""
+    filters = state.routes["filters"][state.exchanges["route"][exchange]]
+    quota = state.filters["quota"][filters]
+    if quota != NO_INDEX:
+        quota += draw_user(state, exchange, state.quotas["users"][quota])
+        if state.quotas["window_count"][quota] == 0:
+            return NO_INDEX
+    return quota
 
 
 @kernel_jit
@@ -147,7 +160,7 @@ def _heard(state: Any, exchange: int) -> tuple[int, int, int]:
     exchanges = state.exchanges
     answer = _HEARD - exchanges["status"][exchange]
     exchanges["status"][exchange] = 0
-    quota = state.filters["quota"][state.routes["filters"][exchanges["route"][exchange]]]
+    quota = _quota_of(state, exchange)
     proxy = exchanges["proxy"][exchange]
     status = take_answer(state.quotas, quota, state.quota_counts, proxy, answer)
     if status == QUOTA_FAILED:
@@ -220,6 +233,7 @@ def _check_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
     place = state.inbound["limit_start"][state.endpoints["inbound"][endpoint]]
     place += exchanges["call"][exchange] * state.traffic.shape[0] + exchanges["traffic"][exchange]
     limit = state.inbound_limits[place]
+    limit += draw_user(state, exchange, state.limits["users"][limit])
     proxy = state.endpoints["proxy"][endpoint]
     status = check_limit(
         state.limits,

@@ -38,6 +38,7 @@ LIMIT_DTYPE = np.dtype(
         ("retry_after_s", "i4"),  # it carries retry-after [s]; or NO_INDEX
         ("enabled", "f8"),  # share of the requests that are counted
         ("enforced", "f8"),  # share of those found over the limit that are refused
+        ("users", "i4"),  # who each have a row, from that of the first on; 1: all have this one
     ],
     align=True,
 )
@@ -92,12 +93,13 @@ FAULT_STATS = {
 QUOTA_DTYPE = np.dtype(
     [
         ("window_start", "i4"),  # quota_windows[window_start:][:window_count]
-        ("window_count", "i4"),
+        ("window_count", "i4"),  # 0: nothing is asked
         ("distribution", "i4"),  # of the latency of the service
         ("failure_mode_deny", "i4"),  # 1: what the service does not answer in time is refused
         ("status", "i4"),  # of a request over the limit
         ("status_on_error", "i4"),
         ("timeout_ns", "i8"),
+        ("users", "i4"),  # as of LIMIT_DTYPE
     ],
     align=True,
 )

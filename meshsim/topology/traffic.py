@@ -152,8 +152,9 @@ class TrafficClass(Model):
     users: Integer | None = Field(
         default=None,
         ge=1,
-        description="distinct values of what consistent hashing reads, drawn uniformly for each"
-        " request; none: one value, as written in headers",
+        description="distinct values of the headers that consistent hashing reads, which limits"
+        " can tell apart too; drawn uniformly for each request; none: one value, as written in"
+        " headers",
     )
     arrivals: Arrivals | None = None
     closed_loop: ClosedLoop | None = None

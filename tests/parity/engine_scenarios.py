@@ -75,6 +75,27 @@ SCENARIOS = {
             }
         ],
     },
+    "limit_users": {
+        "load_balancing": {"policy": "MAGLEV", "hash_header": "x-user", "table_size": 101},
+        "routes": [
+            {
+                "rate_limit": {
+                    "token_bucket": {"max_tokens": 200, "fill_interval": "1s"},
+                    "descriptors": [
+                        {"entries": {"X-User": "*"}, "token_bucket": SLOW | {"max_tokens": 3}},
+                        {"entries": {"x-user": "user-5"}, "token_bucket": LIMIT["token_bucket"]},
+                    ],
+                },
+                "global_rate_limit": {
+                    "descriptors": [
+                        {"entries": {"x-user": name}, "requests_per_unit": limit, "unit": "SECOND"}
+                        for name, limit in (("user-5", 9), ("user-7", 5))
+                    ],
+                    "latency": {"exponential": "7ms"},
+                },
+            }
+        ],
+    },
     "global_limit": {
         "routes": [
             {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,8 +34,16 @@ from meshsim.state.filters import (
 )
 from meshsim.topology.compiled.concurrency import blank_controllers, gradient_rule
 from meshsim.topology.compiled.layout import Layout, Rows
-from meshsim.topology.compiled.programs import CallSite, attributes_of
-from meshsim.topology.model import Fault, LocalRateLimit, TokenBucket, Topology
+from meshsim.topology.compiled.programs import CallSite
+from meshsim.topology.compiled.users import naming_headers, requests_by_user
+from meshsim.topology.model import (
+    Fault,
+    GlobalRateLimit,
+    LocalRateLimit,
+    TokenBucket,
+    Topology,
+    TrafficClass,
+)
 
 __all__ = [
     "BucketName",
@@ -43,6 +51,7 @@ __all__ = [
     "Filters",
     "bucket_rows",
     "fitting_buckets",
+    "headers_read",
     "seen_headers",
     "told_apart",
 ]
@@ -67,6 +76,11 @@ def seen_headers(request: RequestAttributes) -> dict[str, str]:
     headers[":method"] = request.method
     headers[":authority"] = request.authority
     return headers
+
+
+def headers_read(limit: LocalRateLimit | GlobalRateLimit) -> set[str]:
+    """Return the headers that a limit looks at, in lower case; ``:path`` and the like too."""
+    return {name.lower() for item in limit.descriptors for name in item.entries}
 
 
 def fitting_buckets(
@@ -133,7 +147,7 @@ class FilterRows:
     def __init__(self) -> None:
         self._filters: dict[tuple[int, ...], int] = {}
         self._faults: dict[tuple[float, ...], int] = {}
-        self._limits: dict[tuple[float, ...], int] = {}
+        self._limits: dict[tuple[Any, ...], int] = {}
         self._limit_fields: list[tuple[float, ...]] = []
         self._limit_buckets: list[int] = []
         self._mirrors: list[tuple[float, int, int]] = []
@@ -160,9 +174,11 @@ class FilterRows:
         )
         return self._faults.setdefault(values, len(self._faults))
 
-    def limit(self, limit: LocalRateLimit, places: Sequence[int]) -> int:
-        """Return the LIMIT row of requests that take tokens of the buckets `places`."""
-        start = len(self._limit_buckets)
+    def limit(self, limit: LocalRateLimit, places_by_user: Sequence[Sequence[int]]) -> int:
+        """Return the first LIMIT row of requests that take tokens of these buckets.
+
+        Those of each user have a row, one behind the other.
+        """
         values = (
             limit.status or 429,
             int(limit.marks),
@@ -171,11 +187,13 @@ class FilterRows:
             _share(limit.filter_enabled),
             _share(limit.filter_enforced),
         )
-        key = (*values, *places)
+        key = (*values, *map(tuple, places_by_user))
         if key not in self._limits:
-            self._limits[key] = len(self._limits)
-            self._limit_buckets += places
-            self._limit_fields.append((start, len(places), *values))
+            self._limits[key] = len(self._limit_fields)
+            for places in places_by_user:
+                start, users = len(self._limit_buckets), len(places_by_user)
+                self._limit_buckets += places
+                self._limit_fields.append((start, len(places), *values, users))
         return self._limits[key]
 
     def mirrors(self, mirrors: Sequence[tuple[float | None, int, int]]) -> tuple[int, int]:
@@ -216,6 +234,7 @@ class Filters:
     def __init__(self, topology: Topology) -> None:
         self.rows = FilterRows()
         self._topology = topology
+        self._naming = naming_headers(topology)
         # By caller; of each bucket its place.
         self._buckets: dict[int, dict[tuple[_Owner, BucketName], int]] = {}
         self._fills: dict[int, list[tuple[TokenBucket, str | None]]] = {}
@@ -224,14 +243,15 @@ class Filters:
         self._controllers = blank_controllers(0)
         self._inbound_limits: list[Rows] = []
 
-    def places(
+    def limit(
         self,
         caller: int,
         owner: tuple[str, int],
         limit: LocalRateLimit | None,
-        request: RequestAttributes,
-    ) -> list[int]:
-        """Return which buckets of the proxies of `caller` a request takes tokens of, in order.
+        site: CallSite,
+        traffic: TrafficClass,
+    ) -> int:
+        """Return the first LIMIT row of requests, or NO_INDEX.
 
         Parameters
         ----------
@@ -240,10 +260,21 @@ class Filters:
         owner : (str, int)
             Called service and number of the route with this limit.
         limit : LocalRateLimit or None
-        request : RequestAttributes
+        site : CallSite
+            Of the requests.
+        traffic : TrafficClass
+            Of the requests.
         """
         if limit is None:
-            return []
+            return NO_INDEX
+        requests = requests_by_user(site, traffic, self._naming, headers_read(limit))
+        places = [self._places(caller, owner, limit, request) for request in requests]
+        return self.rows.limit(limit, places)
+
+    def _places(
+        self, caller: int, owner: _Owner, limit: LocalRateLimit, request: RequestAttributes
+    ) -> list[int]:
+        """Return which buckets of a proxy a request takes tokens of, in order."""
         known = self._buckets.setdefault(caller, {})
         places = []
         for name, bucket in fitting_buckets(limit, request):
@@ -284,23 +315,13 @@ class Filters:
     ) -> Rows:
         """Return the LIMIT row of every kind of request that comes in; empty without a limit."""
         owner = (service, _INBOUND)
-        kinds = (
-            []
-            if limit is None
-            else [
-                attributes_of(site, traffic)
-                for site in sites
-                for traffic in self._topology.traffic.values()
-            ]
-        )
-        return np.array(
-            [
-                self.rows.limit(limit, self.places(caller, owner, limit, kind))
-                for kind in kinds
-                if limit is not None
-            ],
-            np.int32,
-        )
+        rows = [
+            self.limit(caller, owner, limit, site, traffic)
+            for site in sites
+            for traffic in self._topology.traffic.values()
+            if limit is not None
+        ]
+        return np.array(rows, np.int32)
 
     def build(
         self, callers: Iterable[tuple[int, int, int]], proxy_count: int

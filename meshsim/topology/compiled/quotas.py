@@ -7,7 +7,7 @@ proxies together, so equal ones are one row, whichever route names them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from meshsim.policy.routing import RequestAttributes
 from meshsim.state.codes import NO_INDEX
 from meshsim.state.filters import QUOTA_COUNTS_DTYPE, QUOTA_DTYPE, QUOTA_WINDOW_DTYPE
 from meshsim.topology.compiled.draws import Draws
-from meshsim.topology.compiled.filters import seen_headers, told_apart
+from meshsim.topology.compiled.filters import headers_read, seen_headers, told_apart
 from meshsim.topology.compiled.layout import Rows
-from meshsim.topology.model import GlobalRateLimit
+from meshsim.topology.compiled.programs import CallSite
+from meshsim.topology.compiled.users import naming_headers, requests_by_user
+from meshsim.topology.model import GlobalRateLimit, Topology, TrafficClass
 from meshsim.units import NS_PER_S
 
 __all__ = ["Counted", "Quotas", "fitting_descriptors", "quota_settings", "window_rows"]
@@ -75,34 +77,42 @@ class Quotas:
 
     Parameters
     ----------
+    topology : Topology
     draws : Draws
         Collects the latencies of services.
     """
 
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, topology: Topology, draws: Draws) -> None:
+        self._naming = naming_headers(topology)
         self._draws = draws
         self._windows: dict[tuple[str, Counted], int] = {}
-        self._quotas: dict[tuple[int, ...], int] = {}
+        self._quotas: dict[tuple[Any, ...], int] = {}
         self._listed: list[int] = []
         self._fields: list[tuple[int, ...]] = []
 
-    def row(self, stated: GlobalRateLimit | None, request: RequestAttributes) -> int:
-        """Return the QUOTA row of requests like `request`, or NO_INDEX if nothing is asked."""
+    def row(self, stated: GlobalRateLimit | None, site: CallSite, traffic: TrafficClass) -> int:
+        """Return the first QUOTA row of requests, or NO_INDEX if nothing is ever asked."""
         if stated is None:
             return NO_INDEX
-        windows = [
+        requests = requests_by_user(site, traffic, self._naming, headers_read(stated))
+        windows = [self._rows_of(stated, request) for request in requests]
+        if not any(windows):  # Envoy asks nothing without a descriptor
+            return NO_INDEX
+        settings = (self._draws.row(stated.latency), *quota_settings(stated))
+        key = (*settings, *map(tuple, windows))
+        if key not in self._quotas:
+            self._quotas[key] = len(self._fields)
+            for rows in windows:
+                self._fields.append((len(self._listed), len(rows), *settings, len(windows)))
+                self._listed += rows
+        return self._quotas[key]
+
+    def _rows_of(self, stated: GlobalRateLimit, request: RequestAttributes) -> list[int]:
+        """Return the QUOTA_WINDOW rows that `request` counts in."""
+        return [
             self._windows.setdefault((stated.domain, counted), len(self._windows))
             for counted in fitting_descriptors(stated, request)
         ]
-        if not windows:  # Envoy asks nothing without a descriptor
-            return NO_INDEX
-        settings = (self._draws.row(stated.latency), *quota_settings(stated))
-        key = (*settings, *windows)
-        if key not in self._quotas:
-            self._quotas[key] = len(self._quotas)
-            self._fields.append((len(self._listed), len(windows), *settings))
-            self._listed += windows
-        return self._quotas[key]
 
     def build(self, proxy_count: int) -> dict[str, Rows]:
         """Return `quotas`, `quota_windows`, `windows_of_quotas` and `quota_counts`."""

@@ -66,6 +66,7 @@ from meshsim.topology.compiled.priorities import add_high_priority
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.compiled.quotas import Quotas
 from meshsim.topology.compiled.reports import report_rows
+from meshsim.topology.compiled.users import name_of_user
 from meshsim.topology.model import (
     Route,
     ServicePolicy,
@@ -144,7 +145,7 @@ class _Compiler:
         self.routes: dict[RouteIdentity, int] = {}
         self.route_rows: list[tuple[Route, list[tuple[int, int, int]], tuple[int, int], int]] = []
         self.filters = Filters(topology)
-        self.quotas = Quotas(draws)
+        self.quotas = Quotas(topology, draws)
         self.hash_keys: dict[tuple[str, int], int] = {}
         self.hash_values: list[int] = []
         self.clusters = ClusterConfigs(topology, layout)
@@ -172,9 +173,9 @@ class _Compiler:
         chosen = policy.routes[number]
         keys = self._hash_slice(policy, chosen, target, request.headers, traffic)
         caller = site.workload if site.workload is not None else ~column
-        places = self.filters.places(caller, (target, number), chosen.rate_limit, request)
-        quota = self.quotas.row(chosen.global_rate_limit, request)
-        return self._row((caller, target, number, (*keys, quota, *places)), chosen)
+        limit = self.filters.limit(caller, (target, number), chosen.rate_limit, site, traffic)
+        quota = self.quotas.row(chosen.global_rate_limit, site, traffic)
+        return self._row((caller, target, number, (*keys, limit, quota)), chosen)
 
     def _row(self, identity: RouteIdentity, chosen: Route) -> int:
         """Return the ROUTE row of `chosen`, added if it is new."""
@@ -195,11 +196,8 @@ class _Compiler:
     def _filters(self, identity: RouteIdentity, chosen: Route, filtered: list[int]) -> int:
         """Return the FILTER row of a route, or NO_INDEX."""
         rows = self.filters.rows
-        limit = quota = NO_INDEX
-        if chosen.rate_limit is not None:
-            limit = rows.limit(chosen.rate_limit, filtered[1:])
-        if chosen.global_rate_limit is not None:
-            quota = filtered[0]
+        limit = filtered[0] if chosen.rate_limit is not None else NO_INDEX
+        quota = filtered[1] if chosen.global_rate_limit is not None else NO_INDEX
         caller, target, number, _ = identity
         copies = []
         for place, mirror in enumerate(chosen.mirrors):
@@ -245,7 +243,7 @@ class _Compiler:
             self.hash_keys[key] = len(self.hash_values)
             names: Iterable[str] = [value]
             if traffic.users is not None:
-                names = (f"{value}-{number}" for number in range(count))
+                names = (name_of_user(value, number) for number in range(count))
             self.hash_values += [xxh64(name) for name in names]
         return self.hash_keys[key], count
 
