@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
@@ -148,7 +149,7 @@ class ProcessServer:
         self._context.set_forkserver_preload([_PRELOADED])
         resource_tracker.ensure_running()  # or it would be started below, and unblock signals
         with _blocked_signals():
-            forkserver.ensure_running()
+            _ensure_server()
         here, there = socket.socketpair()
         try:
             process = self._context.Process(target=main, args=(there, name), name=f"meshsim {name}")
@@ -174,6 +175,14 @@ class ProcessServer:
             running = helper()
             if running is not None and not was_running:
                 running._stop()  # undocumented, but otherwise they live as long as this process
+
+
+def _ensure_server() -> None:
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # a socket of its own has no room, or a path too long
+        message = f"no process can be started: {error} (TMPDIR is {tempfile.gettempdir()})"
+        raise MeshsimError(message) from error
 
 
 def _server() -> Any:

@@ -106,11 +106,27 @@ def established(pid):
     return count
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_drains_and_prints_the_result(scenario, tmp_path, number):
-    command = (sys.executable, "-m", "meshsim", "emulate", str(scenario), "--duration", "600s")
-    folder = tmp_path / "temporary"
+def test_a_temporary_directory_that_no_socket_fits_into_is_named(scenario, tmp_path):
+    folder = tmp_path / ("long" * 25)
     folder.mkdir()
+    run = subprocess.run(
+        (sys.executable, "-m", "meshsim", "emulate", str(scenario), "--duration", "1s"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    # Newer interpreters go elsewhere by themselves.
+    if run.returncode != 0:
+        assert re.fullmatch(
+            r"error: no process .*AF_UNIX path too long.*\n", run.stderr.strip("\r")
+        )
+        assert f"TMPDIR is {folder}" in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_prints_the_result(scenario, tmp_path, tmp_path_factory, number):
+    command = (sys.executable, "-m", "meshsim", "emulate", str(scenario), "--duration", "600s")
+    folder = tmp_path_factory.mktemp("t")  # a Unix socket's path has no room for a long name
     # A session of its own: the signal goes to every process of it, as a terminal's Ctrl-C does,
     # and as timeout(1) sends its own.
     run = subprocess.Popen(

@@ -229,14 +229,15 @@ def test_a_mesh_probes_and_every_decision_replays(tmp_path):
     topology = loads_topology(MESH)
 
     log = tmp_path / "log"
-    result = emulate(topology, "2s", 3, dilation=1.0, progress=False, record=log)
+    # Slowly, so that on a busy machine too a probe is back before the next request comes.
+    result = emulate(topology, "2s", 3, dilation=4.0, progress=False, record=log)
     assert_accounted(result)
     assert result.emulation["accounting"]["failed"] == 0
     counters = result.emulation["counters"]["gateway-users"]
     sent = result.emulation["accounting"]["sent"]
     # On a busy machine probes come back late, and there is no room for more of them.
     probes = counters["prequal_probes"]
-    assert probes + counters["prequal_probes_skipped"] == 3 * sent
+    assert probes + counters.get("prequal_probes_skipped", 0) == 3 * sent
     assert probes > 2 * sent
     assert counters["prequal_random_picks"] < 0.5 * sent  # most are picked by what is known
     assert replay(log).divergences == ()
