@@ -65,6 +65,8 @@ class Exchange:
         What it asks for.
     key : int or None
         Draw key of the request.
+    bound_ns : int
+        The deadline that it brought, or NEVER_NS.
     route, cluster : int
         ROUTE row of `table` and CLUSTER row, once routed; or `NO_INDEX`.
     hash_key : uint64
@@ -90,6 +92,7 @@ class Exchange:
 
     __slots__ = (
         "asked",
+        "bound_ns",
         "cluster",
         "earlier",
         "hash_key",
@@ -127,6 +130,7 @@ class Exchange:
         self.path = path
         self.headers = headers
         self.key = key
+        self.bound_ns = NEVER_NS
         self.route = NO_INDEX
         self.cluster = NO_INDEX
         self.hash_key = NO_HASH_KEY

@@ -66,12 +66,13 @@ class FilterDecisions(ABC):
         mirrors, row = item.table.mirrors, item.table.mirrors_of[item.route][number]
         key = np.uint64(mirror_key(np.uint64(self._key(exchange, item)), number))
         copy = 0
-        if is_mirrored(mirrors, row, key):
+        if now_ns < item.bound_ns and is_mirrored(mirrors, row, key):
             copy = self._exchanges.begin(
                 item.table, item.service, item.method, item.path, item.headers, int(key)
             )
             other = self._live[copy]
             other.route = self._exchanges.routes[other.row] = int(mirrors["route"][row])
+            self._exchanges.deadlines[other.row] = item.bound_ns
             other.cluster = self._exchanges.clusters[other.row] = int(mirrors["cluster"][row])
             self._step(other, STIMULUS_REQUEST, 0, RESET_NONE, now_ns)
         self._note("mirror", exchange, number, now_ns, [copy, int(key)])

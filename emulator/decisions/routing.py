@@ -36,7 +36,8 @@ class RouteDecisions(FilterDecisions):
 
     def bound(self, exchange: int, deadline_ns: int) -> None:
         """Note the deadline that a request brings, before it is routed [ns]."""
-        self._exchanges.deadlines[self._live[exchange].row] = deadline_ns
+        item = self._live[exchange]
+        item.bound_ns = self._exchanges.deadlines[item.row] = deadline_ns
         self._note("bound", exchange, deadline_ns, None)
 
     def route(self, exchange: int, now_ns: int) -> Decision:

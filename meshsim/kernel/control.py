@@ -74,7 +74,7 @@ class MeshControl:
     def kill(self, service: str | None = None, **where: Any) -> None:
         """Kill replicas: what they serve is reset, and they refuse connections.
 
-        What they had cached is gone.
+        What they had cached is gone.  Sidecars live on and know what they knew; live ones do not.
 
         Parameters
         ----------

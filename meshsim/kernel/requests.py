@@ -258,13 +258,12 @@ def _mirror(state: Any, exchange: int, mirror: int, number: int) -> None:
     exchanges["flags"][copy] = 0
     exchanges["number"][copy] = exchanges["number"][exchange]
     exchanges["key"][copy] = key
+    exchanges["deadline_ns"][copy] = exchanges["deadline_ns"][exchange]
     exchanges["route"][copy] = state.mirrors["route"][mirror]
     first = state.proxies["cluster_start"][proxy]
     exchanges["cluster"][copy] = first + state.mirrors["cluster"][mirror]
     tell(state, copy, STIMULUS_REQUEST, 0, RESET_NONE)
-    timer = state.routes["timeout_timer"][exchanges["route"][copy]]
-    if timer != NO_INDEX:
-        start_timer(state, timer, exchanges, copy, ROUTE_TIMER)
+    invoke(state, KEEP_DEADLINE, copy, 0)
     if state.proxies["costs"][proxy] == 1 and state.proxies["container"][proxy] == NO_INDEX:
         charge_pass(state, proxy, 0)
     what = pack(ROUTE, copy, exchanges["generation"][copy])

@@ -332,6 +332,21 @@ def test_a_mirror_gets_a_copy_and_its_answer_goes_nowhere():
     run(scenario)
 
 
+def test_a_copy_has_the_deadline_of_its_request():
+    async def scenario():
+        silent = {"shadow": lambda *_: None, "mirrors": [{"service": "c"}]}
+        async with outbound(**silent, timeout="600s") as (_, engine, (_, mirror), port, _):
+            async with Caller(port) as caller:
+                deadline_ns = RealClock().now_ns() + 500_000_000
+                await caller.get("b", extra=f"x-meshsim-deadline: {deadline_ns}\r\n")
+            await until(lambda: mirror.heads)
+            assert f"x-meshsim-deadline: {deadline_ns}" in mirror.heads[0].lower()
+            await until(lambda: len(engine._live) == 0)
+            assert RealClock().now_ns() >= deadline_ns
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("timeout", ["50ms", None])
 def test_a_mirror_that_is_silent_holds_nothing_up(timeout):
     fields = {"timeout": timeout} if timeout else {}

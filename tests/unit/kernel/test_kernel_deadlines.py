@@ -45,6 +45,26 @@ def test_a_call_that_is_too_late_is_not_sent():
     }
 
 
+@pytest.mark.parametrize(("of_caller", "end"), [({}, 160), (PROPAGATES, 100)])
+def test_a_copy_has_the_deadline_of_its_request(of_caller, end):
+    run = Run(
+        {
+            "a": worker(compute("20ms"), {"call": "b"}, **of_caller),
+            "b": worker(),
+            "m": worker({"call": "c"}, **PROPAGATES),
+            "c": worker(compute("200ms"), on_timeout="cancel_work"),
+        },
+        recorded("0s"),
+        policies={
+            "a": {"routes": [{"timeout": "100ms"}]},
+            "b": {"routes": [{"timeout": "140ms", "mirrors": [{"service": "m"}]}]},
+        },
+    ).to(5_000)
+    assert run.outcomes("load>a") == [(0, 20, 200, "-")]
+    assert run.endpoint("c-v1-0")["cpu_ns"] == (end - 20) * 1_000_000
+    assert run.idle()
+
+
 def test_an_earlier_timeout_of_the_next_route_holds():
     run = Run(
         {"a": worker({"call": "b"}, **PROPAGATES), "b": worker(compute("200ms"))},
