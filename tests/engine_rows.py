@@ -1,7 +1,13 @@
 """Configurations for engines, made by hand: one service or two, all policies said."""
 
+from dataclasses import replace
+
 from emulator.decisions.engine import ProxyEngine, run_seed_of
-from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
+from meshsim.controlplane.configuration import (
+    EndpointAddress,
+    ListenerPolicy,
+    ProxyConfiguration,
+)
 from meshsim.topology.model import ClusterPolicy, Route
 
 POOL = {"connect_timeout": "1s", "idle_timeout": "1h", "max_requests_per_connection": 0}
@@ -48,4 +54,13 @@ def new_engine(*args, log=None, **fields):
     """An engine under `configuration(...)`."""
     engine = ProxyEngine("a-v1-0", 0, run_seed_of(1), log)
     engine.apply(configuration(*args, **fields), 0)
+    return engine
+
+
+def listening_engine(limit, log=None):
+    """An engine whose listener has a local rate limit."""
+    engine = ProxyEngine("b-v1-0", 0, run_seed_of(1), log)
+    listener = ListenerPolicy(rate_limit=limit)
+    told = replace(configuration(), listener=listener)
+    engine.apply(told, 0)
     return engine

@@ -30,7 +30,8 @@ def bucket(max_tokens, tokens_per_fill, fill_interval, refill="TICKS"):
 
 def limit(places=(0,), status=429, enabled=1.0, enforced=1.0):
     """Return LIMIT rows of one limit, its buckets and zero counts."""
-    rows = np.array([(0, len(places), status, 0, 0, -1, enabled, enforced, 1)], LIMIT_DTYPE)
+    values = (0, len(places), 0, 0, status, 0, 0, -1, enabled, enforced, 1)
+    rows = np.array([values], LIMIT_DTYPE)
     return rows, np.array(places, np.int32), np.zeros(DIRECTION_COUNT, LIMIT_COUNTS_DTYPE)
 
 

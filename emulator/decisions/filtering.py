@@ -133,7 +133,7 @@ class FilterDecisions(ABC):
 
     def admit(
         self, method: str, path: str, authority: str, headers: Mapping[str, str], key: int,
-        now_ns: int,
+        connection: int, now_ns: int,
     ) -> int:  # fmt: skip
         """Decide on a request that comes in; return the status it is refused with, or 0.
 
@@ -144,16 +144,23 @@ class FilterDecisions(ABC):
             Names in lower case.
         key : int
             Draw key of the try.
+        connection : int
+            Number of the caller's connection, which no other has that is open.
         now_ns : int
         """
         seen = self._filters.looked_at(headers)
         if seen is None:
             return 0
         status = self._filters.inbound(
-            RequestAttributes(method, path, authority, seen), key, now_ns
+            RequestAttributes(method, path, authority, seen), key, connection, now_ns
         )
-        self._note("admit", method, path, authority, seen, key, now_ns, status)
+        self._note("admit", method, path, authority, seen, key, connection, now_ns, status)
         return status
+
+    def disconnected(self, connection: int) -> None:
+        """Forget what limits keep of a caller's connection, which is closed."""
+        if self._filters.disconnected(connection):
+            self._note("disconnected", connection, None)
 
     def filter_counters(self, inbound: bool = False) -> dict[str, int]:
         """Return Envoy's counters of the filters of one side that are not 0."""

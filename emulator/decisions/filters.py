@@ -4,6 +4,10 @@ Rule: `meshsim.policy.fault` and `meshsim.policy.rate_limit` decide, over rows o
 module finds which rows.  A bucket belongs to a name (service, route, limit, descriptor, values):
 a configuration that keeps the limit keeps the bucket with what is in it, any other limit begins
 with a full one.  Buckets of distinct values are forgotten all at once when there are too many.
+
+Under a limit per connection a downstream connection has buckets of its own from the first request
+that meets the limit until it is closed.  Another limit of the listener begins with none (Envoy
+drains the connections of a listener that is changed).
 """
 
 from __future__ import annotations
@@ -14,7 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from meshsim.policy.fault import NO_FAULT, abort_status, delay_ns, on_fault_ended, pace_ns
-from meshsim.policy.rate_limit import NOT_LIMITED, check_limit, seconds_until_reset
+from meshsim.policy.rate_limit import (
+    NOT_LIMITED,
+    begin_bucket,
+    check_limit,
+    seconds_until_reset,
+)
 from meshsim.policy.routing import RequestAttributes
 from meshsim.policy.transitions import (
     STIMULUS_FAULT_ABORT,
@@ -51,7 +60,7 @@ __all__ = [
 
 #: Header with the authority that routes see, where it is not the called service's name.
 AUTHORITY = "x-meshsim-authority"
-#: Buckets that one proxy may have; beyond, it begins anew.
+#: Buckets that one proxy, or one connection, may have; beyond, it begins anew.
 BUCKETS_MAX = 1 << 12
 _ROW = 0
 
@@ -94,6 +103,38 @@ def filtered(service: str, routes: Sequence[Route]) -> Iterator[RouteFilters | N
             yield RouteFilters(route.fault, limit, route.global_rate_limit)
 
 
+class _Buckets:
+    """The buckets of one proxy, or of one connection.
+
+    Parameters
+    ----------
+    begun_ns : int
+        Since when there are any [ns].
+    """
+
+    def __init__(self, begun_ns: int = 0) -> None:
+        self.begun_ns = begun_ns
+        self.rows: Rows = bucket_rows(())
+        #: LIMIT row by what is seen of a request.
+        self.limits: dict[tuple[str, ...], int] = {}
+        self._places: dict[tuple[str, Any], int] = {}
+
+    def place(self, name: tuple[str, Any], bucket: TokenBucket, refill: str | None) -> int:
+        """Return the place of the bucket `name`; it begins full."""
+        if name not in self._places:
+            self._places[name] = len(self.rows)
+            full = bucket_rows([(bucket, refill)])
+            self.rows = np.concatenate((self.rows, full), dtype=full.dtype)
+            begin_bucket(full, _ROW, self.rows, self._places[name], self.begun_ns)
+        return self._places[name]
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.rows = bucket_rows(())
+        self.limits.clear()
+        self._places.clear()
+
+
 class ProxyFilters:
     """Buckets, active faults and counts of one proxy.
 
@@ -113,17 +154,18 @@ class ProxyFilters:
         self._rows = FilterRows()
         self._arrays = self._rows.build()
         self._faults: dict[str, int] = {}
-        self._limits: dict[tuple[str, ...], int] = {}
-        self._forget()
+        self._own = _Buckets()
+        self._of_connections: dict[int, _Buckets] = {}
 
     def apply(self, listener: LocalRateLimit | None) -> None:
         """Put another limit of the inbound side in force."""
-        self.listener = _limit("inbound", listener)
+        before, self.listener = self.listener, _limit("inbound", listener)
+        if self.listener != before:
+            self._of_connections.clear()
 
-    def _forget(self) -> None:
-        self._places: dict[tuple[str, Any], int] = {}
-        self._buckets: Rows = bucket_rows(())
-        self._limits.clear()
+    def disconnected(self, connection: int) -> bool:
+        """Forget the buckets of a connection that is closed; return whether it had any."""
+        return self._of_connections.pop(connection, None) is not None
 
     # --- Questions -------------------------------------------------------------------------
 
@@ -162,15 +204,22 @@ class ProxyFilters:
             if status != NO_FAULT:
                 return STIMULUS_FAULT_ABORT, status
         if filters.limit is not None:
-            status = self._check(filters.limit, attributes_of(item), OUTBOUND, draws, now_ns)
+            limit, request = filters.limit, attributes_of(item)
+            status = self._check(limit, self._own, request, OUTBOUND, draws, now_ns)
             if status != NOT_LIMITED:
                 return STIMULUS_RATE_LIMITED, status
         return STIMULUS_REQUEST, 0
 
-    def inbound(self, request: RequestAttributes, key: int, now_ns: int) -> int:
+    def inbound(self, request: RequestAttributes, key: int, connection: int, now_ns: int) -> int:
         """Return the status a request that comes in is refused with, or NOT_LIMITED."""
-        assert self.listener is not None
-        return self._check(self.listener, request, INBOUND, np.uint64(key), now_ns)
+        limit = self.listener
+        assert limit is not None
+        held = self._own
+        if limit.limit.local_rate_limit_per_downstream_connection:
+            if connection not in self._of_connections:
+                self._of_connections[connection] = _Buckets(now_ns)
+            held = self._of_connections[connection]
+        return self._check(limit, held, request, INBOUND, np.uint64(key), now_ns)
 
     def pace_ns(self, fault: Fault, size_bytes: int, key: int) -> int:
         """Return how long after its first byte a response has left whole [ns]."""
@@ -198,13 +247,14 @@ class ProxyFilters:
     def _check(
         self,
         limit: Limit,
+        held: _Buckets,
         request: RequestAttributes,
         direction: int,
         key: np.uint64,
         now_ns: int,
     ) -> int:
-        row = self._limit_row(limit, request)
-        rows = (self._arrays["limits"], row, self._arrays["limit_buckets"], self._buckets, 0)
+        row = self._limit_row(limit, held, request)
+        rows = (self._arrays["limits"], row, self._arrays["limit_buckets"], held.rows, 0)
         status = int(check_limit(*rows, self.limit_counts, direction, key, now_ns))
         if status != NOT_LIMITED and limit.limit.tells_reset:
             self.reset_s = int(seconds_until_reset(*rows, now_ns))
@@ -219,27 +269,20 @@ class ProxyFilters:
             self._arrays = self._rows.build()
         return row
 
-    def _limit_row(self, limit: Limit, request: RequestAttributes) -> int:
+    def _limit_row(self, limit: Limit, held: _Buckets, request: RequestAttributes) -> int:
         """Return the LIMIT row that holds for `request`."""
         seen = (limit.owner, *(_part(request, name) for name in limit.names))
-        row = self._limits.get(seen, NO_INDEX)
+        row = held.limits.get(seen, NO_INDEX)
         if row == NO_INDEX:
-            if len(self._limits) >= BUCKETS_MAX:
-                self._forget()
+            if len(held.limits) >= BUCKETS_MAX:
+                held.forget()
             found = fitting_buckets(limit.limit, request)
             refill = limit.limit.refill
-            places = [self._place((limit.owner, name), item, refill) for name, item in found]
-            row = self._limits[seen] = self._rows.limit(limit.limit, [places])
-            self._arrays = self._rows.build()
+            places = [held.place((limit.owner, name), item, refill) for name, item in found]
+            row = held.limits[seen] = self._rows.limit(limit.limit, [places])
+            if row >= len(self._arrays["limits"]):
+                self._arrays = self._rows.build()
         return row
-
-    def _place(self, name: tuple[str, Any], bucket: TokenBucket, refill: str | None) -> int:
-        """Return the place of the bucket `name`; it begins full."""
-        if name not in self._places:
-            self._places[name] = len(self._buckets)
-            rows = (self._buckets, bucket_rows([(bucket, refill)]))
-            self._buckets = np.concatenate(rows, dtype=self._buckets.dtype)
-        return self._places[name]
 
     # --- Reports ---------------------------------------------------------------------------
 
@@ -254,8 +297,11 @@ class ProxyFilters:
 
     def state(self) -> Iterator[bytes]:
         """Yield the bytes of everything that changes."""
-        for rows in (self.limit_counts, self.fault_counts, self._buckets):
+        for rows in (self.limit_counts, self.fault_counts, self._own.rows):
             yield rows.tobytes()
+        for connection, held in self._of_connections.items():
+            yield f"{connection}".encode()
+            yield held.rows.tobytes()
 
 
 def _part(request: RequestAttributes, name: str) -> str:

@@ -91,7 +91,7 @@ def rehearse() -> None:
         engine.finish(copy)
         engine.finish(exchange)
     for _ in range(2):  # the second is refused
-        engine.admit("GET", "/", "service", {}, 1, _MS)
+        engine.admit("GET", "/", "service", {}, 1, 1, _MS)
     # Of a load balancer that learns; nobody has one here.
     clusters, configs = np.zeros(1, CLUSTER_DTYPE), np.zeros(1, CLUSTER_CONFIG_DTYPE)
     learn(no_hosts(1), 0, clusters, configs, np.zeros(1), False, 0, 0)

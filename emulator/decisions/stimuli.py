@@ -25,7 +25,7 @@ from meshsim.errors import ConfigError, Problem
 
 __all__ = ["FORMAT_VERSION", "Stimulus", "StimulusFile", "StimulusLog", "changed_parts"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _FORMAT_NAME = "meshsim-stimuli"
 #: Characters kept in memory before they are written.
 _BUFFER_MAX = 1 << 18
@@ -147,7 +147,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "finish": (int, None),
     "mirror": (int, int, int, _NUMBERS),
     "pace": (int, int, int, int),
-    "admit": (str, str, str, dict, int, int, int),
+    "admit": (str, str, str, dict, int, int, int, int),
+    "disconnected": (int, None),
     "enter": (int, _NUMBERS),
     "leave": (int, int, bool, int, None),
     "authorize": ((str, None), str, str, str, dict, int),

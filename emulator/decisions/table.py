@@ -40,7 +40,7 @@ from meshsim.policy.load_balancing import (
 from meshsim.policy.load_balancing.hash_set import renew_table
 from meshsim.policy.load_balancing.prequal import count_probes, draw_target, pick, take_probe
 from meshsim.policy.locality import choose_lane, pick_degraded, weighted_localities
-from meshsim.policy.rate_limit import check_limit, seconds_until_reset
+from meshsim.policy.rate_limit import begin_bucket, check_limit, seconds_until_reset
 from meshsim.policy.request import step
 from meshsim.policy.reset_headers import reset_interval_ns
 from meshsim.policy.routing import choose_split, is_mirrored, mirror_key
@@ -55,6 +55,7 @@ DECISIONS = {
     function.__name__: function
     for function in (
         abort_status,
+        begin_bucket,
         believe_now,
         can_open_connection,
         can_send_request,

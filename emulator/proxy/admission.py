@@ -2,7 +2,8 @@
 
 Rule: the engine decides (`ProxyEngine.admit`, then `ConcurrencyGate.enter`); here a request's head
 becomes their arguments.  The draws of a try belong to the request and to its number, as they do
-at the server.  A request that the gate let in is counted out when its exchange ends.
+at the server.  A request that the gate let in is counted out when its exchange ends.  A limit per
+connection knows connections by their numbers (`DownstreamConnection.number`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class Admission:
         self._clock = clock
         self._count = 0
 
-    def admit(self, head: RequestHead) -> Refusal | Leave | None:
+    def admit(self, head: RequestHead, connection: int) -> Refusal | Leave | None:
         """Return what a request is refused with, what to call when it ends, or None."""
-        refusal = self._check_limit(head) if self._engine.has_inbound_filters else None
+        limited = self._engine.has_inbound_filters
+        refusal = self._check_limit(head, connection) if limited else None
         if refusal is not None or not self._engine.gate.active:
             return refusal
         entered_ns = self._clock.now_ns()
@@ -51,7 +53,11 @@ class Admission:
 
         return leave
 
-    def _check_limit(self, head: RequestHead) -> Refusal | None:
+    def disconnected(self, connection: int) -> None:
+        """Tell the engine that a connection is closed."""
+        self._engine.disconnected(connection)
+
+    def _check_limit(self, head: RequestHead, connection: int) -> Refusal | None:
         self._count += 1
         values = joined(head.headers)
         key = draw_key(values.get(b"x-meshsim-key"))
@@ -65,6 +71,7 @@ class Admission:
             headers.get(AUTHORITY, head.host),
             headers,
             int(mix_in(np.uint64(key), try_number)),
+            connection,
             self._clock.now_ns(),
         )
         return Refusal(status, self._engine.refusal_headers(), FLAG_RL) if status else None

@@ -28,6 +28,11 @@ class Downstream:
         Called with the head of each request and its connection; returns who serves it.
     max_connections : int
         Connections held at once; more are closed as they come, and counted.
+
+    Attributes
+    ----------
+    on_lost : callable, optional
+        Told the number of each connection that ends before the listener does.
     """
 
     def __init__(self, begin: Begin, max_connections: int = 10_000) -> None:
@@ -36,6 +41,7 @@ class Downstream:
         self.max_connections = max_connections
         self.connections: set[DownstreamConnection] = set()
         self.counts: Counter[str] = Counter()
+        self.on_lost: Callable[[int], object] | None = None
         self._empty = asyncio.Event()
 
     def protocol(self) -> DownstreamConnection:
@@ -45,6 +51,8 @@ class Downstream:
     def lost(self, connection: DownstreamConnection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+        if self.on_lost is not None and not self.draining:
+            self.on_lost(connection.number)
         if not self.connections:
             self._empty.set()
 

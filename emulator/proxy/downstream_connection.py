@@ -97,6 +97,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_started",
         "_timer",
         "_transport",
+        "number",
         "peer",
         "writable",
     )
@@ -120,6 +121,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.writable = True
         self.peer: object = None  # who the listener says it is
+        self.number = 0  # of the connections of the listener, from 1
 
     # --- asyncio ---------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class DownstreamConnection(asyncio.Protocol):
         downstream = self._downstream
         self._transport = cast(asyncio.Transport, transport)
         downstream.counts["downstream_cx_total"] += 1
+        self.number = downstream.counts["downstream_cx_total"]
         if downstream.draining or len(downstream.connections) >= downstream.max_connections:
             downstream.counts["downstream_cx_overflow"] += 1
             self._transport.abort()

@@ -139,7 +139,10 @@ class InboundProxy(AcceptingProxy):
     host : str
         Address to listen on; loopback unless the user says otherwise.
     admit : callable, optional
-        Given the head of a request: how to refuse it, what to call when it has ended, or None.
+        Given the head of a request and the number of its connection: how to refuse it, what to
+        call when it has ended, or None.
+    disconnected : callable, optional
+        Told the number of each connection that ends before the proxy does.
     access : AccessRules, optional
         Judges requests, before `admit`; None: all may pass.
     """
@@ -151,11 +154,13 @@ class InboundProxy(AcceptingProxy):
         make_listener: MakeListener | None = None,
         *,
         host: str = "127.0.0.1",
-        admit: Callable[[RequestHead], Refusal | Leave | None] | None = None,
+        admit: Callable[[RequestHead, int], Refusal | Leave | None] | None = None,
+        disconnected: Callable[[int], object] | None = None,
         access: AccessRules | None = None,
     ) -> None:
         super().__init__(self._begin, host)
         self.workload = _Workload(name, "127.0.0.1", upstream_port)
+        self.downstream.on_lost = disconnected
         self._admit = admit
         self._access = access
         self._listener = make_listener(self._protocol) if make_listener is not None else None
@@ -207,7 +212,7 @@ class InboundProxy(AcceptingProxy):
             if outcome not in (ACCESS_UNRESTRICTED, ACCESS_ALLOWED):
                 exchange.forbid(outcome)
                 return exchange
-        admitted = self._admit(head) if self._admit is not None else None
+        admitted = self._admit(head, connection.number) if self._admit is not None else None
         if isinstance(admitted, Refusal):
             exchange.refuse(admitted)
             return exchange

@@ -318,12 +318,14 @@ class Replica:
             return sidecar.listener
 
         engine = sidecar.engine
+        admission = Admission(engine, surroundings.clock)
         return InboundProxy(
             self.name,
             self._server_port,
             make_listener,
             host=surroundings.host,
-            admit=Admission(engine, surroundings.clock).admit,
+            admit=admission.admit,
+            disconnected=admission.disconnected,
             access=engine.inbound,
         )
 

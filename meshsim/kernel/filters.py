@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshsim.jit import kernel_jit
+from meshsim.kernel.connection_limits import first_bucket_of
 from meshsim.kernel.draws import draw_ns, draw_user
 from meshsim.kernel.events import NOTHING, RELEASE, ROUTE, pack, schedule
 from meshsim.policy.adaptive_concurrency import ADMITTED, may_pass, on_answered, on_given_up
@@ -235,29 +236,34 @@ def _check_inbound(state: Any, attempt: int, endpoint: int) -> tuple[int, int]:
     limit = state.inbound_limits[place]
     limit += draw_user(state, exchange, state.limits["users"][limit])
     proxy = state.endpoints["proxy"][endpoint]
+    buckets = state.token_buckets
+    first_bucket = int(state.proxies["bucket_start"][proxy])
+    if state.limits["connection_count"][limit] > 0:
+        buckets = state.connection_buckets
+        first_bucket = first_bucket_of(state, state.attempts["connection"][attempt], limit)
     status = check_limit(
         state.limits,
         limit,
         state.limit_buckets,
-        state.token_buckets,
-        state.proxies["bucket_start"][proxy],
+        buckets,
+        first_bucket,
         state.limit_counts,
         DIRECTION_COUNT * proxy + INBOUND,
         mix_in(exchanges["key"][exchange], state.attempts["try_number"][attempt]),
         state.counters["now_ns"][0],
     )
     if status != NOT_LIMITED:
-        _tell_reset(state, attempt, limit, state.proxies["bucket_start"][proxy])
+        _tell_reset(state, attempt, limit, buckets, first_bucket)
     return status, RESET_RATELIMITED if state.limits["marked"][limit] == 1 else RESET_NONE
 
 
 @kernel_jit
-def _tell_reset(state: Any, attempt: int, limit: int, first_bucket: int) -> None:
+def _tell_reset(state: Any, attempt: int, limit: int, buckets: Any, first_bucket: int) -> None:
     """Let the refusal of `attempt` say when its limit is reset, if it says so at all."""
     if state.limits["tells_reset"][limit] == 1:
         now_ns = state.counters["now_ns"][0]
         seconds = seconds_until_reset(
-            state.limits, limit, state.limit_buckets, state.token_buckets, first_bucket, now_ns
+            state.limits, limit, state.limit_buckets, buckets, first_bucket, now_ns
         )
         state.attempts["reset_told"][attempt] = limit_reset_told(seconds)
     elif state.limits["retry_after_s"][limit] != NO_INDEX:

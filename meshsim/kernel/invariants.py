@@ -363,19 +363,28 @@ def _connections(state: KernelState) -> Story:
 
 
 def _filters(state: KernelState) -> Story:
-    buckets, counts = state.token_buckets, state.limit_counts
-    continuous = buckets["refill"] == REFILL_CONTINUOUS
-    unit = np.where(continuous, buckets["fill_interval_ns"], 1)
-    wrong = (buckets["level"] < 0) | (buckets["level"] > buckets["max_tokens"] * unit)
-    yield from (f"bucket {row} holds {buckets['level'][row]}" for row in np.flatnonzero(wrong))
-    if (buckets["updated_ns"] > state.counters["now_ns"][0]).any():
-        yield "a bucket was filled in the future"
+    counts = state.limit_counts
+    yield from _buckets("bucket", state.token_buckets, state)
+    yield from _buckets("connection's bucket", state.connection_buckets, state)
+    known = len(state.connections) if len(state.connection_buckets) else 0
+    if len(state.buckets_begun) != known:
+        yield f"{len(state.buckets_begun)} of {known} connections have room for buckets"
     yield from _differs("requests looked at by limit", counts["enabled"], _looked_at(counts))
     if (counts["enforced"] > counts["rate_limited"]).any():
         yield "a limit refused more than were over it"
     holding = _used(state, "exchange") & (state.exchanges["flags"] & HOLDS_FAULT != 0)
     held = _tally(state.exchanges["proxy"][holding], len(state.fault_counts))
     yield from _differs("active faults of proxy", state.fault_counts["active"], held)
+
+
+def _buckets(name: str, buckets: Rows, state: KernelState) -> Story:
+    """Buckets hold what they can, and none is filled ahead of its time."""
+    continuous = buckets["refill"] == REFILL_CONTINUOUS
+    unit = np.where(continuous, buckets["fill_interval_ns"], 1)
+    wrong = (buckets["level"] < 0) | (buckets["level"] > buckets["max_tokens"] * unit)
+    yield from (f"{name} {row} holds {buckets['level'][row]}" for row in np.flatnonzero(wrong))
+    if (buckets["updated_ns"] > state.counters["now_ns"][0]).any():
+        yield f"a {name} was filled in the future"
 
 
 def _looked_at(counts: Rows) -> Rows:

@@ -154,6 +154,10 @@ FIELDS: dict[str, tuple[np.dtype[Any], int]] = {
     "limit_buckets": (_I4, 1),
     "limit_counts": (LIMIT_COUNTS_DTYPE, 1),  # by [proxy, direction]; none if nobody has a limit
     "token_buckets": (BUCKET_DTYPE, 1),
+    # of limits per connection; none if there is no such limit
+    "full_buckets": (BUCKET_DTYPE, 1),
+    "connection_buckets": (BUCKET_DTYPE, 1),  # as many for each CONNECTION row
+    "buckets_begun": (_I4, 1),  # by CONNECTION row: generation + 1 of who has them, or 0
     "inbound": (INBOUND_DTYPE, 1),
     "inbound_limits": (_I4, 1),  # LIMIT by [block of an INBOUND row, call, class]
     "mirrors": (MIRROR_DTYPE, 1),

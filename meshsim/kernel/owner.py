@@ -17,6 +17,7 @@ from meshsim.kernel.boundaries import close_window, settle_endpoints
 from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.concurrency import begin_controllers, settle_controllers
+from meshsim.kernel.connection_limits import longer_buckets, no_buckets
 from meshsim.kernel.hash_tables import with_places
 from meshsim.kernel.idle import begin_idle_queues
 from meshsim.kernel.memory import KernelState, Rows
@@ -149,6 +150,7 @@ class Kernel:
             arrays[name] = zeros((size,), dtype)
             _chain_free(arrays[name], 0, NO_INDEX)
             counters[f"{pool}_free_count"] = size
+        arrays.update(no_buckets(arrays["limits"], size))
         users = int(self._closed_loop_users().sum())
         arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
         arrays.update(_calendar(counters, len(arrays["hosts"]) >= hosts_large))
@@ -206,6 +208,8 @@ class Kernel:
             if pool:
                 self._chain(pool, longer[len(rows) :], first=len(rows))
             self.state.replace(**{name: longer})
+        if "connections" in short:
+            self.state.replace(**longer_buckets(self.state))
         return True
 
     @property

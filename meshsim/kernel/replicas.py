@@ -15,6 +15,7 @@ import numpy as np
 
 from meshsim.errors import ConfigError, Problem
 from meshsim.kernel.caching import flush_cache
+from meshsim.kernel.connection_limits import end_connections
 from meshsim.kernel.cores import reshare_node, settle_node
 from meshsim.kernel.growth import with_replicas, without_replica
 from meshsim.kernel.naming import row_of
@@ -158,6 +159,7 @@ class Replicas:
         self._reserve_events(endpoint)
         kill_endpoint(self.kernel.state, endpoint)
         flush_cache(self.kernel.state, endpoint)
+        end_connections(self.kernel.state, endpoint)
 
     def refuse(self, endpoint: int) -> None:
         """Let `endpoint` refuse what comes and finish what it has."""

@@ -240,7 +240,10 @@ MIN_RTT_CALC: Block = from_source(
 
 LOCAL_RATE_LIMIT: Block = {
     **from_source(
-        "Envoy default (local_rate_limit.proto)", status=429, enable_x_ratelimit_headers="OFF"
+        "Envoy default (local_rate_limit.proto)",
+        status=429,
+        enable_x_ratelimit_headers="OFF",
+        local_rate_limit_per_downstream_connection=False,
     ),
     **from_source(
         "Envoy (token_bucket_impl.h, AtomicTokenBucketImpl; measured on 1.40.0: no ticks)",

@@ -19,6 +19,9 @@ gone.  ``filter_enabled`` is the share of requests that are looked at at all, ``
 the share of those over the limit that are refused (the others pass and are counted); both coins
 belong to the request (keyed), so that a limit moves no other draw.
 
+Buckets are the proxy's, or each downstream connection has its own: they begin, full, with the
+first request of the connection that meets the limit, and end with the connection.
+
 A refused request is answered with the limit's status (429), flag RL.  Measured on Envoy 1.40.0,
 this response is *not* marked ``x-envoy-ratelimited``, unless ``response_headers_to_add`` names
 that header; a marked one is retried under the condition ``envoy-ratelimited`` and no other.
@@ -27,7 +30,9 @@ With `enable_x_ratelimit_headers` it says when there is a token again
 
 References
 ----------
-Envoy, source/extensions/filters/http/local_ratelimit/local_ratelimit.cc (decodeHeaders);
+Envoy, source/extensions/filters/http/local_ratelimit/local_ratelimit.cc (decodeHeaders;
+getPerConnectionRateLimiter: kept in the connection's filter state);
+api/envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto;
 source/extensions/filters/common/local_ratelimit/local_ratelimit_impl.cc (requestAllowed);
 source/common/common/token_bucket_impl.h (AtomicTokenBucketImpl);
 api/envoy/type/v3/token_bucket.proto.
@@ -46,6 +51,7 @@ from meshsim.state.filters import REFILL_CONTINUOUS
 
 __all__ = [
     "NOT_LIMITED",
+    "begin_bucket",
     "check_limit",
     "fill_bucket",
     "seconds_until_reset",
@@ -69,6 +75,30 @@ def fill_bucket(buckets: Any, bucket: int) -> None:
         unit = int(buckets["fill_interval_ns"][bucket])
     buckets["level"][bucket] = int(buckets["max_tokens"][bucket]) * unit
     buckets["updated_ns"][bucket] = 0
+
+
+@kernel_jit
+def begin_bucket(full: Any, model: int, buckets: Any, bucket: int, now_ns: int) -> None:
+    """Begin a bucket of a connection: full, its first tick one interval from now.
+
+    Parameters
+    ----------
+    full : ndarray[BUCKET_DTYPE], shape (n_full,)
+        Full buckets, as `fill_bucket` leaves them.  Read only.
+    model : int
+        Row of `full`.
+    buckets : ndarray[BUCKET_DTYPE], shape (n_buckets,)
+        Row `bucket` is modified in place.
+    bucket : int
+    now_ns : int
+        When the connection met its limit first [ns].
+    """
+    buckets["level"][bucket] = full["level"][model]
+    buckets["updated_ns"][bucket] = now_ns
+    buckets["max_tokens"][bucket] = full["max_tokens"][model]
+    buckets["tokens_per_fill"][bucket] = full["tokens_per_fill"][model]
+    buckets["fill_interval_ns"][bucket] = full["fill_interval_ns"][model]
+    buckets["refill"][bucket] = full["refill"][model]
 
 
 @kernel_jit_inline
@@ -200,7 +230,7 @@ def check_limit(
     buckets : ndarray[BUCKET_DTYPE], shape (n_buckets,)
         Those of the limit are modified in place.
     first_bucket : int
-        First BUCKET row of the proxy.
+        First BUCKET row of the proxy, or of the connection.
     counts : ndarray[LIMIT_COUNTS_DTYPE], shape (n,)
         Row `row` is modified in place.
     row : int

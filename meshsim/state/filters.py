@@ -3,7 +3,8 @@
 A route (or an endpoint) that uses none of them has NO_INDEX in place of its FILTER (INBOUND)
 row and costs one comparison.  FILTER, INBOUND, FAULT, LIMIT and MIRROR rows are configuration;
 BUCKET rows and counts are run-time state of one proxy, apart because a hundred proxies with
-one configuration have a hundred buckets.
+one configuration have a hundred buckets.  The buckets of a limit per connection are those of
+one connection, and exist where a scenario has such a limit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 REFILL_TICKS = 0  # `tokens_per_fill` at once at every multiple of `fill_interval_ns`
 REFILL_CONTINUOUS = 1  # evenly, `tokens_per_fill` in `fill_interval_ns`
 
-#: One token bucket of one proxy.
+#: One token bucket of one proxy, or of one connection.
 BUCKET_DTYPE = np.dtype(
     [
         ("level", "i8"),  # tokens; of a continuous bucket [tokens * fill_interval_ns]
@@ -31,7 +32,9 @@ BUCKET_DTYPE = np.dtype(
 LIMIT_DTYPE = np.dtype(
     [
         ("bucket_start", "i4"),  # limit_buckets[bucket_start:][:bucket_count], in their order,
-        ("bucket_count", "i4"),  # counted from the proxy's first BUCKET row
+        ("bucket_count", "i4"),  # counted from the first BUCKET row of the proxy or connection
+        ("connection_start", "i4"),  # full_buckets[connection_start:][:connection_count]: those
+        ("connection_count", "i4"),  # that a connection begins with; 0: buckets are the proxy's
         ("status", "i4"),  # of a refusal
         ("marked", "i4"),  # 1: it carries x-envoy-ratelimited
         ("tells_reset", "i4"),  # 1: it carries x-ratelimit-reset

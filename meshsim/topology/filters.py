@@ -54,7 +54,7 @@ class RateLimitDescriptor(Model):
 
 
 class LocalRateLimit(Model):
-    """Envoy's local rate limit: each proxy has buckets of its own.
+    """Envoy's local rate limit: each proxy has buckets of its own, or each connection to it.
 
     A request takes a token of every descriptor's bucket that fits it, then one of `token_bucket`.
     """
@@ -64,6 +64,9 @@ class LocalRateLimit(Model):
     refill: Literal["TICKS", "CONTINUOUS"] | None = Field(
         default=None,
         description="tokens come all at once at multiples of fill_interval, or evenly",
+    )
+    local_rate_limit_per_downstream_connection: Boolean | None = Field(
+        default=None, description="each connection of a caller has buckets of its own"
     )
     status: Integer | None = Field(default=None, ge=400, le=599, description="of a refusal")
     filter_enabled: Percentage | None = Field(default=None, description="of requests counted")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from meshsim.state.prequal import POOL_MAX
 from meshsim.topology.base import Boolean, Duration, Integer, Model, Number, one_of
@@ -216,6 +216,17 @@ class Route(Model):
         default=None, description="a service that all calling proxies ask; simulated only"
     )
     mirrors: tuple[Mirror, ...] = ()
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_of_a_proxy(cls, limit: LocalRateLimit | None) -> LocalRateLimit | None:
+        """Refuse a limit per connection: who calls through its own proxy has no connections."""
+        if limit is not None and limit.local_rate_limit_per_downstream_connection:
+            raise ValueError(
+                "the connections of callers to their own proxies are not modelled; a limit "
+                "per connection belongs to inbound proxies: policies.SERVICE.rate_limit"
+            )
+        return limit
 
     @property
     def answer(self) -> int | None:

@@ -40,3 +40,14 @@ def bulkhead(random) -> dict:
     if random.random() < 0.3:
         found["max_waiting_calls"] = 1
     return found
+
+
+def limited_by_connection(policy: dict, random) -> None:
+    """Let some inbound limits be of each connection, with a descriptor or without."""
+    if random.random() > 0.25:
+        return
+    bucket = {"max_tokens": int(random.choice([1, 3])), "fill_interval": "10ms"}
+    limit = policy.setdefault("rate_limit", {"token_bucket": bucket})
+    limit["local_rate_limit_per_downstream_connection"] = True
+    if random.random() < 0.5:
+        limit["descriptors"] = [{"entries": {":authority": "*"}, "token_bucket": bucket}]

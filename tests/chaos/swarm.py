@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from chaos_faults import Shaker
 from kernel_runs import NS_PER_MS, Run
 from probes import oracle, probed
-from rules import bulkhead, falls_back, told_to_wait
+from rules import bulkhead, falls_back, limited_by_connection, told_to_wait
 
 from meshsim.kernel.invariants import validate
 from meshsim.kernel.prefetching import LARGE_HOSTS
@@ -44,6 +44,7 @@ class Swarm:
         self.hedge_rng = np.random.default_rng([seed, 8])
         self.probe_rng = np.random.default_rng([seed, 9])
         self.rule_rng = np.random.default_rng([seed, 20])
+        self.connection_rng = np.random.default_rng([seed, 33])
         self.seed = seed
         self.shaker = Shaker(self.fault_rng)
 
@@ -149,6 +150,7 @@ class Swarm:
             self.hedged({**self.route(), **self.filters(others)}), policy, self.rule_rng
         )
         policy = {**policy, "connection_pool": pool, "routes": [route]}
+        limited_by_connection(policy, self.connection_rng)
         return self.admitted(self.spread(self.watched(policy)))
 
     def filter_chance(self, probability: float) -> bool:

@@ -387,7 +387,14 @@ def _rate_limit(limit):
     for name in ("filter_enabled", "filter_enforced"):
         share = getattr(limit, name)
         fields[name] = {"default_value": percent(100 if share is None else share)}
+    if limit.local_rate_limit_per_downstream_connection:
+        fields["local_rate_limit_per_downstream_connection"] = True
     return fields
+
+
+def local_rate_limit(limit):
+    """Return the HTTP filter of a `LocalRateLimit` of the whole listener."""
+    return {"name": "limit-of-the-listener", "typed_config": _rate_limit(limit)}
 
 
 def adaptive_concurrency(stated):

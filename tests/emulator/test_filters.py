@@ -90,7 +90,7 @@ def test_buckets_of_values_are_bounded():
     assert statuses(engine, 0, 1, headers={"user": "x"}) == [0, 429]
     for number in range(0, BUCKETS_MAX + 50, 1):
         statuses(engine, 2, headers={"user": str(number)})
-    assert len(engine._filters._buckets) <= BUCKETS_MAX + 1
+    assert len(engine._filters._own.rows) <= BUCKETS_MAX + 1
     assert statuses(engine, 3, headers={"user": "x"}) == [0]  # forgotten: it is full again
 
 
@@ -132,14 +132,14 @@ def test_an_abort_has_its_flag():
 def test_requests_that_come_in_are_limited_by_the_listener():
     engine = new_engine()
     assert not engine.has_inbound_filters
-    assert engine.admit("GET", "/", "a", {}, 1, 0) == 0
+    assert engine.admit("GET", "/", "a", {}, 1, 1, 0) == 0
     limited = ListenerPolicy(rate_limit=LocalRateLimit.model_validate(TICKS))
     plain = configuration()
     engine.apply(
         ProxyConfiguration(plain.proxy, {}, plain.clusters, plain.endpoints, plain.routes, limited),
         0,
     )
-    assert [engine.admit("GET", "/", "a", {}, key, key) for key in (1, 2, 3)] == [0, 0, 429]
+    assert [engine.admit("GET", "/", "a", {}, key, 1, key) for key in (1, 2, 3)] == [0, 0, 429]
     assert engine.filter_counters(inbound=True)["http_local_rate_limit.enforced"] == 1
     assert engine.filter_counters() == {}
 
@@ -172,7 +172,7 @@ def test_what_filters_decide_is_replayed(tmp_path):
         mesh = Mesh(engine, "b", lambda endpoint: 2 * MS)
         for number in range(60):
             mesh.at(number * MS + number, mesh.arrive, number, number, {"user": f"u{number % 7}"})
-            engine.admit("GET", "/", "a", {"user": f"u{number % 7}"}, number, number)
+            engine.admit("GET", "/", "a", {"user": f"u{number % 7}"}, number, 1, number)
         outcomes = mesh.run()
         digest = engine.close()
     assert {flag for _, _, _, flag, _, _ in outcomes} >= {0, 12, 13, 14}

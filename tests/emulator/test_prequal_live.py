@@ -131,7 +131,7 @@ def test_probes_pass_by_limits_of_the_inbound_side():
     async def scenario():
         upstream = await Upstream(lambda *_: ok()).start()
         refusal = Refusal(429, [], FLAG_RL)
-        inbound = InboundProxy("b", upstream.port, admit=lambda head: refusal)
+        inbound = InboundProxy("b", upstream.port, admit=lambda head, connection: refusal)
         _, port = await inbound.start()
         try:
             async with Caller(port) as caller:

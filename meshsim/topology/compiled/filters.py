@@ -3,7 +3,8 @@
 Rule: what a filter looks at in a request is text, so which buckets a request takes tokens of is
 found here, once for each kind of request, and remembered as row numbers; whoever runs the
 engine (the compiler of a scenario, a live proxy) fills rows here.  Buckets are numbered within
-their proxy, in the order in which they are first named.
+their proxy, those of a limit per connection within that limit, in the order in which they are
+first named.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from meshsim.errors import ConfigError, Problem
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.policy.reset_headers import TOLD_MAX_S, reset_seconds
 from meshsim.policy.routing import RequestAttributes
@@ -65,6 +67,11 @@ _DEFAULT = -1
 BucketName: TypeAlias = tuple[int, tuple[str, ...]]
 #: Called service and number of the route whose limit it is.
 _Owner: TypeAlias = tuple[str, int]
+#: Who has buckets: the proxies of a caller (workload, or ~class), or in a tuple the connections to
+#: the inbound proxies of a workload.
+_Holder: TypeAlias = int | tuple[int]
+#: Buckets that a connection may have: thousands of connections have them at once.
+_CONNECTION_BUCKETS_MAX = 256
 #: In place of a route's number: the limit of the service's inbound proxies.
 _INBOUND = -1
 
@@ -174,12 +181,26 @@ class FilterRows:
         )
         return self._faults.setdefault(values, len(self._faults))
 
-    def limit(self, limit: LocalRateLimit, places_by_user: Sequence[Sequence[int]]) -> int:
+    def limit(
+        self,
+        limit: LocalRateLimit,
+        places_by_user: Sequence[Sequence[int]],
+        of_connections: tuple[int, int] = (0, 0),
+    ) -> int:
         """Return the first LIMIT row of requests that take tokens of these buckets.
 
         Those of each user have a row, one behind the other.
+
+        Parameters
+        ----------
+        limit : LocalRateLimit
+        places_by_user : sequence of sequence of int
+            In their order, counted from the first of the proxy, or of the connection.
+        of_connections : (int, int)
+            First row and number of the full buckets that a connection begins with.
         """
         values = (
+            *of_connections,
             limit.status or 429,
             int(limit.marks),
             int(limit.tells_reset),
@@ -235,9 +256,11 @@ class Filters:
         self.rows = FilterRows()
         self._topology = topology
         self._naming = naming_headers(topology)
-        # By caller; of each bucket its place.
-        self._buckets: dict[int, dict[tuple[_Owner, BucketName], int]] = {}
-        self._fills: dict[int, list[tuple[TokenBucket, str | None]]] = {}
+        # By holder; of each bucket its place.
+        self._buckets: dict[_Holder, dict[tuple[_Owner, BucketName], int]] = {}
+        self._fills: dict[_Holder, list[tuple[TokenBucket, str | None]]] = {}
+        #: What connections begin with, one limit after the other.
+        self._full: list[Rows] = []
         self._inbound: list[tuple[int, int]] = []
         self._gradient_rules: list[Rows] = []
         self._controllers = blank_controllers(0)
@@ -267,20 +290,30 @@ class Filters:
         """
         if limit is None:
             return NO_INDEX
+        return self.rows.limit(limit, self._places_by_user(caller, owner, limit, site, traffic))
+
+    def _places_by_user(
+        self,
+        holder: _Holder,
+        owner: _Owner,
+        limit: LocalRateLimit,
+        site: CallSite,
+        traffic: TrafficClass,
+    ) -> list[list[int]]:
+        """Return which buckets the requests of each user take tokens of."""
         requests = requests_by_user(site, traffic, self._naming, headers_read(limit))
-        places = [self._places(caller, owner, limit, request) for request in requests]
-        return self.rows.limit(limit, places)
+        return [self._places(holder, owner, limit, request) for request in requests]
 
     def _places(
-        self, caller: int, owner: _Owner, limit: LocalRateLimit, request: RequestAttributes
+        self, holder: _Holder, owner: _Owner, limit: LocalRateLimit, request: RequestAttributes
     ) -> list[int]:
-        """Return which buckets of a proxy a request takes tokens of, in order."""
-        known = self._buckets.setdefault(caller, {})
+        """Return which buckets of a proxy or connection a request takes tokens of, in order."""
+        known = self._buckets.setdefault(holder, {})
         places = []
         for name, bucket in fitting_buckets(limit, request):
             if (owner, name) not in known:
                 known[owner, name] = len(known)
-                self._fills.setdefault(caller, []).append((bucket, limit.refill))
+                self._fills.setdefault(holder, []).append((bucket, limit.refill))
             places.append(known[owner, name])
         return places
 
@@ -314,14 +347,39 @@ class Filters:
         self, caller: int, service: str, limit: LocalRateLimit | None, sites: Sequence[CallSite]
     ) -> Rows:
         """Return the LIMIT row of every kind of request that comes in; empty without a limit."""
+        if limit is None:
+            return np.zeros(0, np.int32)
         owner = (service, _INBOUND)
-        rows = [
-            self.limit(caller, owner, limit, site, traffic)
+        by_connection = limit.local_rate_limit_per_downstream_connection
+        holder: _Holder = (caller,) if by_connection else caller
+        found = [
+            self._places_by_user(holder, owner, limit, site, traffic)
             for site in sites
             for traffic in self._topology.traffic.values()
-            if limit is not None
         ]
-        return np.array(rows, np.int32)
+        begun_with = self._begun_with(holder, service) if by_connection else (0, 0)
+        return np.array([self.rows.limit(limit, places, begun_with) for places in found], np.int32)
+
+    def _begun_with(self, holder: _Holder, service: str) -> tuple[int, int]:
+        """Return first row and number of the buckets that a connection begins with.
+
+        Raises
+        ------
+        ConfigError
+            If there are too many.
+        """
+        full = bucket_rows(self._fills.get(holder, []))
+        if len(full) > _CONNECTION_BUCKETS_MAX:
+            problem = Problem(
+                "each connection would have too many buckets",
+                path=f"policies.{service}.rate_limit.descriptors",
+                found=str(len(full)),
+                allowed=f"{_CONNECTION_BUCKETS_MAX} at most",
+            )
+            raise ConfigError([problem])
+        first = sum(len(rows) for rows in self._full)
+        self._full.append(full)
+        return first, len(full)
 
     def build(
         self, callers: Iterable[tuple[int, int, int]], proxy_count: int
@@ -347,6 +405,7 @@ class Filters:
         arrays = self.rows.build()
         faulty, limited = len(arrays["faults"]) > 0, len(arrays["limits"]) > 0
         arrays["token_buckets"] = np.concatenate(blocks, dtype=BUCKET_DTYPE)
+        arrays["full_buckets"] = np.concatenate([bucket_rows(()), *self._full], dtype=BUCKET_DTYPE)
         arrays["fault_counts"] = np.zeros(proxy_count if faulty else 0, FAULT_COUNTS_DTYPE)
         limit_count = DIRECTION_COUNT * proxy_count if limited else 0
         arrays["limit_counts"] = np.zeros(limit_count, LIMIT_COUNTS_DTYPE)

@@ -464,6 +464,8 @@ def test_who_uses_no_filter_has_no_rows():
     run = routed("0ms")
     for name in ("filters", "faults", "limits", "token_buckets", "mirrors", "inbound"):
         assert len(getattr(run.state, name)) == 0
+    for name in ("full_buckets", "connection_buckets", "buckets_begun"):
+        assert len(getattr(run.state, name)) == 0
     for name in ("fault_counts", "limit_counts", "inbound_limits"):
         assert len(getattr(run.state, name)) == 0
     assert np.all(run.state.routes["filters"] == -1)

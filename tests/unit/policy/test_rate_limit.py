@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from filter_rows import SECOND, bucket, limit
 
-from meshsim.policy.rate_limit import NOT_LIMITED, check_limit, take_token, tokens
+from meshsim.policy.rate_limit import (
+    NOT_LIMITED,
+    begin_bucket,
+    check_limit,
+    take_token,
+    tokens,
+)
 from meshsim.rng import mix
 
 KEY = np.uint64(7)
@@ -85,6 +91,17 @@ def test_a_read_changes_nothing_and_no_time_overflows(refill):
 def test_before_the_first_tick_time_may_be_negative():
     rows = bucket(1, 1, "1s")
     assert taken(rows, -5, -4, 0.5, 1) == [True, False, False, True]
+
+
+@pytest.mark.parametrize("refill", ["TICKS", "CONTINUOUS"])
+def test_a_connections_bucket_begins_full_and_its_time_with_it(refill):
+    full, rows = bucket(2, 2, "1s", refill), bucket(9, 5, "3s")
+    begin_bucket(full, 0, rows, 0, round(0.7 * SECOND))
+    assert taken(rows, 0.7, 0.7, 0.7) == [True, True, False]
+    # By ticks, both come one interval after the beginning; evenly, the first after half of it.
+    expected = [False, True, True, False] if refill == "TICKS" else [True, True, False, False]
+    assert taken(rows, 1.699999999, 1.7, 1.7, 1.7) == expected
+    assert tokens(full, 0, 0) == 2
 
 
 # --- Limits ---------------------------------------------------------------------------------
