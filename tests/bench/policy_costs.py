@@ -69,6 +69,15 @@ def _balancing(policy: str, **fields: Any) -> dict[str, Any]:
 _RETRY = {"num_retries": 2, "retry_on": ["5xx"]}
 _BUCKET = {"max_tokens": 100_000, "tokens_per_fill": 100_000, "fill_interval": "1s"}
 _LIMIT = {"token_bucket": _BUCKET, "filter_enabled": 100, "filter_enforced": 100}
+_OF_CONNECTION = "local_rate_limit_per_downstream_connection"
+_QUOTA = {
+    "descriptors": [{"requests_per_unit": 100_000, "unit": "SECOND"}],
+    "latency": "100us",
+}
+_GRADIENT = {
+    "concurrency_limit_params": {"concurrency_update_interval": "100ms"},
+    "min_rtt_calc_params": {"fixed_value": "100ms"},
+}
 _SUBSETS = {name: {"labels": {"version": "v1"}} for name in ("one", "two")}
 _HALVES = [{"subset": "one", "weight": 1}, {"subset": "two", "weight": 1}]
 _SUBSET_CONFIG = {"subset_selectors": [{"keys": ["version"]}], "fallback_policy": "ANY_ENDPOINT"}
@@ -91,6 +100,7 @@ POLICIES = (
     Policy("RING_HASH", _balancing("RING_HASH", hash_header="x-user")),
     Policy("MAGLEV", _balancing("MAGLEV", hash_header="x-user")),
     Policy("PEAK_EWMA", _balancing("PEAK_EWMA")),
+    Policy("PREQUAL", _balancing("PREQUAL")),
     Policy("load reports (ORCA)", _balancing("CLIENT_SIDE_WEIGHTED_ROUND_ROBIN")),
     Policy("slow start", _balancing("LEAST_REQUEST", slow_start={"slow_start_window": "10s"})),
     Policy(
@@ -113,6 +123,10 @@ POLICIES = (
         "retries, gRPC throttling",
         {**_route(retry=_RETRY), "circuit_breakers": {"retry_throttling": {"grpc": {}}}},
         failing=True,
+    ),
+    Policy(
+        "hedging",
+        _route(hedge_policy={"max_attempts": 2, "hedging_delay": "100ms"}),
     ),
     TIMEOUTS,
     Policy("circuit breakers", {"circuit_breakers": _BREAKERS}),
@@ -137,6 +151,9 @@ POLICIES = (
     Policy("weighted split", {"subsets": _SUBSETS, **_route(split=_HALVES)}),
     Policy("rate limit, inbound", {"rate_limit": _LIMIT}),
     Policy("rate limit, route", _route(rate_limit=_LIMIT)),
+    Policy("rate limit, connection", {"rate_limit": {**_LIMIT, _OF_CONNECTION: True}}),
+    Policy("rate limit, global", _route(global_rate_limit=_QUOTA)),
+    Policy("adaptive concurrency", {"adaptive_concurrency": _GRADIENT}),
     Policy("fault", _route(fault={"delay": {"fixed_delay": "1ms", "percentage": 1}})),
     Policy("mirror 1 %", _route(mirrors=[{"service": SPARE, "percentage": 1}])),
     Policy("access rules", access=True),
