@@ -38,6 +38,7 @@ __all__ = [
     "PURPOSE_PATIENCE",
     "PURPOSE_PICK",
     "PURPOSE_QUOTA",
+    "PURPOSE_ROUND_ROBIN",
     "PURPOSE_SERVICE",
     "PURPOSE_SPLIT",
     "PURPOSE_THINK",
@@ -73,6 +74,7 @@ PURPOSE_CONCURRENCY = 16
 PURPOSE_QUOTA = 17
 PURPOSE_IDLE = 40  # whom an idle server tells
 PURPOSE_CACHE = 41  # which key a request asks for
+PURPOSE_ROUND_ROBIN = 42  # where the round robin of a proxy begins
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

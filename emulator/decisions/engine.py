@@ -103,7 +103,7 @@ class ProxyEngine(
         self.index = index
         self.configuration = ProxyConfiguration(name)
         self._log = log
-        self._holdings = Holdings()
+        self._holdings = Holdings(run_seed, index)
         self.inbound = InboundAccess(index, log)
         self.gate = ConcurrencyGate(run_seed, index, log)
         self._health = Health(self._holdings, run_seed, index, self._note)

@@ -26,6 +26,7 @@ from emulator.decisions.grouping import grouped
 from emulator.decisions.lanes import Lanes
 from emulator.decisions.priorities import HighPriority
 from emulator.decisions.probing import Pools
+from emulator.decisions.streams import first_cursor
 from meshsim.controlplane.configuration import EndpointAddress, ProxyConfiguration
 from meshsim.state.codes import MAGLEV, NO_INDEX, RING_HASH
 from meshsim.state.health import (
@@ -39,10 +40,7 @@ from meshsim.state.health import (
     blank_host_health,
 )
 from meshsim.state.rows import grown
-from meshsim.state.upstream import (
-    CLUSTER_CONFIG_DTYPE,
-    TABLE_DTYPE,
-)
+from meshsim.state.upstream import CLUSTER_CONFIG_DTYPE, TABLE_DTYPE
 from meshsim.topology.compiled.hash_sets import hash_name_rows, lay_out_sets
 from meshsim.topology.compiled.health import (
     fill_health_rule,
@@ -99,6 +97,11 @@ class HostReport(NamedTuple):
 class Holdings:
     """Rows of one proxy's upstreams.
 
+    Parameters
+    ----------
+    run_seed, index : int
+        Of the run and of the proxy, as for `emulator.decisions.engine.ProxyEngine`.
+
     Attributes
     ----------
     hosts : ndarray[HOST_DTYPE]
@@ -132,7 +135,8 @@ class Holdings:
         Requests that wait for a connection, by HOST row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_seed: int, index: int) -> None:
+        self._identity = run_seed, index
         self.hosts: Rows = no_hosts(_ROWS_FIRST)
         self.members: Rows = np.zeros(1, np.int32)
         self.clusters: Rows = no_clusters(_ROWS_FIRST)
@@ -155,6 +159,7 @@ class Holdings:
         self._host_rows: dict[tuple[str, str], int] = {}  # of members, by cluster and endpoint
         self._forgotten: _Counted = {}  # of hosts whose rows were given back
         self._check_paths: dict[int, str] = {}  # by CLUSTER row
+        self._first_cursors: list[int] = [0] * _ROWS_FIRST  # by CLUSTER row
         self._tables: dict[int, tuple[Any, Rows]] = {}  # by CLUSTER row: what decided it, it
 
     def apply(
@@ -375,17 +380,18 @@ class Holdings:
         """Return the HOST row of a cluster and an endpoint of it, or None."""
         return self._host_rows.get(key)
 
-    def new_cluster(self, name: str, free: list[int]) -> int:
-        """Return a blank CLUSTER row for `name`, out of `free` if there is any."""
+    def new_cluster(self, name: str, free: list[int], endpoints: Sequence[str] = ()) -> int:
+        """Return a blank CLUSTER row for `name`, or a subset of it, out of `free` if possible."""
         if not free:
             count = len(self.clusters)
             free += range(2 * count - 1, count - 1, -1)
             self.clusters = _joined(self.clusters, no_clusters(count))
-            self.configs = _doubled(self.configs)
-            self.health_rules = _doubled(self.health_rules)
+            self.configs = grown(self.configs, count)
+            self.health_rules = grown(self.health_rules, count)
             self.cluster_health = _joined(self.cluster_health, blank_cluster_health(count))
             self.ejections = np.concatenate([self.ejections, no_ejections(count)])
             self.cluster_names += [""] * count
+            self._first_cursors += [0] * count
         row = free.pop()
         self.clusters[row] = no_clusters(1)[0]
         self.clusters["config"][row] = row
@@ -393,6 +399,8 @@ class Holdings:
         self.cluster_health["cluster"][row] = row
         self.ejections[row] = 0
         self.cluster_names[row] = name
+        self._first_cursors[row] = first_cursor(*self._identity, name, endpoints)
+        self.clusters["cursor"][row] = self._first_cursors[row]
         self._tables.pop(row, None)
         return row
 
@@ -455,7 +463,7 @@ class Holdings:
 
     def _forget_schedule(self, cluster: int) -> None:
         """Clear the schedule of a cluster that balances otherwise: hashing scribbles on it."""
-        self.clusters["cursor"][cluster] = 0
+        self.clusters["cursor"][cluster] = self._first_cursors[cluster]
         self.clusters["edf_time"][cluster] = 0.0
         self.clusters["edf_next_order"][cluster] = 0
         own = self.hosts["cluster"] == cluster
@@ -490,10 +498,3 @@ class Holdings:
 
 def _joined(rows: Rows, added: Rows) -> Rows:
     return np.concatenate([rows, added], dtype=rows.dtype)
-
-
-def _doubled(rows: Rows) -> Rows:
-    """Return `rows` followed by as many that are zero."""
-    longer = np.zeros(2 * len(rows), rows.dtype)
-    longer[: len(rows)] = rows
-    return longer

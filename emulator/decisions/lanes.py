@@ -204,6 +204,6 @@ class Lanes:
         """Return the CLUSTER row of a lane, the one it had if it had one."""
         row = self._lanes.get(lane)
         if row is None:
-            row = self._holdings.new_cluster(lane.cluster, free)
+            row = self._holdings.new_cluster(lane.cluster, free, lane.endpoints)
         lanes[lane] = row
         return row

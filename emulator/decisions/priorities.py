@@ -70,6 +70,7 @@ class HighPriority:
             row = known
             if row is None:
                 row = holdings.new_cluster(name + _SUFFIX, clusters_free)
+                holdings.clusters["cursor"][row] = 0  # the cluster's own row has the turns
             rows[name] = row
             cluster = holdings.cluster_rows[name]
             fields = holdings.configs[cluster : cluster + 1]

@@ -29,6 +29,7 @@ from meshsim.kernel.regrouping import (
     remove_host,
     shrink_subsets,
 )
+from meshsim.kernel.turns import begin_turns
 from meshsim.kernel.watching import watch_added, withdraw_hosts
 from meshsim.policy.rate_limit import fill_bucket
 from meshsim.rng import PURPOSE_IDLE, PURPOSE_PICK, make_streams
@@ -260,6 +261,7 @@ def _copy_holdings(kernel: Any, model: int, proxy: int) -> None:
     )
     for row in range(len(clusters)):
         copy_lanes(kernel, start + row, first_cluster + row)
+    begin_turns(kernel, first_cluster)
     _copy_high_priority(state, start, first_cluster, len(clusters))
 
 

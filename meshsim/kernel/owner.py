@@ -24,6 +24,7 @@ from meshsim.kernel.memory import KernelState, Rows
 from meshsim.kernel.prefetching import LARGE_HOSTS
 from meshsim.kernel.sources import begin_traffic
 from meshsim.kernel.statistics import stats
+from meshsim.kernel.turns import begin_turns
 from meshsim.kernel.watching import begin_health, settle_all
 from meshsim.rng import PURPOSE_ARRIVAL, PURPOSE_IDLE, PURPOSE_PICK, make_streams, mix, mix_in
 from meshsim.state.codes import FLAG_COUNT, FLAG_NONE, NEVER_NS, NO_INDEX
@@ -134,6 +135,7 @@ class Kernel:
         self._margin = compiled.fan_out
         self.state = self._allocate(sample_share, hosts_large)
         begin_idle_queues(self.state)
+        begin_turns(self)
         begin_traffic(self.state, self._closed_loop_users())
         begin_health(self)
         begin_controllers(self)

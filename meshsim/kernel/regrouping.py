@@ -31,6 +31,7 @@ __all__ = [
     "recount_clients",
     "remove_host",
     "shrink_subsets",
+    "subset_lanes",
 ]
 
 
@@ -43,7 +44,7 @@ def _picks_by_subset(state: Any, cluster: int) -> bool:
     return bool(state.configs["picking"][state.clusters["config"][cluster]] == PICK_SUBSET)
 
 
-def _subset_lanes(kernel: Any, cluster: int) -> Iterator[int]:
+def subset_lanes(kernel: Any, cluster: int) -> Iterator[int]:
     """Yield the lanes of a cluster that picks by subset: they stand in a row."""
     clusters, names = kernel.state.clusters, kernel.config_names
     name, proxy = names[clusters["config"][cluster]], clusters["proxy"][cluster]
@@ -196,7 +197,7 @@ def extend_subsets(kernel: Any, cluster: int, model: int, host: int) -> None:
     state = kernel.state
     if not _picks_by_subset(state, cluster):
         return
-    for lane in list(_subset_lanes(kernel, cluster)):
+    for lane in list(subset_lanes(kernel, cluster)):
         members = _members(state, lane)
         if model not in members:
             continue
@@ -212,7 +213,7 @@ def shrink_subsets(kernel: Any, cluster: int, host: int) -> None:
     state = kernel.state
     if not _picks_by_subset(state, cluster):
         return
-    for lane in list(_subset_lanes(kernel, cluster)):
+    for lane in list(subset_lanes(kernel, cluster)):
         rest = _members(state, lane)
         rest = rest[rest != host]
         state.clusters["member_start"][lane] = len(state.members)
@@ -244,7 +245,7 @@ def _copy_subsets(kernel: Any, model: int, cluster: int) -> None:
     members = [state.members]
     whole = {host: place for place, host in enumerate(_members(state, model).tolist())}
     size = len(state.members)
-    for lane in _subset_lanes(kernel, model):
+    for lane in subset_lanes(kernel, model):
         row = no_clusters(1)
         row["config"] = state.clusters["config"][lane]
         row["proxy"] = state.clusters["proxy"][cluster]

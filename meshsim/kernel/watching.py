@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from meshsim.controlplane.names import cluster_name
 from meshsim.kernel.events import CHECK, pack, schedule
 from meshsim.kernel.health import first_check_wait_ns, select_cluster, settle_cluster
 from meshsim.kernel.memory import Rows
@@ -43,8 +44,7 @@ def _set_keys(kernel: Any, first: int) -> None:
     state = kernel.state
     for group in range(first, len(state.cluster_health)):
         cluster = int(state.cluster_health["cluster"][group])
-        service, subset = kernel.config_names[int(state.clusters["config"][cluster])]
-        name = service if subset is None else f"{service}|{subset}"
+        name = cluster_name(*kernel.config_names[int(state.clusters["config"][cluster])])
         proxy = int(state.clusters["proxy"][cluster])
         state.cluster_health["key"][group] = health_key(kernel.stream_seed, proxy, name)
 

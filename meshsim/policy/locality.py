@@ -14,13 +14,13 @@ The loads are computed when a host's health has changed (`meshsim.policy.panic.s
 that), at the next pick; weighted schedules, of localities and of hosts, begin anew then, as Envoy's
 do.  A host that discovery does not name (`WITHDRAWN`) is none of the hosts.
 
-A degraded host is picked uniformly, whichever the cluster's balancer.  Envoy starts the schedule
-of localities at a random point; here it starts at the beginning.
+A degraded host is picked uniformly, whichever the cluster's balancer.  The schedule of localities
+begins at a random point of its cycle, which is drawn each time.
 
 References
 ----------
-Envoy, source/extensions/load_balancing_policies/common/load_balancer_impl.cc (hostSourceToUse)
-and locality_wrr.cc.
+Envoy, source/extensions/load_balancing_policies/common/load_balancer_impl.cc (hostSourceToUse,
+rebuildLocalityWrrForPriority) and locality_wrr.cc.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ import numpy as np
 
 from meshsim.jit import kernel_jit
 from meshsim.policy.hashing import NO_HASH_KEY
-from meshsim.policy.load_balancing.edf import is_earlier
+from meshsim.policy.load_balancing.edf import (
+    PICKS_AHEAD_MAX,
+    first_order,
+    is_earlier,
+    turn_passed,
+)
 from meshsim.policy.panic import select_members
 from meshsim.policy.priority import choose_priority, distribute_load
 from meshsim.policy.zone_aware import weigh_zones, zone_of_pick
@@ -56,36 +61,6 @@ _DEGRADED = -2
 
 
 @kernel_jit
-def weigh_localities(priorities: Any, priority: int, localities: Any, factor: int) -> None:
-    """Write the effective weights of a priority's localities and begin their schedule anew.
-
-    Parameters
-    ----------
-    priorities : ndarray[PRIORITY_DTYPE], shape (n_priorities,)
-        Row `priority` is modified in place: its schedule.
-    priority : int
-    localities : ndarray[LOCALITY_DTYPE], shape (n_localities,)
-        Those of the priority are modified in place; weight, hosts and healthy are read.
-    factor : int
-        `overprovisioning_factor` [percent].
-    """
-    first = priorities["locality_start"][priority]
-    order = 0
-    for row in range(first, first + priorities["locality_count"][priority]):
-        hosts = localities["hosts"][row]
-        weight = 0.0
-        if hosts > 0:
-            ratio = float(localities["healthy"][row]) / float(hosts)
-            weight = localities["weight"][row] * min(1.0, factor / 100.0 * ratio)
-        localities["effective_weight"][row] = weight
-        order += 1
-        localities["edf_order"][row] = order
-        localities["edf_deadline"][row] = 1.0 / weight if weight > 0.0 else 0.0
-    priorities["edf_time"][priority] = 0.0
-    priorities["edf_next_order"][priority] = order
-
-
-@kernel_jit
 def _next_locality(priorities: Any, priority: int, localities: Any) -> int:
     """Return the locality whose turn it is and schedule it again; NO_INDEX if none has weight."""
     first = priorities["locality_start"][priority]
@@ -106,6 +81,52 @@ def _next_locality(priorities: Any, priority: int, localities: Any) -> int:
         localities["edf_order"][picked] = priorities["edf_next_order"][priority]
         localities["edf_deadline"][picked] = deadline + 1.0 / localities["effective_weight"][picked]
     return picked
+
+
+@kernel_jit
+def weigh_localities(
+    priorities: Any, priority: int, localities: Any, factor: int, ahead: int
+) -> None:
+    """Write the effective weights of a priority's localities and begin their schedule anew.
+
+    Parameters
+    ----------
+    priorities : ndarray[PRIORITY_DTYPE], shape (n_priorities,)
+        Row `priority` is modified in place: its schedule.
+    priority : int
+    localities : ndarray[LOCALITY_DTYPE], shape (n_localities,)
+        Those of the priority are modified in place; weight, hosts and healthy are read.
+    factor : int
+        `overprovisioning_factor` [percent].
+    ahead : int
+        Picks after the start of the schedule, 0 <= ahead < `edf.PICKS_AHEAD_MAX`.
+    """
+    first = priorities["locality_start"][priority]
+    count = priorities["locality_count"][priority]
+    total = 0.0
+    for row in range(first, first + count):
+        hosts = localities["hosts"][row]
+        weight = 0.0
+        if hosts > 0:
+            ratio = float(localities["healthy"][row]) / float(hosts)
+            weight = localities["weight"][row] * min(1.0, factor / 100.0 * ratio)
+        localities["effective_weight"][row] = weight
+        total += weight
+    priorities["edf_time"][priority] = 0.0
+    priorities["edf_next_order"][priority] = 0
+    missing = 0.0
+    for row in range(first, first + count):
+        weight = localities["effective_weight"][row]
+        if weight <= 0.0:
+            continue
+        passed = turn_passed(float(ahead), weight, total)
+        missing += passed
+        order = first_order(weight, row - first, count)
+        localities["edf_order"][row] = order
+        localities["edf_deadline"][row] = (1.0 - passed) / weight
+        priorities["edf_next_order"][priority] = max(priorities["edf_next_order"][priority], order)
+    for _ in range(int(missing + 0.5)):
+        _next_locality(priorities, priority, localities)
 
 
 # --- Picks -----------------------------------------------------------------------------------
@@ -175,6 +196,7 @@ def regroup(
     priorities: Any,
     localities: Any,
     panic_threshold: int,
+    rng: Any,
 ) -> None:
     """Compute the loads of a cluster's priorities and localities from its hosts' health.
 
@@ -191,7 +213,10 @@ def regroup(
         lane = priorities["lane"][priority]
         _select_lane(hosts, members, clusters, lane, priorities["panic"][priority] != 0)
         _begin_schedules(clusters, priorities, priority, localities)
-        weigh_localities(priorities, priority, localities, factor)
+        ahead = 0
+        if locality_configs["locality_weighted"][config] != 0:
+            ahead = next_index(rng, PICKS_AHEAD_MAX)
+        weigh_localities(priorities, priority, localities, factor, ahead)
     weigh_zones(groupings, grouping, priorities, localities, locality_configs, config)
 
 
@@ -290,6 +315,7 @@ def choose_lane(
             priorities,
             localities,
             configs["panic_threshold"][clusters["config"][cluster]],
+            rng,
         )
     start = groupings["priority_start"][grouping]
     priority = int(start)

@@ -10,6 +10,7 @@ from emulator.decisions.rehearsal import rehearse
 from emulator.decisions.streams import own_key, split_uniform
 from meshsim.errors import InvariantError, LimitError
 from meshsim.jit import JIT_ENABLED
+from meshsim.policy.load_balancing.round_robin import draw_cursors
 from meshsim.policy.transitions import (
     ACTION_ABANDON,
     ACTION_BACK_OFF,
@@ -113,7 +114,7 @@ def test_the_try_times_out_from_when_it_has_its_connection():
     decision = engine.tell(exchange, STIMULUS_PER_TRY_TIMEOUT, 0, 0, 11 * MS)
     assert decision == (ACTION_RESPOND, NEVER_NS, 504, FLAG_UT)
     engine.ended(exchange, host, "abandoned", True, 7 * MS, 11 * MS)
-    assert engine.host_rows() == [("b", "b-v1-0", 1, 1, 0)]
+    assert engine.host_rows() == [("b", engine.address(host).name, 1, 1, 0)]
 
 
 def test_outcomes_without_a_response():
@@ -359,6 +360,38 @@ def test_requests_under_way_are_limited():
     engine.tell(1, STIMULUS_DOWNSTREAM_RESET, 0, 0, 0)
     engine.finish(1)
     assert engine.start("b", "GET", "/", {}, None, 0) == EXCHANGES_MAX + 1
+
+
+def first_pick(index, engine=None):
+    """Return the host of the next request of proxy `index`."""
+    if engine is None:
+        engine = ProxyEngine(f"a-v1-{index}", index, run_seed_of(1))
+        engine.apply(configuration(), 0)
+    exchange, _ = begin(engine)
+    name = engine.address(engine.pick(exchange, 0)).name
+    engine.tell(exchange, STIMULUS_DOWNSTREAM_RESET, 0, 0, 0)
+    engine.finish(exchange)
+    return name
+
+
+def test_each_proxy_begins_its_round_robin_where_it_was_drawn():
+    cursors = draw_cursors(run_seed_of(1), range(20), ["b"] * 20)
+    expected = [f"b-v1-{cursor % 3}" for cursor in cursors]
+    assert [first_pick(index) for index in range(20)] == expected
+    assert len(set(expected)) == 3
+
+
+def test_turns_outlast_a_push_and_begin_again_after_another_balancer():
+    engine = new_engine()
+    first = int(draw_cursors(run_seed_of(1), [0], ["b"])[0] % 3)
+    assert first_pick(0, engine) == f"b-v1-{first}"
+    engine.apply(configuration(version=2), 1)
+    assert first_pick(0, engine) == f"b-v1-{(first + 1) % 3}"
+    maglev = cluster("MAGLEV", table_size=101, hash_header="user")
+    engine.apply(configuration({"b": maglev}, version=3), 2)
+    first_pick(0, engine)
+    engine.apply(configuration(version=4), 3)
+    assert first_pick(0, engine) == f"b-v1-{first}"
 
 
 def test_equal_histories_have_equal_digests():

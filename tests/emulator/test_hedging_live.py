@@ -89,6 +89,12 @@ def asking(caller, head=b"GET / HTTP/1.1\r\nHost: b\r\n\r\n"):
     return asyncio.create_task(ask())
 
 
+@pytest.fixture(autouse=True)
+def first_turns(monkeypatch):
+    """Let every round robin begin at the first member, in the proxy and in its replay."""
+    monkeypatch.setattr("emulator.decisions.holdings.first_cursor", lambda *_: 0)
+
+
 @pytest.fixture
 def log(tmp_path):
     return tmp_path / "stimuli.jsonl"

@@ -15,6 +15,7 @@ from emulator.proxy import InboundProxy, OutboundProxy
 from meshsim.controlplane.certificate_authority import CertificateAuthority
 from meshsim.controlplane.configuration import ListenerPolicy, configurations_of
 from meshsim.meshes import resolve
+from meshsim.policy.load_balancing.round_robin import draw_cursors
 from meshsim.topology.compiled.layout import lay_out
 from meshsim.topology.load import loads_topology
 
@@ -78,6 +79,22 @@ def test_a_request_is_decided_on_by_the_engine():
                 assert engine.counters()["cart"]["upstream_rq_total"] == 20
                 assert sum(len(upstream.heads) for upstream in started) == 20
                 assert proxy.counters()["downstream_rq_failed_NR"] == 1
+
+    run(scenario)
+
+
+def test_the_first_request_goes_where_the_simulators_proxy_would_send_it():
+    async def scenario():
+        async with upstreams(count=3) as started:
+            ports = [upstream.port for upstream in started]
+            policy = "{load_balancing: {policy: ROUND_ROBIN}}"
+            async with gateway(ports, policy) as (_, engine, port), Caller(port) as caller:
+                first = int(draw_cursors(run_seed_of(1), [engine.index], ["cart"])[0] % 3)
+                for number in range(4):
+                    before = [len(upstream.heads) for upstream in started]
+                    await caller.get("cart")
+                    gained = [len(upstream.heads) for upstream in started]
+                    assert gained[(first + number) % 3] == before[(first + number) % 3] + 1
 
     run(scenario)
 

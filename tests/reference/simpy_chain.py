@@ -8,7 +8,7 @@ when it keeps it (nested possession)?
 
 Each replica has `workers` workers and one first-come-first-served queue.  Service times are
 exponential, and all of a replica's compute comes before its call.  Every caller balances for
-itself: each replica of A has its own round-robin cursor over those of B.  There is no network, no
+itself: each replica of A goes round those of B from one that chance names.  There is no network, no
 proxy and no failure.  It shares no code with the simulator, not even its random numbers.
 """
 
@@ -37,7 +37,8 @@ CHAIN = (Tier(0.002), Tier(0.014, replicas=4), Tier(0.012, replicas=4))
 def _picks(balancing: str, replicas: int, rng: np.random.Generator) -> Iterator[int]:
     """Yield the replica that each request of one caller goes to."""
     if balancing == "ROUND_ROBIN":
-        return cycle(range(replicas))
+        first = int(rng.integers(replicas))
+        return cycle([*range(first, replicas), *range(first)])
     if balancing == "RANDOM":
         return (int(rng.integers(replicas)) for _ in repeat(None))
     raise ValueError(balancing)

@@ -2,8 +2,9 @@
 
 The paper's testbed (Wydrowski et al., NSDI 2024, section 5): 100 clients of 100 replicas, half of
 which are slow here.  Picks by probed latency and requests in flight have a lower tail than random
-picks, the client's own requests in flight, and round robin weighted by the replicas' speeds: of a
-hundred clients each sees a hundredth of what a replica has to do.
+picks and the client's own requests in flight: of a hundred clients each sees a hundredth of what a
+replica has to do.  So has it than round robin weighted by the replicas' true speeds, where each
+client begins at random; but that one spreads what it sends evenly, and comes near.
 """
 
 import pytest
@@ -53,4 +54,5 @@ def test_probes_have_a_lower_tail_than_what_a_client_knows_itself(load):
     own = p99_ms(load, policy="LEAST_REQUEST")
     blind = p99_ms(load, policy="RANDOM")
     weighted = p99_ms(load, policy="ROUND_ROBIN", weights={"fast": 2, "slow": 1})
-    assert prequal < min(own, weighted, blind) / 2
+    assert prequal < min(own, blind) / 2
+    assert prequal < weighted

@@ -81,7 +81,7 @@ def _share_of_first(model: str, healthy: int) -> float:
     priorities = np.zeros(1, PRIORITY_DTYPE)
     priorities["locality_count"] = 2
     localities["hosts"] = _HOSTS
-    weigh_localities(priorities, 0, localities, _FACTOR)
+    weigh_localities(priorities, 0, localities, _FACTOR, 0)
     effective = localities["effective_weight"]
     return 100 * float(effective[0] / (effective[0] + effective[1]))
 

@@ -5,6 +5,8 @@ from kernel_runs import Run, recorded, wire, worker
 
 from meshsim.topology.profile import ProxyCost
 
+pytestmark = pytest.mark.usefixtures("first_turns")
+
 
 def run_pool(*times, breakers=None, pool=None, latency="1ms", body=None, until=1000, **policy):
     """Run one service over a wire of 1 ms, and return the run.

@@ -5,6 +5,8 @@ from kernel_runs import Run, recorded, wire, worker
 
 from meshsim.state.health import EJECTION_CONSECUTIVE_5XX, EJECTION_COUNT
 
+pytestmark = pytest.mark.usefixtures("first_turns")
+
 OUTLIERS = {
     "consecutive_5xx": 3,
     "interval": "500ms",

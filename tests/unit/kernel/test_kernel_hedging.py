@@ -3,6 +3,8 @@
 import pytest
 from kernel_runs import Run, recorded, wire, worker
 
+pytestmark = pytest.mark.usefixtures("first_turns")
+
 RETRY = {
     "num_retries": 1,
     "retry_on": ["5xx"],

@@ -1,8 +1,11 @@
 """Requests of HIGH priority have limits and connections of their own.  Exact [ms]."""
 
+import pytest
 from kernel_runs import Run, recorded, wire, worker
 
 from meshsim.kernel.statistics import stats
+
+pytestmark = pytest.mark.usefixtures("first_turns")
 
 HIGH = {"match": [{"headers": {"x-priority": "high"}}], "priority": "HIGH"}
 

@@ -5,6 +5,8 @@ from kernel_runs import Run, recorded, served
 
 from meshsim.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("first_turns")
+
 SELECTORS = [{"keys": ["stage"]}, {"keys": ["stage", "version"]}]
 
 
