@@ -25,7 +25,7 @@ SLICES = 12
 SLICE_MS = 20
 #: Looks at whether all has ended [s].  A dropped connect hangs for two minutes, is tried again five
 #: times, and so does whoever waits for it, four services deep.
-DRAIN_S = (1, 10, 60, 1000, 10_000, 200_000)
+DRAIN_S = (1, 10, 60, 1000, 10_000, 200_000, 2_000_000)
 #: While nothing but health checks is left, so many times fewer checks.
 DRAIN_SPARSER = 100
 
