@@ -90,7 +90,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
+	$(PYTEST) -q -n auto --maxprocesses 4 tests/test_layers.py tests/test_tidy.py
 
 notebooks: $(VENV)/.installed-test $(NOTEBOOKS)
 	MPLBACKEND=module://matplotlib_inline.backend_inline \

@@ -346,7 +346,10 @@ class Filters:
     def _inbound_table(
         self, caller: int, service: str, limit: LocalRateLimit | None, sites: Sequence[CallSite]
     ) -> Rows:
-        """Return the LIMIT row of every kind of request that comes in; empty without a limit."""
+        """Return the LIMIT row of every kind of request; empty without a limit.
+
+        NO_INDEX: no such request comes in.
+        """
         if limit is None:
             return np.zeros(0, np.int32)
         owner = (service, _INBOUND)
@@ -354,11 +357,29 @@ class Filters:
         holder: _Holder = (caller,) if by_connection else caller
         found = [
             self._places_by_user(holder, owner, limit, site, traffic)
+            if self._comes_in(site, traffic, service)
+            else []
             for site in sites
             for traffic in self._topology.traffic.values()
         ]
         begun_with = self._begun_with(holder, service) if by_connection else (0, 0)
-        return np.array([self.rows.limit(limit, places, begun_with) for places in found], np.int32)
+        rows = [
+            self.rows.limit(limit, places, begun_with) if places else NO_INDEX for places in found
+        ]
+        return np.array(rows, np.int32)
+
+    def _comes_in(self, site: CallSite, traffic: TrafficClass, service: str) -> bool:
+        """Return whether requests of `traffic` at `site` may be sent to `service`."""
+        if isinstance(site.call, TrafficClass):
+            target = site.call.to
+            if site.call is not traffic:
+                return False
+        else:
+            target = site.call.service
+        routes = self._topology.policies[target].routes
+        named = {item.service for chosen in routes for item in chosen.split}
+        named.update(item.service for chosen in routes for item in chosen.mirrors)
+        return service in {target, *named}
 
     def _begun_with(self, holder: _Holder, service: str) -> tuple[int, int]:
         """Return first row and number of the buckets that a connection begins with.

@@ -52,7 +52,7 @@ class CallSite:
 
 
 def attributes_of(site: CallSite, traffic: TrafficClass) -> RequestAttributes:
-    """Return what routes and limits see of the requests of `traffic` at `site`."""
+    """Return what routes see of the requests of `traffic` at `site`, whoever asks."""
     call = site.call
     target = call.to if isinstance(call, TrafficClass) else call.service
     authority = (call.authority if isinstance(call, TrafficClass) else "") or target

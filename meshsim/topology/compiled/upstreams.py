@@ -19,7 +19,7 @@ random endpoint of the service, without routes, retries, timeouts or limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,9 @@ from meshsim.topology.compiled.priorities import add_high_priority
 from meshsim.topology.compiled.programs import CallSite, Programs, attributes_of
 from meshsim.topology.compiled.quotas import Quotas
 from meshsim.topology.compiled.reports import report_rows
-from meshsim.topology.compiled.users import name_of_user
+from meshsim.topology.compiled.users import name_of_user, telling_headers
 from meshsim.topology.model import (
     Route,
-    ServicePolicy,
     Topology,
     TrafficClass,
     WeightedCluster,
@@ -85,7 +84,7 @@ __all__ = [
 ]
 
 #: Caller (workload index, or ~class), called service, number of its route, and what else tells
-#: routes apart: hash keys, its QUOTA row, and buckets of its rate limit.
+#: routes apart: its hash keys, LIMIT row and QUOTA row.
 RouteIdentity = tuple[int, str, int, tuple[int, ...]]
 #: In place of the called service: the route of a mirror's copies.
 _COPIES = ""
@@ -146,7 +145,7 @@ class _Compiler:
         self.route_rows: list[tuple[Route, list[tuple[int, int, int]], tuple[int, int], int]] = []
         self.filters = Filters(topology)
         self.quotas = Quotas(topology, draws)
-        self.hash_keys: dict[tuple[str, int], int] = {}
+        self.hash_keys: dict[tuple[str, int | None], int] = {}
         self.hash_values: list[int] = []
         self.clusters = ClusterConfigs(topology, layout)
         self.lanes = Lanes(topology, layout, self.clusters.lane_config)
@@ -171,7 +170,7 @@ class _Compiler:
         if number == NO_ROUTE:
             return NO_INDEX
         chosen = policy.routes[number]
-        keys = self._hash_slice(policy, chosen, target, request.headers, traffic)
+        keys = self._hash_slice(chosen, target, site, traffic)
         caller = site.workload if site.workload is not None else ~column
         limit = self.filters.limit(caller, (target, number), chosen.rate_limit, site, traffic)
         quota = self.quotas.row(chosen.global_rate_limit, site, traffic)
@@ -222,30 +221,28 @@ class _Compiler:
         return clusters.setdefault(name, len(clusters))
 
     def _hash_slice(
-        self,
-        policy: ServicePolicy,
-        chosen: Route,
-        target: str,
-        headers: Mapping[str, str],
-        traffic: TrafficClass,
+        self, chosen: Route, target: str, site: CallSite, traffic: TrafficClass
     ) -> tuple[int, int]:
         """Return the slice of hash keys of these requests; empty if they carry none."""
         destination = chosen.split[0] if chosen.split else None
         service = (destination.service if destination else None) or target
         balancing = policy_of(self.topology, (service, destination.subset if destination else None))
-        lowered = {name.lower(): value for name, value in headers.items()}
-        value = hash_source(balancing, lowered, "source")
+        headers = attributes_of(site, traffic).headers
+        value = hash_source(balancing, {k.lower(): text for k, text in headers.items()}, "source")
         if value is None:
             return 0, 0
-        count = traffic.users or 1
-        key = (value, count)
+        settings, users = balancing.load_balancing, traffic.users
+        by_header = settings is not None and not settings.hash_source_ip and settings.hash_header
+        if by_header and not telling_headers(site, traffic, {by_header.lower()}):
+            users = None
+        key = (value, users)
         if key not in self.hash_keys:
             self.hash_keys[key] = len(self.hash_values)
             names: Iterable[str] = [value]
-            if traffic.users is not None:
-                names = (name_of_user(value, number) for number in range(count))
+            if users is not None:
+                names = (name_of_user(value, number) for number in range(users))
             self.hash_values += [xxh64(name) for name in names]
-        return self.hash_keys[key], count
+        return self.hash_keys[key], users or 1
 
     # --- Rows ---
 

@@ -14,7 +14,7 @@ from meshsim.policy.routing import RequestAttributes
 from meshsim.topology.compiled.programs import CallSite, attributes_of
 from meshsim.topology.model import Topology, TrafficClass
 
-__all__ = ["name_of_user", "naming_headers", "requests_by_user"]
+__all__ = ["name_of_user", "naming_headers", "requests_by_user", "telling_headers"]
 
 
 def name_of_user(value: str, number: int) -> str:
@@ -29,6 +29,26 @@ def naming_headers(topology: Topology) -> set[str]:
         for policy in topology.policies.values()
         for cluster in (policy, *policy.subsets.values())
         if cluster.load_balancing is not None and cluster.load_balancing.hash_header
+    }
+
+
+def telling_headers(
+    site: CallSite, traffic: TrafficClass, naming: Collection[str]
+) -> dict[str, str]:
+    """Return the headers that differ between the users of `traffic` at `site`, as it states them.
+
+    Parameters
+    ----------
+    site : CallSite
+    traffic : TrafficClass
+    naming : collection of str
+        What `naming_headers` returns.
+    """
+    of_call = () if site.workload is None else {name.lower() for name in site.call.headers}
+    return {
+        name: value
+        for name, value in traffic.headers.items()
+        if traffic.users is not None and name.lower() in naming and name.lower() not in of_call
     }
 
 
@@ -48,12 +68,7 @@ def requests_by_user(
         Headers that are looked at, in lower case.
     """
     request = attributes_of(site, traffic)
-    of_call = () if site.workload is None else {name.lower() for name in site.call.headers}
-    telling = {
-        name: value
-        for name, value in traffic.headers.items()
-        if name.lower() in naming and name.lower() not in of_call
-    }
+    telling = telling_headers(site, traffic, naming)
     if traffic.users is None or not any(name.lower() in read for name in telling):
         return [request]
     return [

@@ -158,9 +158,9 @@ def test_the_widest_limit_decides_on_the_room():
     )
     run.to(1000)
     assert sorted(span.status for span in run.spans()) == [200, 200, 429, 429]
-    # Of c: its default bucket, and one for each of the two paths that there are.
-    assert len(run.state.full_buckets) == 1 + 3
-    assert len(run.state.connection_buckets) == 3 * len(run.state.connections)
+    # Of c: its default bucket, and one for the path of what comes to it.
+    assert len(run.state.full_buckets) == 1 + 2
+    assert len(run.state.connection_buckets) == 2 * len(run.state.connections)
 
 
 def by_user(users):
@@ -200,6 +200,23 @@ def test_a_connection_cannot_have_thousands_of_buckets():
     assert len(by_user(255).state.full_buckets) == 256
     with pytest.raises(ConfigError, match=r"256 at most"):
         by_user(256)
+
+
+def test_requests_that_never_come_have_no_buckets():
+    """Of a thousand users of another service a connection to this one need not know."""
+    to_b = {"to": "b", "arrivals": recorded("0ms", "10ms")}
+    to_c = {"to": "c", "arrivals": recorded("0ms", "10ms")}
+    named = {"headers": {"user": "u"}, "users": 1000}
+    hashing = {"load_balancing": {"policy": "MAGLEV", "hash_header": "user", "table_size": 11}}
+    own = {"entries": {"user": "*"}, "token_bucket": ONE["token_bucket"]}
+    run = Run(
+        {"b": worker(), "c": worker()},
+        traffic={"few": {**to_b, "headers": {"user": "ann"}}, "many": {**to_c, **named}},
+        mesh="istio-sidecar",
+        policies={"b": {"rate_limit": {**ONE, "descriptors": [own]}}, "c": hashing},
+    )
+    assert len(run.state.full_buckets) == 2
+    assert sorted(statuses(run)) == [200, 200, 200, 429]
 
 
 def test_a_killed_replica_comes_back_with_new_connections():

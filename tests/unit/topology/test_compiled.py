@@ -147,6 +147,23 @@ def test_hash_keys_are_those_of_the_header_or_of_the_users():
     assert routes["hash_count"].tolist() == [1, 3, 0]
 
 
+def test_the_hash_key_of_a_header_of_the_call_is_every_users():
+    balancing = {"policy": "RING_HASH", "hash_header": "user"}
+    traffic = {
+        "crowd": {"to": "a", "headers": {"user": "u"}, "users": 3, "arrivals": recorded("0s")},
+        "one": {"to": "a", "headers": {"user": "u"}, "users": 1, "arrivals": recorded("0s")},
+        "ann": {"to": "a", "headers": {"user": "u"}, "arrivals": recorded("0s")},
+    }
+    call = {"call": {"service": "b", "headers": {"User": "batch"}}}
+    made = compiled(
+        {"a": worker(call), "b": worker()},
+        traffic=traffic,
+        policies={"a": {"load_balancing": balancing}, "b": {"load_balancing": balancing}},
+    )
+    names = ("batch", "u-0", "u-1", "u-2", "u-0", "u")
+    assert sorted(made.arrays["hash_keys"].tolist()) == sorted(int(xxh64(name)) for name in names)
+
+
 def test_a_gateway_holds_no_rows_for_what_other_classes_call():
     traffic = {name: {"to": name, "arrivals": recorded("0s")} for name in "ab"}
     made = compiled({"a": worker(replicas=2), "b": worker(replicas=3)}, traffic=traffic)
