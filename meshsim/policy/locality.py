@@ -201,7 +201,8 @@ def regroup(
     """Compute the loads of a cluster's priorities and localities from its hosts' health.
 
     Parameters are those of `choose_lane`; `config` is a row of `locality_configs`,
-    `panic_threshold` that of the cluster [percent].  O(members).
+    `panic_threshold` that of the cluster [percent]; `rng` is advanced where localities have
+    weights.  O(members + localities**2).
     """
     start = groupings["priority_start"][grouping]
     count = groupings["priority_count"][grouping]
@@ -291,7 +292,7 @@ def choose_lane(
     hash_key : uint64
         Hash of the request: with RING_HASH and MAGLEV it decides the priority too.
     rng : ndarray[uint64], shape (2,)
-        Advanced in place, where there is a choice.
+        Advanced in place, where there is a choice, or a schedule begins.
 
     Returns
     -------

@@ -79,7 +79,7 @@ def fill_bucket(buckets: Any, bucket: int) -> None:
 
 @kernel_jit
 def begin_bucket(full: Any, model: int, buckets: Any, bucket: int, now_ns: int) -> None:
-    """Begin a bucket of a connection: full, its first tick one interval from now.
+    """Begin a bucket of a connection, or of a limit that is new: full, a tick an interval from now.
 
     Parameters
     ----------

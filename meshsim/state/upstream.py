@@ -54,7 +54,7 @@ CLUSTER_DTYPE = row_dtype(
         ("pending_active", "i4"),  # counted against max_pending_requests
         ("requests_active", "i4"),  # counted against max_requests
         ("retries_active", "i4"),  # counted against max_retries or the retry budget
-        ("cursor", "i8"),  # next index of an unweighted round robin; a place in hash tables
+        ("cursor", "i8"),  # where turns go on, or a schedule begins; a place in hash tables
         ("requests_total", "i8"),
         ("connections_total", "i8"),  # opened
         ("connection_overflow", "i8"),  # upstream_cx_overflow

@@ -212,7 +212,7 @@ def pick_host(
     Notes
     -----
     O(1) for equal weights while all members are healthy; O(n) for EDF, full scan and bounded
-    load; O(log n) for a ring.
+    load; O(log n) for a ring.  O(n**2) where the schedule of EDF begins.
     """
     config = clusters["config"][cluster]
     balancing = configs["balancing"][config]
