@@ -102,7 +102,7 @@ class Member:
         await self.reap()
 
     async def reap(self) -> None:
-        """Wait for the end of the process, by force after two seconds; close the carrier."""
+        """Wait for the end of the process, by force after two seconds; close its socket."""
         process = self.process
         if process is not None:
             await asyncio.to_thread(process.join, _STOP_PATIENCE_S)
@@ -111,6 +111,9 @@ class Member:
                 await asyncio.to_thread(process.join)
             process.close()
             self.process = None
+        if self._end is not None:  # never connected
+            self._end.close()
+            self._end = None
         self.peer.close()
 
 
@@ -131,6 +134,7 @@ class ProcessServer:
         starting = asyncio.ensure_future(asyncio.to_thread(self._start, name, main))
         try:
             member = await asyncio.shield(starting)
+            await member.connect()
         except asyncio.CancelledError:
             self._is_closing = True
             while not starting.done():
@@ -140,7 +144,6 @@ class ProcessServer:
                 starting.result().kill()
                 await starting.result().reap()
             raise
-        await member.connect()
         return member
 
     def _start(self, name: str, main: Callable[[socket.socket, str], None]) -> Member:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -16,7 +17,9 @@ from run_leftovers import leftovers, wait_for
 
 from emulator.control.broker import Broker
 from emulator.running.harness import Emulation, emulate
+from emulator.running.members import ProcessServer
 from emulator.running.node import Node
+from emulator.running.node_process import node_main
 from emulator.running.node_spec import NodeSpec
 from meshsim.errors import MeshsimError
 from meshsim.meshes import resolve
@@ -175,3 +178,35 @@ def test_a_program_without_guard_is_told_so_once(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.count("Traceback") == 1
     assert "if __name__ ==" in ran.stderr.splitlines()[-1]
+
+
+def test_a_start_that_is_given_up_leaves_nothing(monkeypatch):
+    before = leftovers()
+    has_started, given_up = threading.Event(), threading.Event()
+    start = ProcessServer._start
+
+    def started(server, name, main):
+        member = start(server, name, main)
+        members.append(member)
+        has_started.set()
+        given_up.wait()
+        return member
+
+    async def work():
+        server = ProcessServer()
+        launching = asyncio.ensure_future(server.launch("one", node_main))
+        await asyncio.to_thread(has_started.wait)
+        launching.cancel()
+        await asyncio.sleep(0)
+        given_up.set()
+        with pytest.raises(asyncio.CancelledError):
+            await launching
+        server.close()
+
+    members = []
+    monkeypatch.setattr(ProcessServer, "_start", started)
+    asyncio.run(work())
+    assert leftovers() == before
+    assert members[0].process is None
+    members.clear()
+    gc.collect()  # an open socket would be told of
