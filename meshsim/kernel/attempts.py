@@ -90,6 +90,8 @@ __all__ = [
 
 #: `sent_ns` of an attempt that has not got a connection.
 NOT_SENT = -1
+#: Requests that wait for a host and are sent, or refused, by one event.
+_SERVED_AN_EVENT = 2
 
 
 @kernel_jit_inline
@@ -185,13 +187,19 @@ def transmit(state: Any, attempt: int, connection: int) -> int:
 def serve_pending(state: Any, host: int, connection: int) -> None:
     """Give the ready `connection` to the request waiting longest, or make it idle.
 
-    Others that still wait may have one more connection opened.
+    Others that still wait may have one more connection opened.  After a few of them the next event
+    goes on, because one event may schedule no more than there is room for.
     """
+    served = 0
     while connection != NO_INDEX:
         attempt = state.hosts["pending_head"][host]
         if attempt == NO_INDEX:
             release_connection(state, host, connection)
             return
+        if served == _SERVED_AN_EVENT:
+            announce_connection(state, connection, 0)
+            return
+        served += 1
         leave_pending(state, host, attempt)
         if not can_send_request(state.clusters, state.hosts["cluster"][host], state.configs):
             _fail_pending(state, attempt, RESET_OVERFLOW)  # it is for the next in line

@@ -143,6 +143,12 @@ def test_a_host_without_any_connection_may_open_one_beyond_the_limit():
     assert opened(run) == 2
 
 
+def test_thousands_that_are_refused_at_one_instant_have_room():
+    run = run_pool(*["0s"] * 3000, breakers={"max_requests": 1}, body=worker(replicas=2))
+    assert sorted(span.flag for span in run.spans()) == ["-"] + ["UO"] * 2999
+    assert run.idle()
+
+
 def test_max_requests_refuses_when_the_connection_is_ready():
     run = run_pool("0s", "0s", breakers={"max_requests": 1})
     assert run.outcomes() == [(0, 5, 200, "-"), (0, 2, 503, "UO")]
