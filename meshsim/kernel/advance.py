@@ -1,9 +1,10 @@
 """The loop: take the next event, run its handler and its follow-ups, until told to stop.
 
-Rule: `advance` is one compiled function over one memory.  Before an event is taken there is
-room for the largest fan-out in every pool, so no handler can run out of rows.  A handler
-returns a *follow-up*, an event at this same instant that needs no queue; one chain of
-follow-ups runs at a time, so there is no recursion.
+Rule: `advance` is one compiled function over one memory.  Before a handler is called there is
+room for the largest fan-out in every pool, so none can run out of rows.  A handler returns a
+*follow-up*, an event at this same instant that needs no queue; one chain of follow-ups runs at
+a time, so there is no recursion.  A chain may be as long as calls are deep, where nothing takes
+time; one that has to wait for room goes on where it was.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def advance(state: KernelState, until_ns: int, events_max: int, margin: int, dra
     events_max : int
         Return EVENTS after this many.
     margin : int
-        Rows that one event can need in a pool, and events it can schedule.
+        Rows that one handler can need in a pool, and events it can schedule.
     draining : bool
         Return REACHED as soon as no measured request is in flight.
 
@@ -71,30 +72,33 @@ def advance(state: KernelState, until_ns: int, events_max: int, margin: int, dra
     warms = is_large(state)
     handled = 0
     reason = REACHED
+    what = counters["follow_up"][0]
     while True:
-        if draining and counters["measured_in_flight"][0] == 0:
-            break
-        if warms:
-            warm_upcoming(state)
-        time_ns = next_time_ns(state)
-        if time_ns > until_ns:
-            if not draining:
-                counters["now_ns"][0] = until_ns
-            break
-        if handled >= events_max:
-            reason = EVENTS
-            break
-        if not _has_room(state, margin):
+        if what == NOTHING:
+            if draining and counters["measured_in_flight"][0] == 0:
+                break
+            if warms:
+                warm_upcoming(state)
+            time_ns = next_time_ns(state)
+            if time_ns > until_ns:
+                if not draining:
+                    counters["now_ns"][0] = until_ns
+                break
+            if handled >= events_max:
+                reason = EVENTS
+                break
+            counters["now_ns"][0] = time_ns
+            what = take_event(state)
+            handled += 1
+        while what != NOTHING and _has_room(state, margin):
+            what = invoke(state, what_kind(what), what_index(what), what_generation(what))
+        if what != NOTHING:
             reason = GROW
             break
-        counters["now_ns"][0] = time_ns
-        what = take_event(state)
-        handled += 1
-        while what != NOTHING:
-            what = invoke(state, what_kind(what), what_index(what), what_generation(what))
         if counters["stop"][0] != 0:
             counters["stop"][0] = 0
             reason = WAKE
             break
+    counters["follow_up"][0] = what
     counters["events"][0] += handled
     return reason

@@ -116,7 +116,7 @@ def _tally(rows: Rows, length: int) -> Rows:
 def _counters(state: KernelState) -> Story:
     counters = state.counters
     for name in counters.dtype.names or ():
-        is_link = name.endswith("_free")
+        is_link = name.endswith("_free") or name == "follow_up"
         if not is_link and int(counters[name][0]) < 0:
             yield f"counter {name} is {counters[name][0]}"
     if counters["invalid"][0]:

@@ -18,6 +18,7 @@ from meshsim.kernel.buckets import BUCKET_SHIFT
 from meshsim.kernel.compilation import handler_table
 from meshsim.kernel.concurrency import begin_controllers, settle_controllers
 from meshsim.kernel.connection_limits import longer_buckets, no_buckets
+from meshsim.kernel.events import NOTHING
 from meshsim.kernel.hash_tables import with_places
 from meshsim.kernel.idle import begin_idle_queues
 from meshsim.kernel.memory import KernelState, Rows
@@ -156,6 +157,7 @@ class Kernel:
         users = int(self._closed_loop_users().sum())
         arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
         arrays.update(_calendar(counters, len(arrays["hosts"]) >= hosts_large))
+        counters["follow_up"] = NOTHING
         counters["next_span"] = 1
         counters["route_block"] = len(arrays["routes_by_traffic"])
         counters["sample_threshold"] = np.uint64(min(sample_share, 1.0) * (2**64 - 2**11))

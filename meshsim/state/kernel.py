@@ -114,6 +114,7 @@ COUNTERS_DTYPE = np.dtype(
         ("sample_threshold", "u8"),  # trace a request if its hash is below
         ("spans", "i8"),
         ("next_span", "i8"),
+        ("follow_up", "i8"),  # waits for room; else NOTHING
         ("stop", "i8"),  # 1: return WAKE after this event
         ("invalid", "i8"),  # transitions that the request machine's table does not have
         *((f"{pool}_free", "i8") for pool in POOLS),  # head of the free list

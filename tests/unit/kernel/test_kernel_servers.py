@@ -194,3 +194,12 @@ def test_operations_have_programs_of_their_own():
     }
     run = Run({"a": body}, traffic=traffic).to(100)
     assert run.ends() == [1, 57]
+
+
+def test_calls_as_deep_as_they_may_be_have_room_at_one_instant():
+    depth = 60
+    services = {f"s{i}": worker({"call": f"s{i + 1}"}, concurrency=200) for i in range(depth)}
+    services[f"s{depth}"] = worker({"compute": "10ms"}, concurrency=200)
+    run = Run(services, recorded(*["0s"] * 200)).to(100)
+    assert run.ends("load>s0") == [10] * 200
+    assert run.idle()
