@@ -137,7 +137,9 @@ class Kernel:
         self.state = self._allocate(sample_share, hosts_large)
         begin_idle_queues(self.state)
         begin_turns(self)
-        begin_traffic(self.state, self._closed_loop_users())
+        users = self._closed_loop_users()
+        self.reserve_events(len(users) + int(users.sum()))
+        begin_traffic(self.state, users)
         begin_health(self)
         begin_controllers(self)
 
@@ -154,8 +156,7 @@ class Kernel:
             _chain_free(arrays[name], 0, NO_INDEX)
             counters[f"{pool}_free_count"] = size
         arrays.update(no_buckets(arrays["limits"], size))
-        users = int(self._closed_loop_users().sum())
-        arrays["events"] = np.zeros(size + users, EVENT_DTYPE)
+        arrays["events"] = np.zeros(size, EVENT_DTYPE)
         arrays.update(_calendar(counters, len(arrays["hosts"]) >= hosts_large))
         counters["follow_up"] = NOTHING
         counters["next_span"] = 1

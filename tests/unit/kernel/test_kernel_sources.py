@@ -128,3 +128,9 @@ def test_an_unmeshed_workload_has_no_sidecar_to_pass():
     run = sidecars("0s", body=worker({"compute": "1ms"}, meshed=False))
     assert run.ends() == [pytest.approx(1 + 2 * (PASS_MS + WAKEUP_MS), abs=1e-9)]
     assert run.state.proxies["cpu_ns"].tolist() == [0, 151_000]
+
+
+def test_thousands_of_classes_have_room_for_their_first_arrivals():
+    traffic = {f"c{i}": {"to": "a", "arrivals": recorded("1ms")} for i in range(3000)}
+    run = Run({"a": worker({"compute": "1us"}, concurrency=3000)}, traffic=traffic).to(100)
+    assert run.endpoint("a-v1-0")["completed"] == 3000
