@@ -324,6 +324,7 @@ def _health(state: KernelState) -> Story:
     for host in watched[ejected & (healths["back_off"] < 1)][:5]:
         yield f"host {host} is ejected without an ejection that counts"
     due_ns = groups["due_ns"][clusters["health"][hosts["cluster"][watched]]]
+    ejected &= reasons[watched] & WITHDRAWN == 0  # who is gone for good needs no sweep
     for host in watched[ejected & (due_ns == NEVER_NS)][:5]:
         yield f"host {host} is ejected, and no sweep takes it back"
     accrued = np.isin(healths["accrual_state"], (ACCRUAL_UNAVAILABLE, ACCRUAL_PROBING))
